@@ -1,0 +1,35 @@
+"""Every string key, once: site names and their aliases, AnnData keys, dimensions."""
+
+# Sites of the models (MATH symbols that users see).
+MU = "mu"
+LOADINGS = "W"
+RESIDUAL = "d"
+DISPERSION = "r"
+ETA = "eta"
+MEAN = "mean"
+ODDS = "phi"
+PROBABILITY = "p"
+LOG_RATE = "x"
+COUNTS = "counts"
+
+# Names that users know -> names of sites.
+ALIASES = {
+    "dispersion": DISPERSION,
+    "expression": MU,
+    "mean_expression": MU,
+    "capture_efficiency": ETA,
+    "loadings": LOADINGS,
+    "residual_variance": RESIDUAL,
+}
+
+# Dimensions of every labelled result.
+CHAIN, DRAW, CELL, GENE, GENE_, FACTOR = "chain", "draw", "cell", "gene", "gene_", "factor"
+
+# The column that pools the genes outside `gene_coverage`.
+OTHER_GENE = "_other"
+
+# Keys written by `write_to`, with `key_added` in place of {key}.
+OBSM_LATENT = "X_{key}"
+VARM_LOADINGS = "{key}_loadings"
+VAR_PARAMETER = "{key}_{site}"
+OBS_ETA = "{key}_eta"
