@@ -1,0 +1,214 @@
+"""What can be wrong with an AnnData, and what the user is told about it."""
+
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, NoReturn
+
+import numpy as np
+from anndata import AnnData
+from jaxtyping import Float
+
+from nbln.data.storage import Block, Matrix, as_type
+
+# float32 holds every whole number up to here.
+LARGEST_COUNT = 2**24
+
+
+class MissingLayerError(KeyError):
+    """A layer that the AnnData does not have."""
+
+    def __str__(self) -> str:
+        # KeyError would print the message quoted.
+        return self.args[0]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Labels:
+    """What a message about a matrix needs to name.
+
+    Attributes
+    ----------
+    cells, genes
+        Names of rows and columns.
+    layer
+        Where the matrix came from; None for ``adata.X``.
+    layers
+        The layers that exist.
+    backed
+        Whether the AnnData is that of a file.
+    """
+
+    cells: np.ndarray
+    genes: np.ndarray
+    layer: str | None
+    layers: tuple[str, ...]
+    backed: bool
+
+    @property
+    def argument(self) -> str:
+        """The argument of `fit` at fault."""
+        return "fit(adata)" if self.layer is None else f'fit(layer="{self.layer}")'
+
+    @property
+    def matrix(self) -> str:
+        """The matrix as the user writes it."""
+        return "adata.X" if self.layer is None else f'adata.layers["{self.layer}"]'
+
+
+def check_arguments(adata: Any, layer: str | None, gene_coverage: float | None) -> None:
+    """Raise unless the arguments themselves make sense.
+
+    Raises
+    ------
+    TypeError
+        Not an AnnData, or a coverage that is not a number.
+    MissingLayerError
+        No such layer.
+    ValueError
+        Coverage outside (0, 1].
+    """
+    if not isinstance(adata, AnnData):
+        raise TypeError(
+            f"fit(adata): got a {type(adata).__name__}; pass an anndata.AnnData with cells in rows "
+            "and genes in columns, as made by anndata.AnnData(X) or anndata.read_h5ad(path)"
+        )
+    if layer is not None and layer not in adata.layers:
+        raise MissingLayerError(
+            f'fit(layer="{layer}"): no such layer; {_known(tuple(adata.layers))}'
+        )
+    if gene_coverage is None:
+        return
+    if not isinstance(gene_coverage, Real):
+        raise TypeError(
+            f"fit(gene_coverage={gene_coverage!r}): got a {type(gene_coverage).__name__}; "
+            "pass a number in (0, 1], or None to keep every gene"
+        )
+    if not 0 < gene_coverage <= 1:
+        raise ValueError(
+            f"fit(gene_coverage={gene_coverage!r}): must lie in (0, 1], the fraction of all "
+            "counts that the kept genes hold; None keeps every gene"
+        )
+
+
+def check_shape(adata: AnnData) -> None:
+    """Raise unless there are two cells, a gene, and no name twice.
+
+    Raises
+    ------
+    ValueError
+        No cells, no genes, a single cell, or a repeated name.
+    """
+    n_cells, n_genes = adata.shape
+    found = f"fit(adata): {n_cells} cells × {n_genes} genes"
+    if n_cells == 0:
+        raise ValueError(f"{found}: no cells; check the filter that made this AnnData")
+    if n_genes == 0:
+        raise ValueError(f"{found}: no genes; check the filter that made this AnnData")
+    if n_cells < 2:
+        raise ValueError(f"{found}: fewer than two cells; variation needs at least two")
+    for names, axis, what in ((adata.obs_names, "obs", "cell"), (adata.var_names, "var", "gene")):
+        names = names.astype(str)
+        repeated = names.duplicated()
+        if repeated.any():
+            raise ValueError(
+                f'fit(adata): {what} name "{names[repeated.argmax()]}" occurs more than once in '
+                f"adata.{axis}_names; make them unique with adata.{axis}_names_make_unique()"
+            )
+
+
+def check_type(matrix: Matrix | None, labels: Labels) -> Matrix:
+    """The matrix, if it is there and holds numbers.
+
+    Raises
+    ------
+    ValueError
+        ``adata.X`` is None.
+    TypeError
+        Values are not integers, floats or booleans.
+    """
+    if matrix is None:
+        raise ValueError(
+            "fit(adata): adata.X is None; put the counts in adata.X or name a layer with layer= "
+            f"({_known(labels.layers)})"
+        )
+    if matrix.dtype.kind not in "buif":
+        raise TypeError(
+            f"{labels.argument}: {labels.matrix} has dtype {matrix.dtype}; counts are integers, "
+            f"whole floats or booleans. Convert with {labels.matrix}.astype(float)"
+        )
+    return matrix
+
+
+def checked_totals(
+    matrix: Matrix, labels: Labels
+) -> tuple[Float[np.ndarray, " cell"], Float[np.ndarray, " gene"]]:
+    """Totals of cells and of genes, having looked at every count.
+
+    Works block by block on what is stored, so memory stays bounded.
+
+    Raises
+    ------
+    ValueError
+        A value that is not a count (the first in row-major order is named), or a cell
+        without counts.
+    """
+    n_cells, n_genes = matrix.shape
+    cells, genes = np.empty(n_cells), np.zeros(n_genes)
+    for start, block in matrix.blocks():
+        # Booleans and small integers would overflow in sums; whole float64 sums are exact.
+        block = as_type(block, np.float64)
+        _check_values(block, start, labels)
+        sums = block.sum(axis=1)
+        cells[start : start + len(sums)] = sums
+        genes += block.sum(axis=0)
+    empty = cells == 0
+    if empty.any():
+        _no_counts(empty, labels)
+    return cells, genes
+
+
+def _check_values(block: Block, start: int, labels: Labels) -> None:
+    values = block if isinstance(block, np.ndarray) else block.data
+    # NaN fails the first and the second, infinity the third.
+    bad = ~(values >= 0) | (values != np.floor(values)) | (values > LARGEST_COUNT)
+    if not bad.any():
+        return
+    first = int(bad.argmax())  # of the flat array: row-major, as CSR is canonical
+    if isinstance(block, np.ndarray):
+        row, column = divmod(first, block.shape[1])
+    else:
+        row = int(np.searchsorted(block.indptr, first, side="right")) - 1
+        column = int(block.indices[first])
+    _not_a_count(float(values.flat[first]), start + row, column, labels)
+
+
+def _not_a_count(value: float, cell: int, gene: int, labels: Labels) -> NoReturn:
+    where = f'cell "{labels.cells[cell]}", gene "{labels.genes[gene]}"'
+    raw = f"pass raw counts, in adata.X or by layer= ({_known(labels.layers)})"
+    if not np.isfinite(value):
+        why = f"counts are finite; {raw}"
+    elif value < 0:
+        why = f"counts are not negative, this looks like scaled data; {raw}"
+    elif value != np.floor(value):
+        why = f"counts are whole numbers, this looks like normalised data; {raw}"
+    else:
+        why = (
+            f"counts above 2**24 = {LARGEST_COUNT} are not exact in float32; leave the gene out, "
+            f'for instance by adata[:, adata.var_names != "{labels.genes[gene]}"]'
+        )
+    raise ValueError(f"{labels.argument}: {where} of {labels.matrix} is {value:.12g}; {why}")
+
+
+def _no_counts(empty: np.ndarray, labels: Labels) -> NoReturn:
+    n_empty, name = int(empty.sum()), labels.cells[empty.argmax()]
+    # A file's matrix has no sum, and its AnnData no copy.
+    load = "adata = adata.to_memory(); " if labels.backed else ""
+    raise ValueError(
+        f'{labels.argument}: cell "{name}" has no counts in {labels.matrix} ({n_empty} of '
+        f"{len(empty)} cells have none); leave such cells out with "
+        f"{load}adata = adata[np.asarray({labels.matrix}.sum(axis=1)).ravel() > 0].copy()"
+    )
+
+
+def _known(layers: tuple[str, ...]) -> str:
+    return f"adata has layers {', '.join(map(str, layers))}" if layers else "adata has no layers"

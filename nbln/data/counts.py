@@ -1,0 +1,214 @@
+"""Validated counts: what every model and engine sees of an AnnData."""
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from anndata import AnnData
+from jaxtyping import Float, Float32, Int
+
+from nbln.data import checks
+from nbln.data.genes import Selection, coverage
+from nbln.data.storage import Matrix, as_type, canonical, open_matrix
+from nbln.vocabulary import OTHER_GENE
+
+_log = logging.getLogger("nbln")
+
+
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
+class Counts:
+    """Counts of genes in cells, checked and named, in memory or on disk.
+
+    Made by `Counts.from_anndata`. Refers to the AnnData's own arrays or file where it can:
+    leave those unchanged and open while it is in use.
+
+    Attributes
+    ----------
+    cell_names, gene_names
+        Names as strings; the last gene is `_other` if `has_other`.
+    library_size
+        Total counts of each cell over all genes, the pooled ones included.
+    gene_totals
+        Total counts of each gene over the cells.
+    has_other
+        Whether the last gene is the sum of those outside `gene_coverage`.
+    genes_never_seen
+        Number of genes left out because no cell has a count of them.
+    fingerprint
+        SHA-256 of names, library sizes and gene totals, whatever the storage.
+    """
+
+    cell_names: np.ndarray
+    gene_names: np.ndarray
+    library_size: Float[np.ndarray, " cell"]
+    gene_totals: Float[np.ndarray, " gene"]
+    has_other: bool
+    genes_never_seen: int
+    fingerprint: str
+    _matrix: Matrix
+    _selection: Selection
+
+    @classmethod
+    def from_anndata(
+        cls, adata: AnnData, *, layer: str | None = None, gene_coverage: float | None = None
+    ) -> "Counts":
+        """Check an AnnData's counts and choose its genes; the AnnData is not modified.
+
+        A sparse matrix is never made dense. A file opened with ``backed="r"`` is read in
+        blocks of rows, except that CSC is read once into memory as CSR. Genes without a
+        single count are left out.
+
+        Parameters
+        ----------
+        adata
+            Cells in rows, genes in columns. Counts are whole numbers of any integer,
+            float or boolean type; dense, CSR or CSC.
+        layer
+            The layer that holds the counts; None for ``adata.X``.
+        gene_coverage
+            Keep the most abundant genes that hold this fraction of all counts, and pool
+            the others in a last column `_other`. None keeps every gene.
+
+        Raises
+        ------
+        TypeError
+            Not an AnnData, a matrix or values of another kind, or a coverage not a number.
+        KeyError
+            No such layer.
+        ValueError
+            No cells or genes, a single cell, repeated names, no matrix, values that are
+            not counts up to 2**24, a cell without counts, a coverage outside (0, 1], a
+            gene already called `_other`.
+        """
+        checks.check_arguments(adata, layer, gene_coverage)
+        checks.check_shape(adata)
+        cell_names = adata.obs_names.astype(str).to_numpy(dtype=str)
+        names = adata.var_names.astype(str).to_numpy(dtype=str)
+        labels = checks.Labels(cell_names, names, layer, tuple(adata.layers), adata.isbacked)
+        matrix = checks.check_type(open_matrix(adata, layer), labels)
+        library_size, totals = checks.checked_totals(matrix, labels)
+
+        selection = _select(totals, gene_coverage)
+        gene_names, gene_totals = names[selection.kept], totals[selection.kept]
+        if selection.has_other:
+            _check_other(names, gene_coverage)
+            gene_names = np.append(gene_names, OTHER_GENE)
+            gene_totals = np.append(gene_totals, totals[selection.pooled].sum())
+        never_seen = int((totals == 0).sum())
+        if never_seen:
+            _log.info("%d genes without a single count are left out", never_seen)
+
+        return cls(
+            cell_names=cell_names,
+            gene_names=gene_names,
+            library_size=library_size,
+            gene_totals=gene_totals,
+            has_other=selection.has_other,
+            genes_never_seen=never_seen,
+            fingerprint=_fingerprint(cell_names, gene_names, library_size, gene_totals),
+            **_settle(matrix, selection),
+        )
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self.cell_names)
+
+    @property
+    def n_genes(self) -> int:
+        """Number of genes, `_other` included."""
+        return len(self.gene_names)
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether rows are read from a file each time they are asked for."""
+        return self._matrix.on_disk
+
+    def rows(
+        self, index: slice | Int[np.ndarray, " cell"] | list[int]
+    ) -> Float32[np.ndarray, "cell gene"]:
+        """Dense counts of some cells, a new C-contiguous array.
+
+        A sum in `_other` above 2**24 is rounded to float32.
+
+        Parameters
+        ----------
+        index
+            A slice, or cell numbers in any order, repeats allowed.
+
+        Raises
+        ------
+        IndexError
+            A cell number out of range.
+        """
+        rows = self._resolve(index)
+        block = self._matrix.read(rows)
+        if isinstance(block, np.ndarray):
+            return self._selection.dense(block)
+        return self._selection.sparse(block).astype(np.float32, copy=False).toarray(order="C")
+
+    def nonzeros(self, cells: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Gene numbers and counts of the entries stored for some cells, zeros at most among them.
+
+        Costs what is stored, not cells × genes; each entry of the counts appears once.
+
+        Parameters
+        ----------
+        cells
+            Which cells.
+        """
+        block = self._matrix.read(self._resolve(cells))
+        if isinstance(block, np.ndarray):
+            block = self._selection.dense(block)
+            where = np.flatnonzero(block)
+            return where % self.n_genes, block.ravel()[where]
+        block = canonical(self._selection.sparse(block))
+        return block.indices, block.data
+
+    def _resolve(self, index: slice | np.ndarray | list[int]) -> slice | np.ndarray:
+        # NumPy's own rules for negative numbers, masks and what is out of range.
+        if isinstance(index, slice):
+            start, stop, step = index.indices(self.n_cells)
+            if step == 1:
+                return slice(start, max(start, stop))
+            return np.arange(start, stop, step)
+        asked = np.asarray(index)
+        return np.arange(self.n_cells)[asked if asked.size else asked.astype(int)]
+
+    def __repr__(self) -> str:
+        place = "on disk" if self.on_disk else "in memory"
+        return f"Counts({self.n_cells} cells × {self.n_genes} genes, {place})"
+
+
+def _select(totals: np.ndarray, gene_coverage: float | None) -> Selection:
+    seen = np.flatnonzero(totals)
+    kept, pooled = coverage(totals[seen], gene_coverage)
+    return Selection(seen[kept], seen[pooled], len(totals))
+
+
+def _settle(matrix: Matrix, selection: Selection) -> dict:
+    # A sparse matrix in memory is selected once and for all; others as they are read.
+    if matrix.on_disk or not matrix.is_sparse:
+        return {"_matrix": matrix, "_selection": selection}
+    chosen = as_type(canonical(selection.sparse(matrix.handle)), np.float32)
+    return {
+        "_matrix": Matrix(chosen, on_disk=False),
+        "_selection": Selection.identity(selection.n_genes),
+    }
+
+
+def _check_other(names: np.ndarray, gene_coverage: float | None) -> None:
+    if OTHER_GENE in names:
+        raise ValueError(
+            f'fit(gene_coverage={gene_coverage}): a gene is already called "{OTHER_GENE}", the '
+            "name of the pooled genes; rename it, or keep every gene with gene_coverage=None"
+        )
+
+
+def _fingerprint(cells: np.ndarray, genes: np.ndarray, *totals: np.ndarray) -> str:
+    digest = hashlib.sha256(json.dumps([cells.tolist(), genes.tolist()]).encode())
+    for total in totals:
+        digest.update(np.ascontiguousarray(total, "<f8").tobytes())
+    return digest.hexdigest()
