@@ -1,0 +1,211 @@
+"""The Laplace engine: alternate the cells' posterior modes and the parameters until both stand.
+
+Convergence is judged on the change of W_⊥W_⊥ᵀ, μ, log d and the channel's log parameters in one
+iteration, not on an objective: with a loadings prior and parameter expansion the fixed point is
+not the mode of likelihood x prior, and sums of millions of log-probabilities hide, in float32,
+changes that matter.
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from nbln.data.counts import Counts
+from nbln.data.histogram import CountTails, count_tails
+from nbln.inference.laplace import mstep, start
+from nbln.inference.source import Source
+from nbln.linalg import gauge
+from nbln.models.base import LogNormalModel
+from nbln.posterior import evidence, mode
+from nbln.posterior.mode import Parameters
+from nbln.progress import Progress
+from nbln import vocabulary as names
+
+log = logging.getLogger("nbln")
+
+
+@dataclass(frozen=True)
+class LaplaceConfig:
+    """Settings of the Laplace engine.
+
+    Attributes
+    ----------
+    n_steps
+        Upper bound on iterations; a fit stops earlier when it has converged.
+    tol
+        Largest change of the parameters in one iteration at which a fit has converged: relative
+        for W_⊥W_⊥ᵀ, root mean square over genes for μ, log d and log r.
+    newton_tol
+        A cell's mode is found when no log-rate moves by more than this (natural log).
+    newton_steps
+        Upper bound on the final Newton steps of a cell.
+    resident_bytes
+        Largest dense float32 matrix of counts that is kept in memory; larger ones, and files
+        opened with ``backed="r"``, are streamed in every iteration.
+    chunk_bytes
+        Size of one chunk of counts.
+    """
+
+    n_steps: int = 200
+    tol: float = 3e-3
+    newton_tol: float = 1e-3
+    newton_steps: int = 50
+    resident_bytes: int = 2**31
+    chunk_bytes: int = 4 * 2**20
+
+
+class CellFit(NamedTuple):
+    """What is kept of every cell (cell axis first)."""
+
+    z: np.ndarray  # (cell, all_columns) coordinates at the mode
+    eta: np.ndarray  # (cell,) capture loss, posterior mean
+    log_evidence: np.ndarray  # (cell,) natural log
+    gradient_norm: np.ndarray  # (cell,) in posterior standard deviations
+    converged: np.ndarray  # (cell,) bool
+
+
+class LaplaceFit(NamedTuple):
+    """What the engine returns."""
+
+    parameters: Parameters
+    scales: dict[str, Array]
+    cells: CellFit
+    normal: Float[Array, "gene moments"]  # complete-data precision of [μ, W], packed
+    trace: np.ndarray  # (iteration, 4) changes: loadings, mu, log d, channel
+    converged: bool
+    seconds: dict[str, float]
+
+
+def fit_laplace(
+    model: LogNormalModel,
+    counts: Counts,
+    mean: Float[np.ndarray, " gene"],
+    log_r: Float[np.ndarray, " gene"],
+    config: LaplaceConfig,
+    seed: int = 0,
+    progress: bool = False,
+) -> LaplaceFit:
+    """Fit a log-normal model; `mean` and `log_r` are first values of e^μ and of log dispersion."""
+    began = time.perf_counter()
+    source = Source(counts, model.augmentation, config.resident_bytes, config.chunk_bytes)
+    tails = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), count_tails(counts))
+    state = _start(model, source, mean, log_r, seed)
+    z = source.zeros(model.latent_dim + len(source.columns.value))
+    started = time.perf_counter()
+    state, z, sums, trace, converged = _iterate(model, source, state, z, tails, config, progress)
+    iterated = time.perf_counter()
+    cells = _finish(source, state, z, config)
+    if not cells.converged.all():
+        log.warning(
+            "%d of %d cells did not reach their posterior mode",
+            (~cells.converged).sum(),
+            counts.n_cells,
+        )
+    seconds = {
+        "start": started - began,
+        "iterations": iterated - started,
+        "cells": time.perf_counter() - iterated,
+    }
+    return LaplaceFit(
+        state.parameters, state.scales, cells, sums.normal, trace, converged, seconds
+    )
+
+
+def _start(model, source, mean, log_r, seed) -> mstep.State:
+    """Large loadings from a principal-component analysis of shrunken log-counts."""
+    n_genes, k = source.n_genes, model.latent_dim
+    d = jnp.broadcast_to(model.priors[names.RESIDUAL].mode(), (n_genes,)).astype(jnp.float32)
+    channel = model.start_channel(jnp.asarray(log_r, jnp.float32))
+    log_mean = jnp.log(jnp.asarray(mean, jnp.float32))
+    # The marginal mean is what log-counts centre on; μ itself is lower by half the variance.
+    plain = Parameters(log_mean, jnp.zeros((n_genes, k)), d, channel)
+    probes, nothing = start.first_probes(n_genes, k, seed), source.zeros(0)
+    for _ in range(start.POWER_ITERATIONS):
+        sums, _ = source.scan(start.sketch, nothing, plain, probes)
+        probes = start.orthonormal(sums, probes)
+    sums, _ = source.scan(start.sketch, nothing, plain, probes)
+    W = start.loadings(sums, probes, k)
+    mu = log_mean - 0.5 * (jnp.sum(W**2, axis=1) + d)
+    prior = model.priors[names.MU].at(jnp.sum(W**2, axis=1) + d)
+    mu = jnp.broadcast_to(prior.mode(), mu.shape) if prior.frozen else mu
+    scales = model.loadings.start(gauge.squared_norms(W), n_genes)
+    rotation = mstep.Rotation(jnp.eye(k), jnp.zeros(k))
+    return mstep.State(Parameters(mu, W, d, channel), scales, rotation)
+
+
+def _iterate(model, source, state, z, tails, config, progress):
+    """Iterate until converged; reads each iteration's change while the next one runs."""
+    trace, previous, converged, sums = [], None, False, None
+    with Progress("Laplace", config.n_steps, progress) as bar:
+        for _ in range(config.n_steps):
+            sums, z = source.scan(e_step, z, state, source.columns)
+            state, change = m_step(model, state, sums, tails)
+            if previous is not None:
+                trace.append([float(x) for x in previous])
+                bar.advance(f"change {max(trace[-1]):.1e}")
+                if not np.isfinite(trace[-1]).all():
+                    raise FloatingPointError(_diverged(len(trace), trace[-1], state))
+                if converged := max(trace[-1]) <= config.tol:
+                    break
+            previous = change
+        if not converged and previous is not None:
+            trace.append([float(x) for x in previous])
+            converged = max(trace[-1]) <= config.tol
+    if not converged:
+        log.warning(
+            "the Laplace fit did not converge in n_steps=%d iterations; the last one changed the "
+            "parameters by %.1e (tol=%.1e)",
+            config.n_steps,
+            max(trace[-1]),
+            config.tol,
+        )
+    return state, z, sums, np.array(trace), converged
+
+
+def _diverged(iteration, change, state):
+    which = [n for n, x in zip(mstep.Change._fields, change, strict=True) if not np.isfinite(x)]
+    return (
+        f"fit(inference_method='laplace'): iteration {iteration} gave a value that is not finite "
+        f"in {', '.join(which)}; check the counts for cells or genes of extreme size, or set a "
+        "tighter prior on r or d"
+    )
+
+
+def e_step(state: mstep.State, columns, cells, z):
+    """A chunk's part of an iteration: turn its coordinates, take a Newton step, sum."""
+    return mstep.statistics(state.parameters, cells, columns, mstep.rotate(z, state.rotation))
+
+
+m_step = eqx.filter_jit(mstep.update)
+
+
+def _finish(source: Source, state: mstep.State, z, config: LaplaceConfig) -> CellFit:
+    """Every cell's mode, evidence and capture loss at the final parameters."""
+    fits = [
+        _finish_chunk(state, source.columns, cells, z[i], config.newton_tol, config.newton_steps)
+        for i, cells in enumerate(source.cells())
+    ]
+    joined = [np.concatenate([np.asarray(x) for x in parts]) for parts in zip(*fits, strict=True)]
+    return CellFit(*(x[: source.n_cells] for x in joined))
+
+
+@eqx.filter_jit
+def _finish_chunk(state, columns, cells, z, tol, max_steps):
+    parameters = state.parameters
+    f = mode.conditional_rates(parameters, cells, columns, mstep.rotate(z, state.rotation))
+    found = mode.find(parameters, cells, columns, f, tol, max_steps)
+    covariance = mode.newton_step(parameters, cells, columns, found.f).covariance
+    return (
+        found.z.T,
+        evidence.capture_loss(cells, columns, found.z, covariance),
+        evidence.evidence(parameters, cells, columns, found.f),
+        found.gradient_norm,
+        found.converged,
+    )

@@ -1,0 +1,170 @@
+"""One iteration of the Laplace engine: sums over cells, and the update that they determine.
+
+Expectation-conditional maximisation with parameter expansion (Liu, Rubin & Wu 1998): every gene is
+a weighted regression on the factors, whose mean and covariance are then absorbed into μ and W.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nbln import vocabulary as names
+from nbln.data.histogram import CountTails
+from nbln.linalg import gauge, small
+from nbln.models.base import LogNormalModel
+from nbln.posterior import mode
+from nbln.posterior.mode import Cells, Columns, Parameters, dot
+from nbln.priors.loadings import Scales
+
+
+class Statistics(NamedTuple):
+    """Sums over cells; all that the update needs, so chunks and devices add up."""
+
+    normal: Float[Array, "gene moments"]  # Σ S [1, z, zzᵀ packed]
+    response: Float[Array, "gene regressors"]  # Σ q [1, z], less the extra columns' part
+    residual: Float[Array, " gene"]  # Σ E[ε²]
+    moments: Float[Array, " moments"]  # Σ [1, z, zzᵀ packed]
+    channel: Float[Array, "sums gene"]  # the channel's own
+
+
+class Rotation(NamedTuple):
+    """z ← matrix (z - shift): how an update changes the meaning of the cells' factors."""
+
+    matrix: Float[Array, "factor factor"]
+    shift: Float[Array, " factor"]
+
+
+class State(NamedTuple):
+    """Everything that one iteration passes to the next, the cells' coordinates aside."""
+
+    parameters: Parameters
+    scales: Scales
+    rotation: Rotation
+
+
+class Change(NamedTuple):
+    """Change of the parameters in one iteration: relative for W_⊥W_⊥ᵀ, root mean square else."""
+
+    loadings: Float[Array, ""]
+    mu: Float[Array, ""]
+    log_d: Float[Array, ""]
+    channel: Float[Array, ""]
+
+
+def rotate(z: Float[Array, "all_columns cell"], rotation: Rotation):
+    """Coordinates in the basis of the newest parameters; extra columns stay as they are."""
+    k = rotation.shift.shape[0]
+    return z.at[:k].set(dot(rotation.matrix, z[:k] - rotation.shift[:, None]))
+
+
+def statistics(
+    parameters: Parameters, cells: Cells, columns: Columns, z: Float[Array, "all_columns cell"]
+) -> tuple[Statistics, Float[Array, "all_columns cell"]]:
+    """One Newton step for a chunk from its coordinates `z`; its sums, and the new coordinates."""
+    k, d = parameters.W.shape[1], parameters.d
+    f = mode.conditional_rates(parameters, cells, columns, z)
+    step = mode.newton_step(parameters, cells, columns, f)
+    mean, leverage = mode.corrected(step, parameters, cells, columns)
+    t, S = step.t, step.information * step.t
+    second = mean.covariance + mean.z[:, None] * mean.z[None, :]
+    moments = jnp.concatenate(
+        [jnp.ones_like(mean.z[:1]), mean.z[:k], small.pack(second[:k, :k])]
+    )
+    moments = moments * cells.mask
+    # S (y - o - μ) of the regression of the working response y on [1, z].
+    q = mean.alpha + S * (mean.f - d * mean.alpha - parameters.mu - cells.offset[:, None])
+    response = dot(q.T, moments[: k + 1].T)
+    if columns.value:
+        cross = jnp.concatenate([mean.z[k:, None], second[k:, :k]], axis=1)
+        weight = jnp.asarray(columns.value, f.dtype)[:, None] * cells.scale.T
+        response = response - dot(S.T, jnp.sum(weight[:, None] * cross, axis=0).T)
+    residual = (d * mean.alpha) ** 2 + d * t + (d * S) ** 2 * leverage
+    variance = d * t + t**2 * leverage
+    channel = parameters.channel.statistics(cells.counts, mean.f, variance, cells.mask)
+    normal, residual = dot(S.T, moments.T), dot(cells.mask, residual)
+    return Statistics(normal, response, residual, moments.sum(axis=1), channel), step.z
+
+
+def update(
+    model: LogNormalModel, state: State, sums: Statistics, tails: CountTails
+) -> tuple[State, Change]:
+    """Parameters, scales and basis that the sums of one pass over the cells determine."""
+    old = state.parameters
+    n_cells, n_genes, k = sums.moments[0], *old.W.shape
+    variance = jnp.sum(old.W**2, axis=1) + old.d
+    priors = {name: prior.at(variance) for name, prior in model.priors.items()}
+    lam = model.loadings.column_sd(state.scales, k)
+    mu, W = _regress(old.mu, sums, priors[names.MU], lam)
+    mu, W, rotation = _expand(mu, W, sums, absorb_mean=not priors[names.MU].frozen)
+    d_prior = priors[names.RESIDUAL]
+    d = (0.5 * sums.residual + d_prior.rate) / (0.5 * n_cells + d_prior.shape + 1)
+    channel = old.channel.maximise(sums.channel, tails, priors)
+    new = Parameters(mu, W, d, channel)
+    scales = model.loadings.update(state.scales, gauge.squared_norms(W), n_genes)
+    return State(new, scales, rotation), _change(old, new)
+
+
+def regression_precision(normal: Float[Array, "gene moments"]) -> Float[Array, "row row gene"]:
+    """N_g: precision of [μ, w] of each gene from the packed sums, gene last."""
+    k = int((2 * normal.shape[1]) ** 0.5) - 1
+    border, inner = normal[:, : k + 1].T, small.unpack(normal[:, k + 1 :].T)
+    return jnp.concatenate(
+        [border[None], jnp.concatenate([border[1:, None], inner], axis=1)], axis=0
+    )
+
+
+def _regress(mu, sums, prior, lam):
+    """Rows [μ, w] of every gene, with column precision λ⁻² around free column means b."""
+    N, rhs = regression_precision(sums.normal), sums.response.T
+    if prior.frozen:
+        known = jnp.broadcast_to(prior.mode(), mu.shape)
+        rhs = (rhs - N[0] * (known - mu)).at[0].set(0)
+        N = N.at[0].set(0).at[:, 0].set(0).at[0, 0].set(1)
+        mu = known
+    else:
+        gradient, curvature = prior.penalty(mu)
+        N, rhs = N.at[0, 0].add(curvature), rhs.at[0].add(gradient)
+    shrinkage = jnp.concatenate([jnp.zeros(1), 1 / lam**2])
+    covariance, _ = small.inverse_and_log_det(N + jnp.diag(shrinkage)[:, :, None])
+    plain = small.multiply(covariance, rhs)
+    # Σ_g [Λ - Λ(N+Λ)⁻¹Λ] b = Σ_g Λ (N+Λ)⁻¹ rhs, w-block. The bracket is Λ (N+Λ)⁻¹ N, without
+    # the cancellation; scaled by λ on both sides it is symmetric and well conditioned.
+    unit = jnp.where(jnp.isfinite(lam), lam, 1.0)
+    bracket = jnp.einsum("ijg,jlg->il", covariance, N, precision="highest")[1:, 1:]
+    inverse, _ = small.inverse_and_log_det((bracket * unit / unit[:, None])[:, :, None])
+    b = unit * dot(inverse[:, :, 0], jnp.sum(plain, axis=1)[1:] / unit)
+    toward = jnp.concatenate([jnp.zeros(1), b]) * shrinkage
+    theta = plain + jnp.sum(covariance * toward[:, None], axis=1)
+    return mu + theta[0], theta[1:].T
+
+
+def _expand(mu, W, sums, absorb_mean):
+    """Absorb mean and covariance of the factors; turn to the principal axes of W_⊥."""
+    k = W.shape[1]
+    mean = sums.moments[1 : k + 1] / sums.moments[0]
+    covariance = small.unpack(sums.moments[k + 1 :, None])[:, :, 0] / sums.moments[0]
+    if absorb_mean:
+        covariance = covariance - jnp.outer(mean, mean)
+        mu = mu + dot(W, mean)
+    else:
+        mean = jnp.zeros_like(mean)
+    root = small.cholesky(covariance[:, :, None])
+    whiten = small.inverse_lower(root)[:, :, 0]
+    W = dot(W, root[:, :, 0])
+    axes = gauge.principal_axes(W)
+    return mu, dot(W, axes), Rotation(dot(axes.T, whiten), mean)
+
+
+def _change(old: Parameters, new: Parameters) -> Change:
+    def rms(x):
+        return jnp.sqrt(jnp.mean(x**2))
+
+    channels = zip(jax.tree.leaves(old.channel), jax.tree.leaves(new.channel), strict=True)
+    return Change(
+        gauge.relative_change(old.W, new.W),
+        rms(new.mu - old.mu),
+        rms(jnp.log(new.d / old.d)),
+        sum((rms(b - a) for a, b in channels), jnp.zeros(())),
+    )

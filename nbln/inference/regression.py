@@ -1,0 +1,104 @@
+"""Where SVI starts: the joint mode of independent negative-binomial regressions.
+
+Every gene is regressed on the cells' capture losses, and every cell's capture loss is estimated
+from the genes, by Newton steps that alternate. Curvatures at the end are the guides' first scales.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nbln.channels.negative_binomial import LOG_R_MAX, LOG_R_MIN, NegativeBinomial
+from nbln.data.histogram import CountTails
+from nbln.inference.source import Source
+from nbln.models.nbvcp import NBVCP
+from nbln.posterior.mode import Cells, Columns
+
+N_STEPS = 12
+LARGEST_STEP = 1.0  # of a log or logit
+FIRST_LOG_R = 1.6
+WEAK_SD = 1.0  # of a prior on the start's log mean and log dispersion
+
+
+class Genes(NamedTuple):
+    """Log mean and dispersion of every gene."""
+
+    log_mean: Float[Array, " gene"]
+    channel: NegativeBinomial
+
+
+class Sums(NamedTuple):
+    """Sums over cells: score and information in the log mean, the channel's own."""
+
+    score: Float[Array, " gene"]
+    information: Float[Array, " gene"]
+    channel: Float[Array, "sums gene"]
+
+
+def visit(genes: Genes, columns: Columns, cells: Cells, z: Float[Array, "2 cell"]):
+    """Sums of a chunk, and a Newton step of its cells' standardised losses z[0].
+
+    z[1] is their posterior precision. Where η is known there is no column, and z stays as it is.
+    """
+    f = genes.log_mean + cells.offset[:, None]
+    if columns.value:
+        effect = columns.value[0] * cells.scale[:, 0]
+        f = f + (effect * z[0])[:, None]
+    s, a, _ = (y * cells.mask[:, None] for y in genes.channel.derivatives(cells.counts, f))
+    sums = Sums(
+        s.sum(axis=0),
+        a.sum(axis=0),
+        genes.channel.statistics(cells.counts, f, jnp.zeros_like(f), cells.mask),
+    )
+    if columns.value:
+        precision = effect**2 * a.sum(axis=1) + columns.precision[0]
+        gradient = effect * s.sum(axis=1) - columns.precision[0] * z[0]
+        z = jnp.stack([z[0] + gradient / precision, precision])
+    return sums, z
+
+
+@eqx.filter_jit
+def newton(genes: Genes, sums: Sums, tails: CountTails, shared: bool) -> tuple[Genes, Genes]:
+    """One Newton step of every gene, and the curvatures it was taken with, in a `Genes`.
+
+    With `shared`, r/mean is one number φ for all genes: the step solves for all log means and
+    log φ together, whose Hessian is diagonal but for one row.
+    """
+    gradient, curvature = genes.channel.slopes(sums.channel, tails)
+    weak = 1 / WEAK_SD**2
+    h_mean, h_r = sums.information + weak, jnp.maximum(curvature, 0) + weak
+    log_mean, log_r = genes.log_mean, genes.channel.log_r
+    if shared:
+        own = h_mean + h_r
+        both = sums.score + gradient
+        phi = jnp.sum(gradient - h_r * both / own) / jnp.sum(h_r - h_r**2 / own)
+        log_phi = jnp.mean(log_r - log_mean) + jnp.clip(phi, -LARGEST_STEP, LARGEST_STEP)
+        log_mean = log_mean + jnp.clip((both - h_r * phi) / own, -LARGEST_STEP, LARGEST_STEP)
+        log_r = log_mean + log_phi
+    else:
+        gradient = gradient - weak * (log_r - FIRST_LOG_R)
+        log_mean = log_mean + jnp.clip(sums.score / h_mean, -LARGEST_STEP, LARGEST_STEP)
+        log_r = log_r + jnp.clip(gradient / h_r, -LARGEST_STEP, LARGEST_STEP)
+        log_r = jnp.clip(log_r, LOG_R_MIN, LOG_R_MAX)
+    return Genes(log_mean, NegativeBinomial(log_r)), Genes(h_mean, NegativeBinomial(h_r))
+
+
+def fit(model: NBVCP, source: Source, tails: CountTails, gene_totals: Float[Array, " gene"]):
+    """Coordinates of the sites, their standard deviations by curvature, (2, cell) of every cell."""
+    expected = jnp.sum(jnp.exp(jnp.asarray(source.offset)))
+    log_mean = jnp.log(jnp.asarray(gene_totals, jnp.float32) / expected)
+    shared = any(not site.dims for site in model.parameterization.sites)
+    first = log_mean if shared else jnp.zeros_like(log_mean)
+    genes, z = Genes(log_mean, NegativeBinomial(first + FIRST_LOG_R)), source.zeros(2)
+    for _ in range(N_STEPS):
+        sums, z = source.scan(visit, z, genes, source.columns)
+        genes, curvatures = newton(genes, sums, tails, shared)
+    coordinates = model.parameterization.contract(genes.log_mean, genes.channel.log_r)
+    # Log mean and log dispersion are sums of coordinates, so their curvatures add up.
+    _, pull_back = jax.vjp(model.parameterization.expand_log, coordinates)
+    (curvatures,) = pull_back((curvatures.log_mean, curvatures.channel.log_r))
+    z = jnp.concatenate(list(z), axis=-1)[:, : source.n_cells]
+    return coordinates, jax.tree.map(lambda h: 1 / jnp.sqrt(h), curvatures), jax.device_get(z)

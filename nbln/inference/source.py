@@ -1,0 +1,133 @@
+"""Where an engine's cells come from: device memory, or a stream of chunks.
+
+Both give the same sums over the same chunks; only what is held at once differs.
+"""
+
+from collections.abc import Callable, Iterator
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from nbln.data.chunks import Chunk, chunk_cells, chunks
+from nbln.data.counts import Counts
+from nbln.posterior.mode import Augmentation, Cells
+
+Coordinates = Float[Array, "chunk all_columns cell"]
+
+
+class Source:
+    """Chunks of cells with their offsets, spread over the devices along the cells.
+
+    Parameters
+    ----------
+    counts
+        The data.
+    augmentation
+        Offsets and scales of all cells.
+    resident_bytes
+        Largest dense float32 matrix that is kept on the devices; anything larger, and anything on
+        disk, is read again in every iteration.
+    chunk_bytes
+        Size of one chunk of counts.
+    """
+
+    def __init__(
+        self,
+        counts: Counts,
+        augmentation: Augmentation,
+        resident_bytes: int,
+        chunk_bytes: int,
+    ):
+        self.n_cells, self.n_genes = counts.n_cells, counts.n_genes
+        devices = jax.devices()
+        size = chunk_cells(counts.n_cells, counts.n_genes, chunk_bytes * len(devices))
+        self.size = -(-size // len(devices)) * len(devices)
+        self._sharding = NamedSharding(Mesh(np.array(devices), ("cell",)), PartitionSpec())
+        self._counts = counts
+        self.offset = np.asarray(augmentation.offset)
+        self._scale = np.asarray(augmentation.scale)
+        self.columns = augmentation.columns
+        resident = not counts.on_disk and 4 * counts.n_cells * counts.n_genes <= resident_bytes
+        self._resident = self._stack() if resident else None
+
+    @property
+    def n_chunks(self) -> int:
+        """Number of chunks."""
+        return -(-self.n_cells // self.size)
+
+    def zeros(self, n_coordinates: int) -> list[Array] | Array:
+        """Coordinates of all cells, at zero."""
+        shape = (n_coordinates, self.size)
+        if self._resident is not None:
+            return self._put(np.zeros((self.n_chunks, *shape), np.float32), axis=2)
+        return [self._put(np.zeros(shape, np.float32), axis=1) for _ in range(self.n_chunks)]
+
+    def scan(self, visit: Callable, coordinates, *arguments):
+        """Call ``visit(*arguments, cells, z) -> (sums, z)`` for every chunk: total sums, all z.
+
+        `visit` must be a module-level function: it is compiled once for its identity.
+        """
+        if self._resident is not None:
+            return _scan(visit, arguments, self._resident, coordinates)
+        total, moved = None, []
+        for cells, z in zip(self.cells(), coordinates, strict=True):
+            part, z = _visit(visit, arguments, cells, z)
+            total = part if total is None else _add(total, part)
+            moved.append(z)
+        return total, moved
+
+    def cells(self) -> Iterator[Cells]:
+        """The chunks one by one."""
+        if self._resident is not None:
+            for i in range(self.n_chunks):
+                yield jax.tree.map(lambda leaf, i=i: leaf[i], self._resident)
+        else:
+            for chunk in chunks(self._counts, self.size):
+                yield jax.tree.map(lambda leaf: self._put(leaf, axis=0), self._host_cells(chunk))
+
+    def _host_cells(self, chunk: Chunk) -> Cells:
+        block = slice(chunk.start, chunk.start + self.size)
+        offset, scale = self.offset[block], self._scale[block]
+        missing = self.size - len(offset)
+        return Cells(
+            chunk.counts,
+            chunk.mask,
+            np.pad(offset, (0, missing)),
+            np.pad(scale, ((0, missing), (0, 0))),
+        )
+
+    def _stack(self) -> Cells:
+        every = [self._host_cells(chunk) for chunk in chunks(self._counts, self.size)]
+        return jax.tree.map(lambda *leaves: self._put(np.stack(leaves), axis=1), *every)
+
+    def _put(self, array: np.ndarray, axis: int) -> Array:
+        spec = PartitionSpec(*(None,) * axis, "cell")
+        return jax.device_put(array, NamedSharding(self._sharding.mesh, spec))
+
+
+@eqx.filter_jit
+def _scan(visit, arguments, cells, coordinates):
+    def body(total, chunk):
+        part, z = visit(*arguments, *chunk)
+        return jax.tree.map(jnp.add, total, part), z
+
+    first = jax.tree.map(lambda leaf: leaf[0], (cells, coordinates))
+    shapes = eqx.filter_eval_shape(lambda chunk: visit(*arguments, *chunk)[0], first)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return lax.scan(body, zeros, (cells, coordinates))
+
+
+@eqx.filter_jit
+def _visit(visit, arguments, cells, z):
+    return visit(*arguments, cells, z)
+
+
+@jax.jit
+def _add(total, part):
+    return jax.tree.map(jnp.add, total, part)
+

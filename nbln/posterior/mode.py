@@ -1,0 +1,266 @@
+"""The posterior mode of every cell at once: the Newton step and loop, the only ones.
+
+A cell's observable log-rate is f = μ + o + W̃ z̃ + ε with ε ~ N(0, d) per gene and z̃ ~ N(0, P⁻¹).
+One Newton step is Rasmussen & Williams (2006), Algorithm 3.1, written for a low-rank covariance:
+with score s and information a of the channel at f,
+
+    t = 1/(1 + d a),  S = a t,  q = (a (f - μ - o) + s) t,
+    M = P + W̃ᵀ diag(S) W̃,  z̃ = M⁻¹ W̃ᵀ q,  α = q - S W̃ z̃,  f⁺ = μ + o + W̃ z̃ + d α.
+
+Nothing divides by d or a, and at the mode α = s.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from nbln.channels.base import Channel
+from nbln.linalg import small
+
+dot = lambda a, b: jnp.dot(a, b, precision="highest")  # noqa: E731 - TF32 costs 0.1 nats a cell
+
+
+class Columns(NamedTuple):
+    """Columns of W̃ beyond the gene programs: the same number for every gene.
+
+    `value` is that number, `precision` the prior precision of its coordinate (0 is flat), and
+    `truncated` says whether offset and coordinate together, -(o + value v ζ), cannot be negative.
+    """
+
+    value: tuple[float, ...] = ()
+    precision: tuple[float, ...] = ()
+    truncated: tuple[bool, ...] = ()
+
+
+class Augmentation(NamedTuple):
+    """What a model adds to μ + W z + ε in every cell: an offset, and columns scaled by `scale`."""
+
+    offset: Float[Array, " cell"]
+    scale: Float[Array, "cell extra"]
+    columns: Columns
+
+
+class Cells(NamedTuple):
+    """What is known of a chunk of cells before it is fitted; padding has mask 0."""
+
+    counts: Float[Array, "cell gene"]
+    mask: Float[Array, " cell"]
+    offset: Float[Array, " cell"]  # o, added to every log-rate of the cell
+    scale: Float[Array, "cell extra"]  # v of the extra columns
+
+
+class Parameters(eqx.Module):
+    """Parameters of a log-normal model: x ~ N(μ, W Wᵀ + diag(d)), counts by the channel."""
+
+    mu: Float[Array, " gene"]
+    W: Float[Array, "gene factor"]
+    d: Float[Array, " gene"]
+    channel: Channel
+
+
+class Mode(NamedTuple):
+    """The posterior mode of every cell, and whether it was reached."""
+
+    z: Float[Array, "all_columns cell"]
+    alpha: Float[Array, "cell gene"]
+    f: Float[Array, "cell gene"]
+    gradient_norm: Float[Array, " cell"]  # in posterior standard deviations, over all genes
+    converged: Bool[Array, " cell"]
+
+
+class Step(NamedTuple):
+    """One Newton step: where it was taken (a, S, t, ...) and where it leads (z, alpha, f)."""
+
+    z: Float[Array, "all_columns cell"]
+    alpha: Float[Array, "cell gene"]
+    f: Float[Array, "cell gene"]
+    covariance: Float[Array, "all_columns all_columns cell"]  # M⁻¹
+    log_det: Float[Array, " cell"]  # log det M
+    information: Float[Array, "cell gene"]  # a at the point the step was taken from
+    score: Float[Array, "cell gene"]
+    slope: Float[Array, "cell gene"]  # da/df
+    t: Float[Array, "cell gene"]
+
+
+def design(W: Float[Array, "gene factor"], columns: Columns) -> Float[Array, "gene all_columns"]:
+    """W with the extra columns appended, before per-cell scales."""
+    if not columns.value:
+        return W
+    extra = jnp.broadcast_to(jnp.asarray(columns.value, W.dtype), (W.shape[0], len(columns.value)))
+    return jnp.concatenate([W, extra], axis=1)
+
+
+def scales(cells: Cells, n_factors: int) -> Float[Array, "all_columns cell"] | None:
+    """Per-cell scale of every column of the design; None when all are 1."""
+    if cells.scale.shape[1] == 0:
+        return None
+    ones = jnp.ones((n_factors, cells.scale.shape[0]), cells.scale.dtype)
+    return jnp.concatenate([ones, cells.scale.T])
+
+
+def precision(cells: Cells, n_factors: int, columns: Columns, dtype) -> Float[Array, "all cell"]:
+    """Prior precision of every coordinate; 1 in padded cells, whose M has nothing else."""
+    prior = jnp.asarray((1.0,) * n_factors + columns.precision, dtype)
+    return jnp.where(cells.mask > 0, prior[:, None], 1.0)
+
+
+def rates(z, mean, design, scale):
+    """Log-rates without the gene's own residual: mean + W̃ z̃."""
+    return mean + dot((z if scale is None else z * scale).T, design.T)
+
+
+def newton_step(
+    parameters: Parameters, cells: Cells, columns: Columns, f: Float[Array, "cell gene"]
+) -> Step:
+    """Take the step of the module's formula from log-rates `f`, for all cells."""
+    k, d = parameters.W.shape[1], parameters.d
+    X, v = design(parameters.W, columns), scales(cells, k)
+    mean = parameters.mu + cells.offset[:, None]
+    s, a, slope = parameters.channel.derivatives(cells.counts, f)
+    s, a, slope = (y * cells.mask[:, None] for y in (s, a, slope))
+    t = 1 / (1 + d * a)
+    S, q = a * t, (a * (f - mean) + s) * t
+    M = small.unpack(dot(small.row_products(X).T, S.T))
+    if v is not None:
+        M = M * v[:, None] * v[None, :]
+    n = M.shape[0]
+    M = M.at[jnp.arange(n), jnp.arange(n)].add(precision(cells, k, columns, f.dtype))
+    covariance, log_det = small.inverse_and_log_det(M)
+    z, alpha, f = _solve(q, S, covariance, mean, X, v, d)
+    return Step(z, alpha, f, covariance, log_det, a, s, slope, t)
+
+
+def corrected(
+    step: Step, parameters: Parameters, cells: Cells, columns: Columns
+) -> tuple[Step, Float[Array, "cell gene"]]:
+    """Move a step from the posterior mode toward the posterior mean; also returns Var f.
+
+    The score is replaced by s - ½ a′ Var f, the first-order effect of the third derivative, at
+    unchanged a, S and M.
+    """
+    X, v = design(parameters.W, columns), scales(cells, parameters.W.shape[1])
+    leverage = design_variance(step.covariance, X, v)
+    variance = parameters.d * step.t + step.t**2 * leverage
+    mean = parameters.mu + cells.offset[:, None]
+    S = step.information * step.t
+    # q is linear in the score, so the correction adds to the q of the step, which is α + S W̃ z̃.
+    q = step.alpha + S * (rates(step.z, mean, X, v) - mean)
+    q = q - 0.5 * step.slope * variance * step.t
+    z, alpha, f = _solve(q, S, step.covariance, mean, X, v, parameters.d)
+    return step._replace(z=z, alpha=alpha, f=f), leverage
+
+
+def design_variance(covariance, design, scale):
+    """w̃ᵀ M⁻¹ w̃ for every cell and gene: the variance that the coordinates give to a log-rate."""
+    if scale is not None:
+        covariance = covariance * scale[:, None] * scale[None, :]
+    return dot(small.pack_quadratic(covariance).T, small.row_products(design).T)
+
+
+def _solve(q, S, covariance, mean, design, scale, d):
+    rhs = dot(design.T, q.T)
+    z = small.multiply(covariance, rhs if scale is None else rhs * scale)
+    f0 = rates(z, mean, design, scale)
+    alpha = q - S * (f0 - mean)
+    return z, alpha, f0 + d * alpha
+
+
+def conditional_rates(
+    parameters: Parameters,
+    cells: Cells,
+    columns: Columns,
+    z: Float[Array, "all_columns cell"],
+    n_iterations: int = 2,
+) -> Float[Array, "cell gene"]:
+    """Log-rates at their mode given the coordinates: f = m + d s(f) per entry, m = μ + o + W̃ z̃.
+
+    A scalar Newton iteration from a precision-weighted mean of m and log(u + ½), kept between m
+    and the root of the score, log u, where the solution must lie.
+    """
+    X, v = design(parameters.W, columns), scales(cells, parameters.W.shape[1])
+    m = rates(z, parameters.mu + cells.offset[:, None], X, v)
+    top = jnp.log(cells.counts + 0.5)
+    low, high = jnp.minimum(m, jnp.where(cells.counts > 0, top - 1.1, -jnp.inf)), jnp.maximum(m, top)
+    weight = 1 / (1 + 1 / (parameters.d * parameters.channel.derivatives(cells.counts, top)[1]))
+    f = m + weight * (top - m)
+    for _ in range(n_iterations):
+        s, a, _ = parameters.channel.derivatives(cells.counts, f)
+        f = f - (f - m - parameters.d * s) / (1 + parameters.d * a)
+        f = jnp.clip(f, low, high)
+    return f
+
+
+def find(
+    parameters: Parameters,
+    cells: Cells,
+    columns: Columns,
+    f: Float[Array, "cell gene"],
+    tol: float = 1e-3,
+    max_steps: int = 50,
+) -> Mode:
+    """Newton steps from log-rates `f` until no log-rate of a cell moves by more than `tol`.
+
+    The objective is concave, and a step is halved while its slope at the end is steeply downhill:
+    slopes are sums of small differences, which float32 resolves where it cannot tell two
+    objectives apart. Convergence is quadratic: the last move is far larger than what is left.
+    """
+    first = newton_step(parameters, cells, columns, f)
+    state = _Search(first.z, first.alpha, first.f, jnp.full(cells.mask.shape, jnp.inf), 0)
+
+    def unfinished(state):
+        return jnp.any(state.move > tol) & (state.n_steps < max_steps)
+
+    def advance(state):
+        step = newton_step(parameters, cells, columns, state.f)
+        dz, dalpha, df = step.z - state.z, step.alpha - state.alpha, step.f - state.f
+        h = _step_length(parameters.channel, cells, state, dalpha, df, step.score)
+        column = h[:, None]
+        return _Search(
+            state.z + h * dz,
+            state.alpha + column * dalpha,
+            state.f + column * df,
+            jnp.max(jnp.abs(df), axis=1) * cells.mask,
+            state.n_steps + 1,
+        )
+
+    state = lax.while_loop(unfinished, advance, state)
+    s, a, _ = parameters.channel.derivatives(cells.counts, state.f)
+    # α = s at the mode; the residual's posterior variance given the factors is d/(1 + d a).
+    scaled = (s - state.alpha) ** 2 * parameters.d / (1 + parameters.d * a)
+    norm = jnp.sqrt(jnp.sum(scaled, axis=1)) * cells.mask
+    return Mode(state.z, state.alpha, state.f, norm, state.move <= tol)
+
+
+class _Search(NamedTuple):
+    z: Float[Array, "all_columns cell"]
+    alpha: Float[Array, "cell gene"]
+    f: Float[Array, "cell gene"]
+    move: Float[Array, " cell"]
+    n_steps: int | Float[Array, ""]
+
+
+def _step_length(channel, cells, state, dalpha, df, score):
+    """1, ½, ¼, ... per cell: the first at which the objective no longer falls steeply."""
+    start = jnp.sum((score - state.alpha * cells.mask[:, None]) * df, axis=1)
+    # What rounding alone makes of a slope: it must not shorten the last steps.
+    noise = 1e3 * jnp.finfo(df.dtype).eps * jnp.sum(jnp.abs(state.alpha * df), axis=1)
+
+    def slope(h):
+        column = h[:, None]
+        s = channel.derivatives(cells.counts, state.f + column * df)[0]
+        return jnp.sum((s - state.alpha - column * dalpha) * df, axis=1) * cells.mask
+
+    def steep(h):
+        return slope(h) < -0.5 * jnp.abs(start) - noise
+
+    def shorten(carry):
+        h, bad, n = carry
+        h = jnp.where(bad, h / 2, h)
+        return h, steep(h), n + 1
+
+    h = jnp.ones_like(start)
+    carry = (h, steep(h), 0)
+    return lax.while_loop(lambda c: jnp.any(c[1]) & (c[2] < 20), shorten, carry)[0]

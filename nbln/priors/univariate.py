@@ -1,0 +1,117 @@
+"""Priors of one number per gene, or of one number: what is believed, or that it is frozen."""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jaxtyping import Array, Float
+
+Value = Float[Array, "..."]
+
+
+class Prior(eqx.Module):
+    """A prior on the natural scale of its site.
+
+    `penalty` serves Newton updates: gradient and (positive) curvature of the log-density in the
+    coordinate the engine moves, the identity for `Normal`, the logit for `Beta`, the logarithm for the
+    others.
+    """
+
+    @abc.abstractmethod
+    def distribution(self, shape: tuple[int, ...]) -> dist.Distribution:
+        """As a NumPyro distribution with batch shape `shape`."""
+
+    @abc.abstractmethod
+    def mode(self) -> Value:
+        """Most probable value in the coordinate the engine moves, on the natural scale."""
+
+    def at(self, variance: Value) -> "Prior":
+        """The prior of a gene whose log-rates have this variance Σ_gg: here, the same."""
+        del variance
+        return self
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the site has a known value."""
+        return False
+
+
+class Normal(Prior):
+    """Gaussian with mean `loc` and standard deviation `scale`; infinite `scale` is flat."""
+
+    loc: Value
+    scale: Value
+
+    def distribution(self, shape):
+        return dist.Normal(self.loc, self.scale).expand(shape)
+
+    def mode(self):
+        return self.loc
+
+    def penalty(self, value):
+        return (self.loc - value) / self.scale**2, 1 / self.scale**2 * jnp.ones_like(value)
+
+
+class LogNormal(Prior):
+    """The natural logarithm has mean `loc` and standard deviation `scale`."""
+
+    loc: Value
+    scale: Value
+
+    def distribution(self, shape):
+        return dist.LogNormal(self.loc, self.scale).expand(shape)
+
+    def mode(self):
+        return jnp.exp(self.loc)
+
+    def penalty(self, log_value):
+        return Normal(self.loc, self.scale).penalty(log_value)
+
+
+class InverseGamma(Prior):
+    """Density proportional to x^(-shape-1) exp(-rate/x); mode rate / (shape + 1)."""
+
+    shape: Value
+    rate: Value
+
+    def distribution(self, shape):
+        return dist.InverseGamma(self.shape, self.rate).expand(shape)
+
+    def mode(self):
+        return self.rate / (self.shape + 1)
+
+
+class Beta(Prior):
+    """Probability with density proportional to p^(a-1) (1-p)^(b-1)."""
+
+    a: Value
+    b: Value
+
+    def distribution(self, shape):
+        return dist.Beta(self.a, self.b).expand(shape)
+
+    def mode(self):
+        return self.a / (self.a + self.b)
+
+    def penalty(self, logit):
+        p = jax.nn.sigmoid(logit)
+        total = self.a + self.b
+        return self.a - total * p, total * p * (1 - p)
+
+
+class Frozen(Prior):
+    """A known value: no longer a parameter."""
+
+    value: Value
+
+    @property
+    def frozen(self):
+        return True
+
+    def distribution(self, shape):
+        return dist.Delta(jnp.broadcast_to(self.value, shape))
+
+    def mode(self):
+        return self.value

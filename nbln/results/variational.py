@@ -1,0 +1,107 @@
+"""Variational posteriors over the sites of a model: what SVI learns and its result keeps.
+
+Every site has an unconstrained coordinate, natural log for a positive site and logit for a
+probability. Capture losses are independent of each other and of the genes.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jaxtyping import Array, Float
+from numpyro.distributions.transforms import ExpTransform
+
+from nbln import vocabulary as names
+from nbln.models.base import transform
+
+Values = dict[str, jax.Array]
+
+
+class Posterior(eqx.Module):
+    """Approximate posterior of the genes' sites and of η (absent where η is known)."""
+
+    eta: tuple[Array, Array] | None  # location, scale before truncation at 0
+
+    @abc.abstractmethod
+    def marginal(self) -> dict[str, tuple[Array, Array]]:
+        """Mean and standard deviation of the genes' sites, unconstrained."""
+
+    @abc.abstractmethod
+    def sample_genes(self, key: Array, n_samples: int) -> Values:
+        """Joint draws of the genes' sites, draws first."""
+
+    def distributions(self) -> dict[str, dist.Distribution]:
+        """Marginal of every site as a NumPyro distribution."""
+        result = {}
+        for name, (loc, scale) in self.marginal().items():
+            base = dist.Normal(loc, scale)
+            positive = isinstance(transform(name), ExpTransform)
+            result[name] = (
+                dist.LogNormal(loc, scale)
+                if positive
+                else dist.TransformedDistribution(base, transform(name))
+            )
+        if self.eta is not None:
+            result[names.ETA] = dist.TruncatedNormal(*self.eta, low=0.0)
+        return result
+
+    def map(self) -> Values:
+        """The location of every site, on its natural scale."""
+        values = {name: transform(name)(loc) for name, (loc, _) in self.marginal().items()}
+        if self.eta is not None:
+            values[names.ETA] = jnp.maximum(self.eta[0], 0.0)
+        return values
+
+    def sample(self, key: Array, n_samples: int) -> Values:
+        """Draws of every site, draws first."""
+        genes, cells = jax.random.split(key)
+        draws = self.sample_genes(genes, n_samples)
+        if self.eta is not None:
+            draws[names.ETA] = self.distributions()[names.ETA].sample(cells, (n_samples,))
+        return draws
+
+
+class MeanFieldPosterior(Posterior):
+    """Every coordinate independent."""
+
+    genes: dict[str, tuple[Array, Array]]
+
+    def marginal(self):
+        return self.genes
+
+    def sample_genes(self, key, n_samples):
+        keys = jax.random.split(key, len(self.genes))
+        return {
+            name: transform(name)(loc + scale * jax.random.normal(k, (n_samples, *loc.shape)))
+            for k, (name, (loc, scale)) in zip(keys, self.genes.items(), strict=True)
+        }
+
+
+class LowRankPosterior(Posterior):
+    """Genes' coordinates, flattened, are Gaussian with covariance F Fᵀ + diag(s²)."""
+
+    loc: dict[str, Array]
+    factor: Float[Array, "coordinate rank"]
+    scale: Float[Array, " coordinate"]
+
+    def unflatten(self, flat):
+        """Split the last axis into sites."""
+        sites, start = {}, 0
+        for name, loc in self.loc.items():
+            part = flat[..., start : start + loc.size]
+            sites[name] = part.reshape(*flat.shape[:-1], *loc.shape)
+            start += loc.size
+        return sites
+
+    def marginal(self):
+        sd = self.unflatten(jnp.sqrt(jnp.sum(self.factor**2, axis=1) + self.scale**2))
+        return {name: (loc, sd[name]) for name, loc in self.loc.items()}
+
+    def sample_genes(self, key, n_samples):
+        common, own = jax.random.split(key)
+        noise = jax.random.normal(common, (n_samples, self.factor.shape[1])) @ self.factor.T
+        noise = noise + self.scale * jax.random.normal(own, (n_samples, *self.scale.shape))
+        deviations = self.unflatten(noise)
+        return {name: transform(name)(loc + deviations[name]) for name, loc in self.loc.items()}
