@@ -1,0 +1,11 @@
+"""Gene-gene regulation from single-cell counts: negative-binomial log-normal models in JAX."""
+
+from nbln import datasets
+from nbln.api import fit, load
+from nbln.inference.laplace.engine import LaplaceConfig
+from nbln.inference.svi import SVIConfig
+from nbln.results.laplace import LaplaceResult
+from nbln.results.svi import SVIResult
+
+__version__ = "0.1.0"
+__all__ = ["LaplaceConfig", "LaplaceResult", "SVIConfig", "SVIResult", "datasets", "fit", "load"]

@@ -42,3 +42,10 @@ class Channel(eqx.Module):
         """The channel with its parameters moved toward their maximum; the same by default."""
         del sums, tails, priors
         return self
+
+    def log_r_sd(
+        self, sums: Float[Array, "sums gene"], tails: CountTails, priors: dict[str, Prior]
+    ) -> Float[Array, " gene"] | None:
+        """Posterior standard deviation of log r given everything else; None without an r."""
+        del sums, tails, priors
+        return None

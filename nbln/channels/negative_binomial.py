@@ -57,6 +57,15 @@ class NegativeBinomial(Channel):
         log_r = self.log_r + jnp.clip(step, -LARGEST_STEP, LARGEST_STEP)
         return NegativeBinomial(jnp.clip(log_r, LOG_R_MIN, LOG_R_MAX))
 
+    def log_r_sd(self, sums, tails, priors):
+        """By curvature; 0 where r is frozen."""
+        prior = priors[names.DISPERSION]
+        if prior.frozen:
+            return jnp.zeros_like(self.log_r)
+        own = getattr(prior, "source", prior)
+        curvature = jnp.maximum(self.slopes(sums, tails)[1], 0) + own.penalty(self.log_r)[1]
+        return 1 / jnp.sqrt(curvature)
+
     def slopes(self, sums, tails) -> tuple[Float[Array, " gene"], Float[Array, " gene"]]:
         """First and minus the second derivative of the expected log-likelihood in log r."""
         digamma, trigamma = digamma_sums(tails, self.r)

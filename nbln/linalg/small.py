@@ -83,6 +83,13 @@ def unpack(P: Float[Array, "p n"]) -> Float[Array, "k k n"]:
     return P[_packing(int((2 * P.shape[0]) ** 0.5))[2]]
 
 
+def unpack_bordered(P: Float[Array, "n p"]) -> Float[Array, "row row n"]:
+    """Symmetric matrices from rows [corner, border, inner part packed], batch last."""
+    k = int((2 * P.shape[1]) ** 0.5) - 1
+    border, inner = P[:, : k + 1].T, unpack(P[:, k + 1 :].T)
+    return jnp.concatenate([border[None], jnp.concatenate([border[1:, None], inner], axis=1)])
+
+
 def pack(A: Float[Array, "k k n"]) -> Float[Array, "p n"]:
     """Packed entries of symmetric matrices, batch last."""
     rows, columns, _ = _packing(A.shape[0])

@@ -43,14 +43,14 @@ def evidence(
 
 def capture_loss(
     cells: Cells, columns: Columns, z: Float[Array, "all_columns cell"], covariance
-) -> Float[Array, " cell"]:
-    """Posterior mean of η: the known one, or the mean of its truncated normal."""
+) -> tuple[Float[Array, " cell"], Float[Array, " cell"], Float[Array, " cell"]]:
+    """η of every cell: its mean, and location and scale of the Gaussian before truncation at 0."""
     if not any(columns.truncated):
-        return -cells.offset
-    mean, sd = _gaussian_eta(cells, columns, z, covariance)
-    ratio = mean / sd
+        return -cells.offset, -cells.offset, jnp.zeros_like(cells.offset)
+    loc, sd = _gaussian_eta(cells, columns, z, covariance)
+    ratio = loc / sd
     hazard = jnp.exp(-0.5 * ratio**2 - HALF_LOG_2PI - log_ndtr(ratio))
-    return mean + sd * hazard
+    return loc + sd * hazard, loc, sd
 
 
 def _gaussian_eta(cells, columns, z, covariance):

@@ -32,6 +32,19 @@ class Posterior(eqx.Module):
     def sample_genes(self, key: Array, n_samples: int) -> Values:
         """Joint draws of the genes' sites, draws first."""
 
+    @abc.abstractmethod
+    def spreads(self, dims) -> dict[str, tuple[tuple[str, ...], Array]]:
+        """Arrays beyond the locations, with their dims; `dims` gives those of a site."""
+
+    @classmethod
+    @abc.abstractmethod
+    def of(cls, sites: list[str], arrays: dict[str, Array]) -> "Posterior":
+        """From saved arrays: ``{site}_loc``, `spreads`, ``eta_loc`` and ``eta_scale``."""
+
+    def locations(self) -> dict[str, Array]:
+        """Location of the genes' sites, unconstrained."""
+        return {name: loc for name, (loc, _) in self.marginal().items()}
+
     def distributions(self) -> dict[str, dist.Distribution]:
         """Marginal of every site as a NumPyro distribution."""
         result = {}
@@ -71,6 +84,14 @@ class MeanFieldPosterior(Posterior):
     def marginal(self):
         return self.genes
 
+    def spreads(self, dims):
+        return {f"{name}_scale": (dims(name), scale) for name, (_, scale) in self.genes.items()}
+
+    @classmethod
+    def of(cls, sites, arrays):
+        genes = {n: (arrays[f"{n}_loc"], arrays[f"{n}_scale"]) for n in sites}
+        return cls(_saved_eta(arrays), genes)
+
     def sample_genes(self, key, n_samples):
         keys = jax.random.split(key, len(self.genes))
         return {
@@ -85,6 +106,18 @@ class LowRankPosterior(Posterior):
     loc: dict[str, Array]
     factor: Float[Array, "coordinate rank"]
     scale: Float[Array, " coordinate"]
+
+    def spreads(self, dims):
+        coordinate = ("coordinate",)
+        return {
+            "genes_factor": ((*coordinate, "rank"), self.factor),
+            "genes_scale": (coordinate, self.scale),
+        }
+
+    @classmethod
+    def of(cls, sites, arrays):
+        loc = {name: arrays[f"{name}_loc"] for name in sites}
+        return cls(_saved_eta(arrays), loc, arrays["genes_factor"], arrays["genes_scale"])
 
     def unflatten(self, flat):
         """Split the last axis into sites."""
@@ -105,3 +138,10 @@ class LowRankPosterior(Posterior):
         noise = noise + self.scale * jax.random.normal(own, (n_samples, *self.scale.shape))
         deviations = self.unflatten(noise)
         return {name: transform(name)(loc + deviations[name]) for name, loc in self.loc.items()}
+
+
+POSTERIORS = {kind.__name__: kind for kind in (MeanFieldPosterior, LowRankPosterior)}
+
+
+def _saved_eta(arrays):
+    return (arrays["eta_loc"], arrays["eta_scale"]) if "eta_loc" in arrays else None

@@ -66,6 +66,8 @@ class CellFit(NamedTuple):
 
     z: np.ndarray  # (cell, all_columns) coordinates at the mode
     eta: np.ndarray  # (cell,) capture loss, posterior mean
+    eta_loc: np.ndarray  # (cell,) the same before truncation at 0
+    eta_sd: np.ndarray  # (cell,) and its standard deviation; 0 where η is known
     log_evidence: np.ndarray  # (cell,) natural log
     gradient_norm: np.ndarray  # (cell,) in posterior standard deviations
     converged: np.ndarray  # (cell,) bool
@@ -78,6 +80,7 @@ class LaplaceFit(NamedTuple):
     scales: dict[str, Array]
     cells: CellFit
     normal: Float[Array, "gene moments"]  # complete-data precision of [μ, W], packed
+    log_r_sd: Float[Array, " gene"] | None  # conditional, by curvature
     trace: np.ndarray  # (iteration, 4) changes: loadings, mu, log d, channel
     converged: bool
     seconds: dict[str, float]
@@ -114,7 +117,14 @@ def fit_laplace(
         "cells": time.perf_counter() - iterated,
     }
     return LaplaceFit(
-        state.parameters, state.scales, cells, sums.normal, trace, converged, seconds
+        state.parameters,
+        state.scales,
+        cells,
+        sums.normal,
+        state.parameters.channel.log_r_sd(sums.channel, tails, model.priors),
+        trace,
+        converged,
+        seconds,
     )
 
 
@@ -204,7 +214,7 @@ def _finish_chunk(state, columns, cells, z, tol, max_steps):
     covariance = mode.newton_step(parameters, cells, columns, found.f).covariance
     return (
         found.z.T,
-        evidence.capture_loss(cells, columns, found.z, covariance),
+        *evidence.capture_loss(cells, columns, found.z, covariance),
         evidence.evidence(parameters, cells, columns, found.f),
         found.gradient_norm,
         found.converged,

@@ -106,18 +106,9 @@ def update(
     return State(new, scales, rotation), _change(old, new)
 
 
-def regression_precision(normal: Float[Array, "gene moments"]) -> Float[Array, "row row gene"]:
-    """N_g: precision of [μ, w] of each gene from the packed sums, gene last."""
-    k = int((2 * normal.shape[1]) ** 0.5) - 1
-    border, inner = normal[:, : k + 1].T, small.unpack(normal[:, k + 1 :].T)
-    return jnp.concatenate(
-        [border[None], jnp.concatenate([border[1:, None], inner], axis=1)], axis=0
-    )
-
-
 def _regress(mu, sums, prior, lam):
     """Rows [μ, w] of every gene, with column precision λ⁻² around free column means b."""
-    N, rhs = regression_precision(sums.normal), sums.response.T
+    N, rhs = small.unpack_bordered(sums.normal), sums.response.T
     if prior.frozen:
         known = jnp.broadcast_to(prior.mode(), mu.shape)
         rhs = (rhs - N[0] * (known - mu)).at[0].set(0)

@@ -1,0 +1,218 @@
+"""Elementary functions that keep count likelihoods exact in float32.
+
+Every function is elementwise, keeps float32 and float64, and works under ``jit``, ``vmap``
+and differentiation of any order. The saddle-point form of a log-pmf (C. Loader, 2000, *Fast
+and accurate computation of binomial probabilities*) replaces differences of ``lgamma``, which
+lose all digits for large arguments, by :func:`bd0` and :func:`stirling_remainder`.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
+
+# exp() of a log mean outside ±LOG_MEAN_BOUND is replaced by its value at the bound.
+LOG_MEAN_BOUND = 60.0
+
+# DLMF 5.10.1: continued fraction of the Stirling remainder.
+_BINET = (
+    1 / 12,
+    1 / 30,
+    53 / 210,
+    195 / 371,
+    22999 / 22737,
+    29944523 / 19733142,
+    109535241009 / 48264275462,
+)
+# DLMF 5.11.2: Bernoulli numbers B_{2k} / 2k of the digamma expansion.
+_DIGAMMA = (
+    1 / 12,
+    -1 / 120,
+    1 / 252,
+    -1 / 240,
+    1 / 132,
+    -691 / 32760,
+    1 / 12,
+    -3617 / 8160,
+    43867 / 14364,
+    -174611 / 6600,
+)
+# DLMF 24.2.1: B_{2k} / (2k)!, the even Taylor coefficients of a / expm1(a) from a² on.
+_BERNOULLI = (
+    1 / 12,
+    -1 / 720,
+    1 / 30240,
+    -1 / 1209600,
+    1 / 47900160,
+    -691 / 1307674368000,
+    1 / 74724249600,
+    -3617 / 10670622842880000,
+    43867 / 5109094217170944000,
+    -174611 / 802857662698291200000,
+)
+
+
+def as_float(*values: ArrayLike) -> tuple[Array, ...]:
+    """Arrays of the common floating dtype of ``values``: float64 if one is, else float32."""
+    dtype = jnp.promote_types(jnp.result_type(*values), jnp.float32)
+    return tuple(jnp.asarray(value, dtype) for value in values)
+
+
+def bounded_exp(log_value: Array) -> Array:
+    """``exp`` of a value clipped to ±60, finite and non-zero in float32."""
+    return jnp.exp(jnp.clip(log_value, -LOG_MEAN_BOUND, LOG_MEAN_BOUND))
+
+
+def _is_single(value: Array) -> bool:
+    return value.dtype == jnp.float32
+
+
+def _polynomial(coefficients, x: Array) -> Array:
+    total = jnp.full_like(x, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        total = total * x + coefficient
+    return total
+
+
+def _log1pmx_series(r: Array) -> Array:
+    """log1p(r) − r for |r| < ½, through log1p(r) = 2 atanh(s) with s = r / (2 + r)."""
+    s = r / (2 + r)
+    s2 = s * s
+    terms = 6 if _is_single(r) else 18
+    return s * (2 * s2 * _polynomial([1 / (2 * k + 3) for k in range(terms)], s2) - r)
+
+
+@jax.custom_jvp
+def _log1pmx(r: Array) -> Array:
+    small = jnp.abs(r) < 0.5
+    return jnp.where(small, _log1pmx_series(jnp.where(small, r, 0)), jnp.log1p(r) - r)
+
+
+@_log1pmx.defjvp
+def _log1pmx_jvp(primals, tangents):
+    (r,), (dr,) = primals, tangents
+    return _log1pmx(r), -r / (1 + r) * dr
+
+
+def log1pmx(r: ArrayLike) -> Array:
+    """``log1p(r) − r`` for r > −1, without cancellation near zero."""
+    return _log1pmx(*as_float(r))
+
+
+def log_ratio_excess(ratio: Array, r: Array) -> Array:
+    """``log(ratio) − r`` where ``ratio`` equals 1 + r; each is used where it is exact."""
+    small = jnp.abs(r) < 0.5
+    return jnp.where(small, _log1pmx_series(jnp.where(small, r, 0)), jnp.log(ratio) - r)
+
+
+def bd0(x: ArrayLike, m: ArrayLike, d: ArrayLike | None = None) -> Array:
+    """Half deviance ``x log(x / m) − (x − m)`` of a Poisson mean.
+
+    Parameters
+    ----------
+    x, m
+        Positive values.
+    d
+        ``x − m`` where the caller knows it more exactly than the subtraction gives it.
+    """
+    x, m = as_float(x, m)
+    d = x - m if d is None else jnp.asarray(d, x.dtype)
+    r = d / m
+    small = jnp.abs(r) < 0.5
+    s = jnp.where(small, r, 0)
+    near = m * ((1 + s) * _log1pmx_series(s) + s * s)
+    return jnp.where(small, near, x * jnp.log(x / m) - d)
+
+
+def _binet(t: Array, at_least: int) -> Array:
+    """Stirling remainder of t ≥ ``at_least``; small t are first moved up by the recurrence."""
+    floor, levels = (2, 6) if _is_single(t) else (8, 7)
+    shift = floor - at_least
+    small = t < floor
+    z = jnp.where(small, t + shift, t)
+    fraction = z
+    for coefficient in _BINET[levels - 1 : 0 : -1]:
+        fraction = z + coefficient / fraction
+    steps = sum((t + (k + 0.5)) * jnp.log1p(1 / (t + k)) - 1 for k in range(shift))
+    return _BINET[0] / fraction + jnp.where(small, steps, 0)
+
+
+def _remainder(at_least: int):
+    @jax.custom_jvp
+    def remainder(t):
+        return _binet(t, at_least)
+
+    @remainder.defjvp
+    def _(primals, tangents):
+        (t,), (dt,) = primals, tangents
+        return remainder(t), -digamma_remainder(t) * dt
+
+    return remainder
+
+
+_REMAINDERS = {0: _remainder(0), 1: _remainder(1)}
+
+
+def stirling_remainder(t: ArrayLike, at_least: int = 0) -> Array:
+    """S(t) = lgamma(t) − (t − ½) log t + t − ½ log 2π, for t > 0.
+
+    ``at_least=1`` promises t ≥ 1 (a positive count) and saves one logarithm.
+    """
+    return _REMAINDERS[at_least](*as_float(t))
+
+
+def digamma_remainder(t: ArrayLike) -> Array:
+    """D(t) = log t − 1 / (2t) − digamma(t) = −S′(t), for t > 0."""
+    (t,) = as_float(t)
+    shift, terms = (4, 5) if _is_single(t) else (8, 10)
+    small = t < shift
+    z = jnp.where(small, t + shift, t)
+    s = jnp.where(small, t, 1)
+    steps = sum((s + (k + 0.5)) / (s + k) / (s + (k + 1)) for k in range(shift))
+    steps = steps - jnp.log1p(shift / s)
+    a = 1 / (z * z)
+    return a * _polynomial(_DIGAMMA[:terms], a) + jnp.where(small, steps, 0)
+
+
+def digamma_increment(x: ArrayLike, t: ArrayLike) -> Array:
+    """Increase of ``digamma − log`` from t to t + x, exact also where x ≪ t.
+
+    This is the part of ∂/∂t [lgamma(t + x) − lgamma(t)] that log((t + x) / t) leaves.
+    """
+    x, t = as_float(x, t)
+    shift, terms = (4, 5) if _is_single(t) else (8, 10)
+    small = t < shift
+    z = jnp.where(small, t + shift, t)
+    n = z + x
+    slope = _divided_difference(_DIGAMMA[:terms], 1 / (z * z), 1 / (n * n))
+    far = x / n / z * (0.5 + (1 / z + 1 / n) * slope)
+    s = jnp.where(small, t, 1)
+    steps = sum(x / (s + k) / (s + x + k) for k in range(shift))
+    steps = steps - jnp.log1p(shift * (x / s) / (s + x + shift))
+    return far + jnp.where(small, steps, 0)
+
+
+def _divided_difference(coefficients, a: Array, b: Array) -> Array:
+    """[F(a) − F(b)] / (a − b) of F(y) = Σ_k coefficients[k] y^(k+1), by synthetic division."""
+    value = jnp.full_like(a, coefficients[-1])
+    slope = value
+    for coefficient in coefficients[-2::-1]:
+        value = value * a + coefficient
+        slope = slope * b + value
+    return slope
+
+
+def bernoulli_gap(a: ArrayLike) -> Array:
+    """``1 − a / expm1(a)`` for a ≥ 0: a / 2 near zero, one for large a."""
+    (a,) = as_float(a)
+    small = a < 1
+    s = jnp.where(small, a, 0)
+    b = jnp.where(small, 1, a)
+    terms = 4 if _is_single(a) else 10
+    near = s * (0.5 - s * _polynomial(_BERNOULLI[:terms], s * s))
+    decay = jnp.exp(-b)
+    return jnp.where(small, near, 1 - b * decay / (1 - decay))

@@ -1,0 +1,112 @@
+"""The zero-inflated negative binomial, exact in float32."""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax, random
+from jax.nn import sigmoid, softplus
+from jax.typing import ArrayLike
+from numpyro.distributions import Distribution, constraints
+from numpyro.distributions.util import promote_shapes, validate_sample
+
+from nbln.distributions.negative_binomial import nb_log_prob, nb_tails
+from nbln.distributions.sampling import sample_negative_binomial
+from nbln.distributions.special import as_float
+
+
+@jax.custom_jvp
+def _gated(is_zero: Array, base: Array, gate_logits: Array) -> Array:
+    """Log-pmf from the log-pmf of the counts; a zero may come from the gate as well."""
+    open_gate = -softplus(gate_logits)
+    positive = sigmoid(-gate_logits) * -jnp.expm1(base)
+    likely = jnp.log1p(-jnp.minimum(positive, 0.5))
+    zero = jnp.where(positive < 0.5, likely, jnp.logaddexp(gate_logits, base) + open_gate)
+    return jnp.where(is_zero > 0, zero, base + open_gate)
+
+
+@_gated.defjvp
+def _gated_jvp(primals, tangents):
+    is_zero, base, gate_logits = primals
+    _, dbase, dgate = tangents
+    from_counts = jnp.where(is_zero > 0, sigmoid(base - gate_logits), 1)
+    from_gate = jnp.where(is_zero > 0, sigmoid(gate_logits - base), 0)
+    positive = sigmoid(-gate_logits) * -jnp.expm1(base)
+    gate = jnp.where(is_zero > 0, from_gate * positive, -sigmoid(gate_logits))
+    return _gated(is_zero, base, gate_logits), from_counts * dbase + gate * dgate
+
+
+def zinb_log_prob(
+    x: ArrayLike, log_mean: ArrayLike, concentration: ArrayLike, gate_logits: ArrayLike
+) -> Array:
+    """Log-pmf of the zero-inflated negative binomial; counts ``x`` are data.
+
+    π + (1 − π) NB(0) at zero and (1 − π) NB(x) elsewhere, π = sigmoid(``gate_logits``).
+    """
+    log_mean, concentration, gate_logits = as_float(log_mean, concentration, gate_logits)
+    x = jnp.asarray(x, log_mean.dtype)
+    base = nb_log_prob(x, log_mean, concentration)
+    return _gated(lax.stop_gradient(x == 0).astype(base.dtype), base, gate_logits)
+
+
+class ZeroInflatedNegativeBinomial(Distribution):
+    """Negative binomial counts of which a fraction π is replaced by zero.
+
+    Parameters
+    ----------
+    log_mean
+        Natural log of the mean μ of the counts before inflation.
+    concentration
+        Their θ > 0; variance μ + μ² / θ.
+    gate_logits
+        Logit of the probability π of a structural zero.
+    """
+
+    arg_constraints: ClassVar = {
+        "log_mean": constraints.real,
+        "concentration": constraints.positive,
+        "gate_logits": constraints.real,
+    }
+    support = constraints.nonnegative_integer
+
+    def __init__(
+        self,
+        log_mean: ArrayLike,
+        concentration: ArrayLike,
+        gate_logits: ArrayLike,
+        *,
+        validate_args: bool | None = None,
+    ):
+        parameters = as_float(log_mean, concentration, gate_logits)
+        self.log_mean, self.concentration, self.gate_logits = promote_shapes(*parameters)
+        shape = lax.broadcast_shapes(*(jnp.shape(p) for p in parameters))
+        super().__init__(batch_shape=shape, validate_args=validate_args)
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Counts (int32)."""
+        key_gate, key_count = random.split(key)
+        shape = sample_shape + self.batch_shape
+        kept = random.logistic(key_gate, shape, self.log_mean.dtype) > self.gate_logits
+        mean = jnp.broadcast_to(jnp.exp(self.log_mean), shape)
+        return jnp.where(kept, sample_negative_binomial(key_count, mean, self.concentration), 0)
+
+    @validate_sample
+    def log_prob(self, value: ArrayLike) -> Array:
+        """Natural log probability."""
+        return zinb_log_prob(value, self.log_mean, self.concentration, self.gate_logits)
+
+    @property
+    def mean(self) -> Array:
+        """(1 − π) μ."""
+        return jnp.exp(self.log_mean) * sigmoid(-self.gate_logits) * jnp.ones(self.batch_shape)
+
+    @property
+    def variance(self) -> Array:
+        """(1 − π) μ (1 + μ / θ + π μ)."""
+        mu = jnp.exp(self.log_mean)
+        return self.mean * (1 + mu / self.concentration + mu * sigmoid(self.gate_logits))
+
+    def cdf(self, value: ArrayLike) -> Array:
+        """P(X ≤ value)."""
+        above = nb_tails(value, self.log_mean, self.concentration)[1]
+        return jnp.where(jnp.asarray(value) < 0, 0, 1 - sigmoid(-self.gate_logits) * above)

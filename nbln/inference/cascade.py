@@ -1,0 +1,128 @@
+"""The cascade: a fit of independent genes becomes priors, frozen and starting values.
+
+Means and standard deviations of log r̄, log μ̄ and η under the source's posterior are the Gaussian
+priors of r, μ and η in a log-normal model; a frozen key is no longer a parameter.
+"""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nbln import vocabulary as names
+from nbln.data.counts import Counts
+from nbln.priors.capture import Capture, KnownCapture, LatentCapture
+from nbln.priors.marginal import MarginalDispersion, MarginalMean
+from nbln.priors.univariate import Frozen, LogNormal, Normal, Prior
+from nbln.results.base import find
+from nbln.results.svi import SVIResult
+
+KEYS = (names.DISPERSION, names.MU, names.ETA)
+MATCHES = ("verbatim", "marginal")
+SMALLEST_SD = 1e-4
+
+
+@dataclass(frozen=True)
+class CascadeConfig:
+    """How a source is used.
+
+    Attributes
+    ----------
+    tau
+        Factor on the source's standard deviations; ``inf`` uses the source for starting values
+        and frozen keys only.
+    freeze
+        Keys held at the source's posterior mean: ``"r"``, ``"mu"``, ``"eta"`` or aliases.
+    match
+        ``"verbatim"``: r = r̄, μ = log μ̄, as they are. ``"marginal"``: r and μ follow r̄, μ̄ and
+        the current Σ_gg so that mean and variance of the counts agree.
+    n_samples
+        Posterior draws of the source for means and standard deviations.
+    """
+
+    tau: float = 1.0
+    freeze: tuple[str, ...] = (names.DISPERSION, names.ETA)
+    match: str = "verbatim"
+    n_samples: int = 1000
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """What a log-normal model takes over from a source."""
+
+    priors: dict[str, Prior]
+    capture: Capture | None  # None: the model's own capture prior
+    mean: np.ndarray  # (gene,) starting value of e^μ
+    log_r: np.ndarray  # (gene,) starting value
+    frozen: tuple[str, ...]
+
+
+def cascade(source: SVIResult, counts: Counts, config: CascadeConfig, seed: int) -> Cascade:
+    """Priors, frozen and starting values from a fit of the same cells and genes."""
+    moments = _moments(source, counts, config.n_samples, seed)
+    priors: dict[str, Prior] = {}
+    wrap = {names.DISPERSION: MarginalDispersion, names.MU: MarginalMean}
+    soft = {names.DISPERSION: LogNormal, names.MU: Normal}
+    for site in (names.DISPERSION, names.MU):
+        loc, sd = moments[site]
+        if site in config.freeze:
+            priors[site] = Frozen(jnp.exp(loc) if site == names.DISPERSION else loc)
+        elif math.isfinite(config.tau):
+            priors[site] = soft[site](loc, _soften(sd, config.tau))
+        if site in priors and config.match == "marginal":
+            priors[site] = wrap[site](priors[site])
+    loc, sd = moments[names.ETA]
+    capture: Capture | None = None
+    if names.ETA in config.freeze or source.known_eta is not None:
+        capture = KnownCapture(loc)
+    elif math.isfinite(config.tau):
+        capture = LatentCapture(loc, _soften(sd, config.tau))
+    return Cascade(
+        priors,
+        capture,
+        np.exp(moments[names.MU][0]),
+        np.asarray(moments[names.DISPERSION][0]),
+        config.freeze,
+    )
+
+
+def _soften(sd, tau):
+    return jnp.maximum(sd * tau, SMALLEST_SD)
+
+
+def _moments(source: SVIResult, counts: Counts, n_samples: int, seed: int):
+    """(mean, sd) of log r̄, log μ̄ and η, in the order of `counts`."""
+    cells = _order(counts.cell_names, source.fitted.cell_names, "cells")
+    genes = _order(counts.gene_names, source.fitted.gene_names, "genes")
+    draws = source.get_posterior_samples(n_samples, seed).isel(chain=0)
+    found = {}
+    for site, key in ((names.DISPERSION, names.DISPERSION), (names.MU, names.MEAN)):
+        logs = np.log(draws[key].values[:, genes])
+        found[site] = logs.mean(axis=0), logs.std(axis=0)
+    if source.known_eta is not None:
+        eta = source.known_eta[cells]
+        found[names.ETA] = eta, np.zeros_like(eta)
+    else:
+        marginal = source.get_distributions()[names.ETA]
+        sd = np.sqrt(np.asarray(marginal.variance))
+        found[names.ETA] = np.asarray(marginal.mean)[cells], sd[cells]
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), found)
+
+
+def _order(wanted, known, what):
+    """Where the source has each cell or gene; the two must be the same set."""
+    try:
+        order = find(wanted, known, what)
+    except KeyError as error:
+        raise ValueError(
+            f"informative_priors_from=: not a fit of these {what}: {error.args[0]}; fit the "
+            "source to the same AnnData, with the same layer and gene_coverage"
+        ) from None
+    if len(known) != len(wanted):
+        raise ValueError(
+            f"informative_priors_from=: fitted to {len(known)} {what}, these data have "
+            f"{len(wanted)}; fit the source to the same AnnData, layer and gene_coverage"
+        )
+    return order

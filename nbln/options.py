@@ -1,0 +1,286 @@
+"""Keywords of `fit` into models, priors and configurations, or an error that says what to do."""
+
+import dataclasses
+import difflib
+import math
+import numbers
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from nbln import vocabulary as names
+from nbln.inference.cascade import KEYS, MATCHES, CascadeConfig
+from nbln.inference.guides import GUIDES
+from nbln.models.nbvcp import PARAMETERIZATIONS
+from nbln.priors.capture import (
+    SIGMA_M,
+    Capture,
+    capture_prior,
+    default_log_m0,
+    library_size_offset,
+)
+from nbln.priors.loadings import LOADINGS_PRIORS, HorseshoeColumnwise, LoadingsPrior
+from nbln.priors.univariate import Beta, InverseGamma, LogNormal, Normal, Prior
+
+ENGINES = {"nbvcp": ("svi",), "pln": ("laplace",), "nbln": ("laplace",)}
+SITES = {
+    "nbvcp": (names.MEAN, names.DISPERSION, names.ODDS, names.PROBABILITY),
+    "pln": (names.MU, names.RESIDUAL),
+    "nbln": (names.MU, names.DISPERSION, names.RESIDUAL),
+}
+
+# d and 1/r are nearly collinear in counts at every depth: what the data cannot tell apart, these
+# priors decide. Chosen by recovery of known correlations over sizes and depths of simulated data.
+DEFAULTS: dict[str, Prior] = {
+    names.MEAN: LogNormal(0.0, 10.0),
+    names.MU: Normal(0.0, 10.0),
+    names.DISPERSION: LogNormal(math.log(5.0), 1.0),
+    names.RESIDUAL: InverseGamma(20.0, 2.8),
+    names.ODDS: LogNormal(0.0, 10.0),
+    names.PROBABILITY: Beta(1.0, 1.0),
+}
+FORMS = {
+    Normal: "(loc, scale): mean and standard deviation",
+    LogNormal: "(loc, scale): mean and standard deviation of the natural log",
+    InverseGamma: "(shape, rate): mode rate / (shape + 1)",
+    Beta: "(a, b)",
+}
+
+
+def choose(argument: str, value: Any, accepted: Iterable[str]) -> str:
+    """`value` if it is accepted.
+
+    Raises
+    ------
+    ValueError
+        It is not; the message lists what is and guesses what was meant.
+    """
+    accepted = list(accepted)
+    if isinstance(value, str) and value in accepted:
+        return value
+    near = difflib.get_close_matches(str(value), accepted, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    what = argument.removeprefix("fit(").split("=")[0].replace("_", " ")
+    raise ValueError(
+        f"{argument}={value!r}): unknown {what}; choose one of {', '.join(accepted)}{hint}"
+    )
+
+
+def check_engine(model: str, inference_method: str | None) -> str:
+    """The engine of a model, or an error that lists the pairs that exist."""
+    engines = ENGINES[choose("fit(model", model, ENGINES)]
+    if inference_method is None:
+        return engines[0]
+    every = sorted({engine for pair in ENGINES.values() for engine in pair})
+    choose("fit(inference_method", inference_method, every)
+    if inference_method not in engines:
+        pairs = ", ".join(f"{m} + {e}" for m, known in ENGINES.items() for e in known)
+        raise ValueError(
+            f"fit(model={model!r}, inference_method={inference_method!r}): no such pair; "
+            f"there are {pairs}"
+        )
+    return inference_method
+
+
+def check_unknown(unknown: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raise for keywords that `fit` does not have."""
+    for keyword in unknown:
+        near = difflib.get_close_matches(keyword, list(known), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise TypeError(f"fit({keyword}=...): unknown keyword{hint} Known: {', '.join(known)}")
+
+
+def check_latent_dim(latent_dim: Any, n_cells: int, n_genes: int) -> int:
+    """A whole number of factors, fewer than cells and than genes."""
+    whole = isinstance(latent_dim, numbers.Integral) and not isinstance(latent_dim, bool)
+    largest = min(n_cells, n_genes) - 1
+    if not whole or not 1 <= latent_dim <= largest:
+        raise ValueError(
+            f"fit(latent_dim={latent_dim!r}): must be a whole number from 1 to {largest}, fewer "
+            f"than the {n_cells} cells and the {n_genes} genes"
+        )
+    return int(latent_dim)
+
+
+def configure(config, given: Any, argument: str, **overrides):
+    """The engine's settings: its defaults or `given`, with the direct keywords on top."""
+    if given is None:
+        given = config()
+    if not isinstance(given, config):
+        raise TypeError(
+            f"fit({argument}=): expected a {config.__name__}, got {type(given).__name__}"
+        )
+    known = {field.name for field in dataclasses.fields(config)}
+    chosen = {}
+    for name, value in overrides.items():
+        if value is None:
+            continue
+        if name not in known:
+            raise ValueError(f"fit({name}={value!r}): the {argument} engine has no such setting")
+        smallest = 0 if name == "tol" else 1
+        kind = numbers.Real if name == "tol" else numbers.Integral
+        if not isinstance(value, kind) or isinstance(value, bool) or value < smallest:
+            raise ValueError(
+                f"fit({name}={value!r}): must be a "
+                f"{'number' if name == 'tol' else 'whole number'} of at least {smallest}"
+            )
+        chosen[name] = value
+    if "guide" in known:
+        choose("fit(svi=SVIConfig(guide", given.guide, GUIDES)
+    return dataclasses.replace(given, **chosen)
+
+
+def check_parameterization(model: str, parameterization: str | None):
+    """The parameterization object of NBVCP; None for models that have one way only."""
+    if model != "nbvcp":
+        if parameterization is not None:
+            raise ValueError(
+                f"fit(parameterization={parameterization!r}): model {model} has one "
+                "parameterization; leave it out, or give it to the nbvcp source"
+            )
+        return None
+    chosen = "mean_disp" if parameterization is None else parameterization
+    return PARAMETERIZATIONS[choose("fit(parameterization", chosen, PARAMETERIZATIONS)]()
+
+
+class Priors:
+    """The ``priors=`` argument, checked: sites by name, the loadings, the capture.
+
+    Raises
+    ------
+    ValueError
+        An unknown key, a key together with its alias, a wrong tuple, an unknown type or parameter
+        of the loadings prior.
+    """
+
+    def __init__(self, model: str, given: Mapping[str, Any] | None):
+        if given is not None and not isinstance(given, Mapping):
+            raise ValueError(f"fit(priors=): expected a dict, got {type(given).__name__}")
+        given = resolve_aliases("fit(priors", given or {}, model)
+        known = (*SITES[model], names.ETA, *((names.LOADINGS,) if model != "nbvcp" else ()))
+        shown = [{names.ETA: "capture_efficiency", names.LOADINGS: "loadings"}.get(k, k) for k in known]
+        for key in given:
+            if key not in known:
+                choose(f"fit(priors={{{key!r}: ...}}) key", key, shown)
+        self.sites = {site: DEFAULTS[site] for site in SITES[model]}
+        self.sites |= {s: _site_prior(s, given[s]) for s in SITES[model] if s in given}
+        self.loadings = _loadings(given.get(names.LOADINGS))
+        self.has_capture = names.ETA in given
+        self._capture = _pair("capture_efficiency", given[names.ETA]) if given.get(names.ETA) else None
+
+    def take_capture(self, other: "Priors") -> None:
+        """Use the capture prior of another model's priors."""
+        self.has_capture, self._capture = other.has_capture, other._capture
+
+    @property
+    def fixed_offset(self) -> bool:
+        """Whether capture was given as None: a fixed offset by library size."""
+        return self.has_capture and self._capture is None
+
+    def capture(self, library_size: np.ndarray) -> tuple[Capture, str]:
+        """Capture of every cell, and a sentence for the log."""
+        if self.fixed_offset:
+            return library_size_offset(library_size), "fixed offsets by library size"
+        if self._capture is not None:
+            return capture_prior(library_size, *self._capture), "capture prior as given"
+        log_m0 = default_log_m0(library_size)
+        return capture_prior(library_size, log_m0, SIGMA_M), (
+            f"no capture prior given: M0 = {math.exp(log_m0):,.0f} counts a cell (the larger of "
+            f"100,000 and twice the largest library), sigma_M = {SIGMA_M}"
+        )
+
+
+def resolve_aliases(argument: str, given: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Keys as names of sites; in NBVCP the mean expression is `mean`."""
+    found: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for key, value in given.items():
+        site = names.ALIASES.get(key, key) if isinstance(key, str) else key
+        if model == "nbvcp" and site == names.MU and key != names.MU:
+            site = names.MEAN
+        if site in found:
+            raise ValueError(f"{argument}): {origin[site]!r} and {key!r} are the same; give one")
+        found[site], origin[site] = value, key
+    return found
+
+
+def cascade_config(model: str, tau, freeze, match, n_samples) -> CascadeConfig:
+    """The ``informative_priors_*`` arguments, checked.
+
+    Raises
+    ------
+    ValueError
+        tau not positive, an unknown or repeated key, a key the model does not have, an unknown
+        match, n_samples below 2.
+    """
+    has = [key for key in KEYS if model == "nbln" or key != names.DISPERSION]
+    if freeze is None:
+        freeze = tuple(key for key in (names.DISPERSION, names.ETA) if key in has)
+    if isinstance(freeze, str):
+        freeze = (freeze,)
+    argument = "fit(informative_priors_freeze"
+    repeated = {key for key in freeze if list(freeze).count(key) > 1}
+    if repeated:
+        raise ValueError(f"{argument}={tuple(freeze)!r}): {sorted(repeated)[0]!r} is given twice")
+    sites = resolve_aliases(argument, dict.fromkeys(freeze), model)
+    for key in sites:
+        if key not in has:
+            choose(argument, key, has)
+    if not isinstance(tau, numbers.Real) or not tau > 0:
+        raise ValueError(
+            f"fit(informative_priors_tau={tau!r}): must be a positive number; inf uses the source "
+            "for starting values and frozen keys only"
+        )
+    choose("fit(informative_priors_match", match, MATCHES)
+    if not isinstance(n_samples, numbers.Integral) or n_samples < 2:
+        raise ValueError(f"fit(informative_priors_n_samples={n_samples!r}): must be at least 2")
+    return CascadeConfig(float(tau), tuple(sites), match, int(n_samples))
+
+
+def _site_prior(site: str, value: Any) -> Prior:
+    kind = type(DEFAULTS[site])
+    first, second = _pair(site, value, FORMS[kind])
+    if kind in (InverseGamma, Beta) and first <= 0:
+        raise ValueError(f"fit(priors={{{site!r}: {value!r}}}): both numbers must be positive")
+    return kind(jnp.asarray(first), jnp.asarray(second))
+
+
+def _pair(key: str, value: Any, form: str = "(log_M0, sigma_M)") -> tuple[float, float]:
+    """Two finite numbers, the second positive."""
+    try:
+        first, second = (float(x) for x in value)
+    except (TypeError, ValueError):
+        first = second = math.nan
+    if not (math.isfinite(first) and math.isfinite(second) and second > 0):
+        raise ValueError(
+            f"fit(priors={{{key!r}: {value!r}}}): expected {form}; two finite numbers, the second "
+            "positive"
+        )
+    return first, second
+
+
+def _loadings(value: Any) -> LoadingsPrior:
+    if value is None:
+        return HorseshoeColumnwise()
+    if isinstance(value, str):
+        value = {"type": value}
+    argument = "fit(priors={'loadings'"
+    if not isinstance(value, Mapping) or "type" not in value:
+        raise ValueError(
+            f"{argument}: {value!r}}}): expected a dict such as {{'type': 'horseshoe_columnwise', "
+            f"'tau_scale': 1.0}}; types are {', '.join(LOADINGS_PRIORS)}"
+        )
+    parameters = dict(value)
+    kind = LOADINGS_PRIORS[choose(f"{argument}: type", parameters.pop("type"), LOADINGS_PRIORS)]
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name, number in parameters.items():
+        if name not in known:
+            raise ValueError(
+                f"{argument}: ...}}): {value['type']} has no parameter {name!r}; "
+                f"it has {', '.join(known) or 'none'}"
+            )
+        if not isinstance(number, numbers.Real) or not 0 < number < math.inf:
+            raise ValueError(f"{argument}: ...}}): {name}={number!r} must be a positive number")
+    return kind(**{name: float(number) for name, number in parameters.items()})

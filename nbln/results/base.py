@@ -1,0 +1,124 @@
+"""What every result knows: whose cells and genes, and how it was fitted."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from nbln import vocabulary as names
+from nbln.data.counts import Counts
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """The data that a model was fitted to, by name, and the settings of the fit.
+
+    Attributes
+    ----------
+    cell_names, gene_names
+        In the order of every array of the result.
+    library_size
+        (cell,) total counts.
+    fingerprint
+        Hash of names and totals, to recognise the data.
+    has_other
+        Whether the last gene is the pool of the rarest.
+    settings
+        Plain values: model, inference, keywords that shaped the fit.
+    seconds
+        Wall-clock time by stage.
+    counts
+        The data themselves while the result is live; None after loading.
+    """
+
+    cell_names: np.ndarray
+    gene_names: np.ndarray
+    library_size: np.ndarray
+    fingerprint: str
+    has_other: bool
+    settings: dict[str, Any]
+    seconds: dict[str, float]
+    counts: Counts | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, counts: Counts, settings: dict[str, Any], seconds: dict[str, float]) -> "Fitted":
+        """What a fit of these counts has to remember."""
+        return cls(
+            counts.cell_names,
+            counts.gene_names,
+            np.asarray(counts.library_size),
+            counts.fingerprint,
+            counts.has_other,
+            settings,
+            seconds,
+            counts,
+        )
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self.cell_names)
+
+    @property
+    def n_genes(self) -> int:
+        """Number of genes, the pool of the rarest included."""
+        return len(self.gene_names)
+
+    @property
+    def real_genes(self) -> np.ndarray:
+        """(gene,) True for genes, False for the pool of the rarest."""
+        mask = np.ones(self.n_genes, bool)
+        if self.has_other:
+            mask[-1] = False
+        return mask
+
+    def label(self, values, dims: tuple[str, ...], name: str | None = None) -> xr.DataArray:
+        """Label an array with the names of its cells and genes."""
+        coordinates = {names.CELL: self.cell_names, names.GENE: self.gene_names}
+        chosen = {dim: coordinates[dim] for dim in dims if dim in coordinates}
+        return xr.DataArray(np.asarray(values), dims=dims, coords=chosen, name=name)
+
+    def data(self, adata=None) -> Counts:
+        """The counts: the live ones, or those of `adata`, which must be the same data.
+
+        Raises
+        ------
+        ValueError
+            The result was loaded and no data are given, or they are other data.
+        """
+        if adata is None:
+            if self.counts is None:
+                raise ValueError(
+                    "this result was loaded from a file and does not hold the counts; "
+                    "pass them again with counts=adata"
+                )
+            return self.counts
+        counts = adata if isinstance(adata, Counts) else Counts.from_anndata(
+            adata,
+            layer=self.settings.get("layer"),
+            gene_coverage=self.settings.get("gene_coverage"),
+        )
+        if counts.fingerprint != self.fingerprint:
+            raise ValueError(
+                f"counts=: not the data of this fit ({self.n_cells} cells x {self.n_genes} genes, "
+                f"given {counts.n_cells} x {counts.n_genes}; names or totals differ)"
+            )
+        return counts
+
+
+def find(wanted, known: np.ndarray, what: str) -> np.ndarray:
+    """Positions of names among the known ones.
+
+    Raises
+    ------
+    KeyError
+        Names the first that is unknown.
+    """
+    positions = pd.Index(known).get_indexer(pd.Index(np.atleast_1d(wanted)))
+    missing = np.flatnonzero(positions < 0)
+    if len(missing):
+        first = np.atleast_1d(wanted)[missing[0]]
+        raise KeyError(f"{what}={first!r}: not in this fit of {len(known)} {what}")
+    return positions
