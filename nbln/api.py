@@ -17,6 +17,7 @@ from nbln.models.nbln import NBLN
 from nbln.models.nbvcp import NBVCP
 from nbln.models.pln import PLN
 from nbln.priors.capture import KnownCapture
+from nbln.priors.marginal import R_MAX
 from nbln.results import io
 from nbln.results.base import Fitted
 from nbln.results.laplace import LaplaceResult
@@ -245,6 +246,9 @@ def _fit_log_normal(
     log.info(note)
     program = LOG_NORMAL[model](sites, chosen.loadings, capture, latent_dim)
     fitted = fit_laplace(program, counts, mean, log_r, config, seed, progress)
+    if source is not None and transfer.match == "marginal" and model == "nbln":
+        poisson = int((np.asarray(fitted.parameters.channel.r) > 0.99 * R_MAX).sum())
+        log.info("marginal matching left no overdispersion to %d genes (r = %.0f)", poisson, R_MAX)
     seconds = fitted.seconds | {"total": time.perf_counter() - began}
     settings = settings | {"d_shape": float(sites[names.RESIDUAL].shape)}
     return _laplace_result(

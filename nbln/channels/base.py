@@ -43,6 +43,10 @@ class Channel(eqx.Module):
         del sums, tails, priors
         return self
 
+    def settling(self) -> Float[Array, " gene"] | None:
+        """What has to stand still for the channel to have converged; None without parameters."""
+        return None
+
     def log_r_sd(
         self, sums: Float[Array, "sums gene"], tails: CountTails, priors: dict[str, Prior]
     ) -> Float[Array, " gene"] | None:

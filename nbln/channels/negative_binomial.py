@@ -57,6 +57,10 @@ class NegativeBinomial(Channel):
         log_r = self.log_r + jnp.clip(step, -LARGEST_STEP, LARGEST_STEP)
         return NegativeBinomial(jnp.clip(log_r, LOG_R_MIN, LOG_R_MAX))
 
+    def settling(self):
+        """Log of the excess variance 1/r, blind to differences between r far above 100."""
+        return jnp.log(1 / self.r + 0.01)
+
     def log_r_sd(self, sums, tails, priors):
         """By curvature; 0 where r is frozen."""
         prior = priors[names.DISPERSION]

@@ -34,7 +34,7 @@ def sample_poisson(key: Array, rate: Array) -> Array:
     key_small, key_large = random.split(key)
     small = rate < _SMALL_RATE
     few = _count_arrivals(key_small, jnp.where(small, rate, 0))
-    many = _transformed_rejection(key_large, jnp.where(small, _SMALL_RATE, rate))
+    many = _transformed_rejection(key_large, jnp.where(small, _SMALL_RATE, rate), ~small)
     return jnp.where(small, few, many)
 
 
@@ -54,7 +54,7 @@ def _count_arrivals(key: Array, rate: Array) -> Array:
     return lax.while_loop(lambda carry: jnp.any(carry[1] < rate), step, start)[2]
 
 
-def _transformed_rejection(key: Array, rate: Array) -> Array:
+def _transformed_rejection(key: Array, rate: Array, wanted: Array) -> Array:
     """Hörmann's PTRS (1993) for rates ≥ 10, accepting by the saddle-point log-pmf.
 
     At least 86% of the proposals are accepted at any rate. Counts are kept as an offset from
@@ -83,7 +83,7 @@ def _transformed_rejection(key: Array, rate: Array) -> Array:
         accept = ((edge >= 0.07) & (v <= squeeze)) | (~outside & (log_hat <= log_pmf))
         return key, jnp.where(accept & ~done, proposal, offset), done | accept
 
-    start = key, jnp.zeros_like(rate), jnp.zeros(rate.shape, bool)
+    start = key, jnp.zeros_like(rate), ~wanted
     _, offset, _ = lax.while_loop(lambda carry: ~jnp.all(carry[2]), step, start)
     return base.astype(jnp.int32) + offset.astype(jnp.int32)
 

@@ -63,7 +63,11 @@ def cascade(source: SVIResult, counts: Counts, config: CascadeConfig, seed: int)
     """Priors, frozen and starting values from a fit of the same cells and genes."""
     moments = _moments(source, counts, config.n_samples, seed)
     priors: dict[str, Prior] = {}
-    wrap = {names.DISPERSION: MarginalDispersion, names.MU: MarginalMean}
+    log_r = moments[names.DISPERSION][0]
+    wrap = {
+        names.DISPERSION: MarginalDispersion,
+        names.MU: lambda prior: MarginalMean(prior, log_r),
+    }
     soft = {names.DISPERSION: LogNormal, names.MU: Normal}
     for site in (names.DISPERSION, names.MU):
         loc, sd = moments[site]
@@ -83,7 +87,7 @@ def cascade(source: SVIResult, counts: Counts, config: CascadeConfig, seed: int)
         priors,
         capture,
         np.exp(moments[names.MU][0]),
-        np.asarray(moments[names.DISPERSION][0]),
+        np.asarray(log_r),
         config.freeze,
     )
 

@@ -146,9 +146,12 @@ def corrected(
     variance = parameters.d * step.t + step.t**2 * leverage
     mean = parameters.mu + cells.offset[:, None]
     S = step.information * step.t
+    # A first-order effect: where it would move a log-rate by more than half its posterior
+    # standard deviation (a rare count, a variance above 1) it is not to be trusted further.
+    most = 0.5 / jnp.sqrt(variance)
+    shift = jnp.clip(0.5 * step.slope * variance, -most, most)
     # q is linear in the score, so the correction adds to the q of the step, which is α + S W̃ z̃.
-    q = step.alpha + S * (rates(step.z, mean, X, v) - mean)
-    q = q - 0.5 * step.slope * variance * step.t
+    q = step.alpha + S * (rates(step.z, mean, X, v) - mean) - shift * step.t
     z, alpha, f = _solve(q, S, step.covariance, mean, X, v, parameters.d)
     return step._replace(z=z, alpha=alpha, f=f), leverage
 

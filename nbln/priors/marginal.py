@@ -41,12 +41,18 @@ class MarginalDispersion(Prior):
 
 
 class MarginalMean(Prior):
-    """log μ̄ of a gene-by-gene fit, soft (`Normal`) or `Frozen`; μ follows it."""
+    """log μ̄ of a gene-by-gene fit, soft (`Normal`) or `Frozen`; μ follows it.
+
+    It follows Σ_gg as far as r̄ admits any, log(1 + 1/r̄): beyond, moments cannot match, and a mean
+    that fell with a growing variance would feed that growth.
+    """
 
     source: Prior
+    log_r: Value  # log r̄
 
     def at(self, variance):
         """The prior of μ at the current log-rate variance Σ_gg."""
+        variance = jnp.minimum(variance, jnp.log1p(jnp.exp(-self.log_r)))
         if isinstance(self.source, Frozen):
             return Frozen(self.source.value - variance / 2)
         return Normal(self.source.loc - variance / 2, self.source.scale)

@@ -6,7 +6,6 @@ a weighted regression on the factors, whose mean and covariance are then absorbe
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -152,10 +151,10 @@ def _change(old: Parameters, new: Parameters) -> Change:
     def rms(x):
         return jnp.sqrt(jnp.mean(x**2))
 
-    channels = zip(jax.tree.leaves(old.channel), jax.tree.leaves(new.channel), strict=True)
+    before, after = old.channel.settling(), new.channel.settling()
     return Change(
         gauge.relative_change(old.W, new.W),
         rms(new.mu - old.mu),
         rms(jnp.log(new.d / old.d)),
-        sum((rms(b - a) for a, b in channels), jnp.zeros(())),
+        jnp.zeros(()) if before is None else rms(after - before),
     )
