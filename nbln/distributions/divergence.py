@@ -34,12 +34,9 @@ def _kl_jvp(primals, tangents):
     r = concentration / total_q * jnp.expm1(jnp.minimum(distance, LOG_MEAN_BOUND))
     exact = (r > -0.5) & (distance < LOG_MEAN_BOUND)
     log_odds_ratio = jnp.where(exact, jnp.log1p(r), distance - jnp.log(ratio))
-    gradient = (
-        mean_q * log_odds_ratio,
-        -concentration * delta,
-        -log_ratio_excess(ratio, delta),
-    )
-    return _kl(*primals), sum(g * t for g, t in zip(gradient, tangents, strict=True))
+    dlog_mean_q, dlog_mean_p, dconcentration = tangents
+    tangent = mean_q * log_odds_ratio * dlog_mean_q - concentration * delta * dlog_mean_p
+    return _kl(*primals), tangent - log_ratio_excess(ratio, delta) * dconcentration
 
 
 def kl_negative_binomial(

@@ -15,12 +15,12 @@ from jax import Array, lax, random
 from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 from numpyro.distributions import Distribution, constraints
-from numpyro.distributions.util import promote_shapes, validate_sample
+from numpyro.distributions.util import validate_sample
 
 from nbln.distributions.negative_binomial import nb_log_prob, score_log_mean, shares
 from nbln.distributions.poisson import poisson_log_prob
 from nbln.distributions.sampling import sample_negative_binomial, sample_poisson
-from nbln.distributions.special import as_float, bounded_exp
+from nbln.distributions.special import as_float, as_parameters, bounded_exp
 
 QUADRATURE_POINTS = 64
 _BISECTIONS = 60
@@ -149,11 +149,11 @@ class PoissonLogNormal(Distribution):
     """
 
     arg_constraints: ClassVar = {"loc": constraints.real, "scale": constraints.positive}
-    support = constraints.nonnegative_integer
+    support = constraints.nonnegative_integer  # pyright: ignore[reportAssignmentType]
 
     def __init__(self, loc: ArrayLike, scale: ArrayLike, *, validate_args: bool | None = None):
-        self.loc, self.scale = promote_shapes(*as_float(loc, scale))
-        shape = lax.broadcast_shapes(jnp.shape(loc), jnp.shape(scale))
+        self.loc, self.scale = as_parameters(loc, scale)
+        shape = jnp.broadcast_shapes(self.loc.shape, self.scale.shape)
         super().__init__(batch_shape=shape, validate_args=validate_args)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
@@ -195,7 +195,7 @@ class NegativeBinomialLogNormal(Distribution):
         "scale": constraints.positive,
         "concentration": constraints.positive,
     }
-    support = constraints.nonnegative_integer
+    support = constraints.nonnegative_integer  # pyright: ignore[reportAssignmentType]
 
     def __init__(
         self,
@@ -205,9 +205,9 @@ class NegativeBinomialLogNormal(Distribution):
         *,
         validate_args: bool | None = None,
     ):
-        parameters = as_float(loc, scale, concentration)
-        self.loc, self.scale, self.concentration = promote_shapes(*parameters)
-        shape = lax.broadcast_shapes(*(jnp.shape(p) for p in parameters))
+        parameters = as_parameters(loc, scale, concentration)
+        self.loc, self.scale, self.concentration = parameters
+        shape = jnp.broadcast_shapes(*(p.shape for p in parameters))
         super().__init__(batch_shape=shape, validate_args=validate_args)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:

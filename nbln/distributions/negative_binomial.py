@@ -20,7 +20,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 from numpyro.distributions import Distribution, constraints
-from numpyro.distributions.util import promote_shapes, validate_sample
+from numpyro.distributions.util import validate_sample
 
 from nbln.distributions.incomplete_beta import beta_fraction
 from nbln.distributions.sampling import sample_negative_binomial
@@ -28,6 +28,7 @@ from nbln.distributions.special import (
     HALF_LOG_TWO_PI,
     LOG_MEAN_BOUND,
     as_float,
+    as_parameters,
     bd0,
     bounded_exp,
     digamma_increment,
@@ -216,7 +217,7 @@ class NegativeBinomialLogMean(Distribution):
         "log_mean": constraints.real,
         "concentration": constraints.positive,
     }
-    support = constraints.nonnegative_integer
+    support = constraints.nonnegative_integer  # pyright: ignore[reportAssignmentType]
 
     def __init__(
         self,
@@ -225,8 +226,8 @@ class NegativeBinomialLogMean(Distribution):
         *,
         validate_args: bool | None = None,
     ):
-        self.log_mean, self.concentration = promote_shapes(*as_float(log_mean, concentration))
-        shape = lax.broadcast_shapes(jnp.shape(log_mean), jnp.shape(concentration))
+        self.log_mean, self.concentration = as_parameters(log_mean, concentration)
+        shape = jnp.broadcast_shapes(self.log_mean.shape, self.concentration.shape)
         super().__init__(batch_shape=shape, validate_args=validate_args)
 
     @classmethod

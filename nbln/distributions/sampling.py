@@ -29,13 +29,14 @@ def sample_truncated_exponential(key: Array, end: Array) -> Array:
 
 
 def sample_poisson(key: Array, rate: Array) -> Array:
-    """Poisson counts (int32), one for each rate; rates are cut at 2^30."""
-    rate = jnp.minimum(rate, MAX_RATE)
+    """Poisson counts (int32), one for each rate; rates are cut at 2^30, −1 marks NaN."""
+    valid = ~jnp.isnan(rate)
+    rate = jnp.where(valid, jnp.minimum(rate, MAX_RATE), 0)
     key_small, key_large = random.split(key)
     small = rate < _SMALL_RATE
     few = _count_arrivals(key_small, jnp.where(small, rate, 0))
     many = _transformed_rejection(key_large, jnp.where(small, _SMALL_RATE, rate), ~small)
-    return jnp.where(small, few, many)
+    return jnp.where(valid, jnp.where(small, few, many), -1)
 
 
 def _count_arrivals(key: Array, rate: Array) -> Array:

@@ -7,6 +7,7 @@ lose all digits for large arguments, by :func:`bd0` and :func:`stirling_remainde
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +61,13 @@ def as_float(*values: ArrayLike) -> tuple[Array, ...]:
     """Arrays of the common floating dtype of ``values``: float64 if one is, else float32."""
     dtype = jnp.promote_types(jnp.result_type(*values), jnp.float32)
     return tuple(jnp.asarray(value, dtype) for value in values)
+
+
+def as_parameters(*values: ArrayLike) -> tuple[Array, ...]:
+    """Parameters of a distribution: :func:`as_float`, of equal rank and not yet broadcast."""
+    arrays = as_float(*values)
+    rank = max(array.ndim for array in arrays)
+    return tuple(array.reshape((1,) * (rank - array.ndim) + array.shape) for array in arrays)
 
 
 def bounded_exp(log_value: Array) -> Array:
@@ -131,7 +139,7 @@ def bd0(x: ArrayLike, m: ArrayLike, d: ArrayLike | None = None) -> Array:
 def _binet(t: Array, at_least: int) -> Array:
     """Stirling remainder of t ≥ ``at_least``; small t are first moved up by the recurrence."""
     floor, levels = (2, 6) if _is_single(t) else (8, 7)
-    shift = floor - at_least
+    shift = max(floor - at_least, 0)
     small = t < floor
     z = jnp.where(small, t + shift, t)
     fraction = z
@@ -141,28 +149,23 @@ def _binet(t: Array, at_least: int) -> Array:
     return _BINET[0] / fraction + jnp.where(small, steps, 0)
 
 
-def _remainder(at_least: int):
-    @jax.custom_jvp
-    def remainder(t):
-        return _binet(t, at_least)
-
-    @remainder.defjvp
-    def _(primals, tangents):
-        (t,), (dt,) = primals, tangents
-        return remainder(t), -digamma_remainder(t) * dt
-
-    return remainder
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _remainder(t: Array, at_least: int) -> Array:
+    return _binet(t, at_least)
 
 
-_REMAINDERS = {0: _remainder(0), 1: _remainder(1)}
+@_remainder.defjvp
+def _remainder_jvp(at_least, primals, tangents):
+    (t,), (dt,) = primals, tangents
+    return _remainder(t, at_least), -digamma_remainder(t) * dt
 
 
 def stirling_remainder(t: ArrayLike, at_least: int = 0) -> Array:
     """S(t) = lgamma(t) − (t − ½) log t + t − ½ log 2π, for t > 0.
 
-    ``at_least=1`` promises t ≥ 1 (a positive count) and saves one logarithm.
+    ``at_least`` is a known lower bound of t, 1 for a positive count; it saves logarithms.
     """
-    return _REMAINDERS[at_least](*as_float(t))
+    return _remainder(*as_float(t), at_least)
 
 
 def digamma_remainder(t: ArrayLike) -> Array:

@@ -8,11 +8,11 @@ from jax import Array, lax, random
 from jax.nn import sigmoid, softplus
 from jax.typing import ArrayLike
 from numpyro.distributions import Distribution, constraints
-from numpyro.distributions.util import promote_shapes, validate_sample
+from numpyro.distributions.util import validate_sample
 
 from nbln.distributions.negative_binomial import nb_log_prob, nb_tails
 from nbln.distributions.sampling import sample_negative_binomial
-from nbln.distributions.special import as_float
+from nbln.distributions.special import as_float, as_parameters
 
 
 @jax.custom_jvp
@@ -67,7 +67,7 @@ class ZeroInflatedNegativeBinomial(Distribution):
         "concentration": constraints.positive,
         "gate_logits": constraints.real,
     }
-    support = constraints.nonnegative_integer
+    support = constraints.nonnegative_integer  # pyright: ignore[reportAssignmentType]
 
     def __init__(
         self,
@@ -77,9 +77,9 @@ class ZeroInflatedNegativeBinomial(Distribution):
         *,
         validate_args: bool | None = None,
     ):
-        parameters = as_float(log_mean, concentration, gate_logits)
-        self.log_mean, self.concentration, self.gate_logits = promote_shapes(*parameters)
-        shape = lax.broadcast_shapes(*(jnp.shape(p) for p in parameters))
+        parameters = as_parameters(log_mean, concentration, gate_logits)
+        self.log_mean, self.concentration, self.gate_logits = parameters
+        shape = jnp.broadcast_shapes(*(p.shape for p in parameters))
         super().__init__(batch_shape=shape, validate_args=validate_args)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:

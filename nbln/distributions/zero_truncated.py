@@ -14,7 +14,7 @@ from jax import Array, lax, random
 from jax.nn import log1mexp
 from jax.typing import ArrayLike
 from numpyro.distributions import Distribution, constraints
-from numpyro.distributions.util import promote_shapes, validate_sample
+from numpyro.distributions.util import validate_sample
 
 from nbln.distributions.negative_binomial import (
     log_total_excess,
@@ -30,7 +30,7 @@ from nbln.distributions.sampling import (
     sample_poisson,
     sample_truncated_exponential,
 )
-from nbln.distributions.special import as_float, bernoulli_gap, bounded_exp
+from nbln.distributions.special import as_float, as_parameters, bernoulli_gap, bounded_exp
 
 
 @jax.custom_jvp
@@ -139,7 +139,7 @@ class ZeroTruncatedPoisson(Distribution):
     """
 
     arg_constraints: ClassVar = {"log_rate": constraints.real}
-    support = constraints.positive_integer
+    support = constraints.positive_integer  # pyright: ignore[reportAssignmentType]
 
     def __init__(self, log_rate: ArrayLike, *, validate_args: bool | None = None):
         (self.log_rate,) = as_float(log_rate)
@@ -189,7 +189,7 @@ class ZeroTruncatedNegativeBinomial(Distribution):
         "log_mean": constraints.real,
         "concentration": constraints.positive,
     }
-    support = constraints.positive_integer
+    support = constraints.positive_integer  # pyright: ignore[reportAssignmentType]
 
     def __init__(
         self,
@@ -198,8 +198,8 @@ class ZeroTruncatedNegativeBinomial(Distribution):
         *,
         validate_args: bool | None = None,
     ):
-        self.log_mean, self.concentration = promote_shapes(*as_float(log_mean, concentration))
-        shape = lax.broadcast_shapes(jnp.shape(log_mean), jnp.shape(concentration))
+        self.log_mean, self.concentration = as_parameters(log_mean, concentration)
+        shape = jnp.broadcast_shapes(self.log_mean.shape, self.concentration.shape)
         super().__init__(batch_shape=shape, validate_args=validate_args)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:

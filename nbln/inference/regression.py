@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from nbln.channels.negative_binomial import LOG_R_MAX, LOG_R_MIN, NegativeBinomial
 from nbln.data.histogram import CountTails
 from nbln.inference.source import Source
+from nbln.linalg.dtypes import strong
 from nbln.models.nbvcp import NBVCP
 from nbln.posterior.mode import Cells, Columns
 
@@ -83,7 +84,7 @@ def newton(genes: Genes, sums: Sums, tails: CountTails, shared: bool) -> tuple[G
         log_mean = log_mean + jnp.clip(sums.score / h_mean, -LARGEST_STEP, LARGEST_STEP)
         log_r = log_r + jnp.clip(gradient / h_r, -LARGEST_STEP, LARGEST_STEP)
         log_r = jnp.clip(log_r, LOG_R_MIN, LOG_R_MAX)
-    return Genes(log_mean, NegativeBinomial(log_r)), Genes(h_mean, NegativeBinomial(h_r))
+    return strong((Genes(log_mean, NegativeBinomial(log_r)), Genes(h_mean, NegativeBinomial(h_r))))
 
 
 def fit(model: NBVCP, source: Source, tails: CountTails, gene_totals: Float[Array, " gene"]):
@@ -92,7 +93,8 @@ def fit(model: NBVCP, source: Source, tails: CountTails, gene_totals: Float[Arra
     log_mean = jnp.log(jnp.asarray(gene_totals, jnp.float32) / expected)
     shared = any(not site.dims for site in model.parameterization.sites)
     first = log_mean if shared else jnp.zeros_like(log_mean)
-    genes, z = Genes(log_mean, NegativeBinomial(first + FIRST_LOG_R)), source.zeros(2)
+    genes = strong(Genes(log_mean, NegativeBinomial(first + FIRST_LOG_R)))
+    z = source.zeros(2)
     for _ in range(N_STEPS):
         sums, z = source.scan(visit, z, genes, source.columns)
         genes, curvatures = newton(genes, sums, tails, shared)

@@ -47,7 +47,7 @@ class Source:
         devices = jax.devices()
         size = chunk_cells(counts.n_cells, counts.n_genes, chunk_bytes * len(devices))
         self.size = -(-size // len(devices)) * len(devices)
-        self._sharding = NamedSharding(Mesh(np.array(devices), ("cell",)), PartitionSpec())
+        self._mesh = Mesh(np.array(devices), ("cell",)) if len(devices) > 1 else None
         self._counts = counts
         self.offset = np.asarray(augmentation.offset)
         self._scale = np.asarray(augmentation.scale)
@@ -106,8 +106,10 @@ class Source:
         return jax.tree.map(lambda *leaves: self._put(np.stack(leaves), axis=1), *every)
 
     def _put(self, array: np.ndarray, axis: int) -> Array:
+        if self._mesh is None:
+            return jnp.asarray(array)
         spec = PartitionSpec(*(None,) * axis, "cell")
-        return jax.device_put(array, NamedSharding(self._sharding.mesh, spec))
+        return jax.device_put(array, NamedSharding(self._mesh, spec))
 
 
 @eqx.filter_jit

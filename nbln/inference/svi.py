@@ -25,6 +25,7 @@ from nbln.data.histogram import count_tails
 from nbln.inference import regression
 from nbln.inference.guides import GUIDES, Guide
 from nbln.inference.source import Source
+from nbln.linalg.dtypes import strong
 from nbln.models.log_normal import augmentation
 from nbln.models.nbvcp import NBVCP
 from nbln.priors.capture import LatentCapture
@@ -165,7 +166,7 @@ def _svi(model, guide, config, key):
 
 @eqx.filter_jit
 def _init(model, guide, config, key):
-    return _svi(model, guide, config, key)[1]
+    return strong(_svi(model, guide, config, key)[1])
 
 
 @eqx.filter_jit
@@ -194,7 +195,7 @@ def _run_block(model, guide, state, rows, index, key, config):
     (state, total, bad), _ = lax.scan(step, carry, jnp.arange(n))
     loss = svi.evaluate(state, *chosen(n))
     state = _shift_gauge(model, guide, svi, state)
-    return state, jax.tree.map(lambda x: x / n, total), loss, jnp.where(bad < n, bad, -1)
+    return strong(state), jax.tree.map(lambda x: x / n, total), loss, jnp.where(bad < n, bad, -1)
 
 
 def _shift_gauge(model, guide, svi, state):

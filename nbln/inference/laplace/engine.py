@@ -17,18 +17,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from nbln import vocabulary as names
 from nbln.data.counts import Counts
 from nbln.data.histogram import CountTails, count_tails
 from nbln.inference.laplace import mstep, start
 from nbln.inference.source import Source
 from nbln.linalg import gauge
+from nbln.linalg.dtypes import strong
 from nbln.models.base import LogNormalModel
 from nbln.posterior import evidence, mode
 from nbln.posterior.mode import Parameters
 from nbln.progress import Progress
-from nbln import vocabulary as names
 
 log = logging.getLogger("nbln")
+
+FIRST_TOL, FIRST_STEPS = 0.1, 10  # of the modes at the first parameters
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def fit_laplace(
     tails = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), count_tails(counts))
     state = _start(model, source, mean, log_r, seed)
     z = source.zeros(model.latent_dim + len(source.columns.value))
+    _, z = source.scan(first_step, z, state.parameters, source.columns)
     started = time.perf_counter()
     state, z, sums, trace, converged = _iterate(model, source, state, z, tails, config, progress)
     iterated = time.perf_counter()
@@ -147,7 +151,7 @@ def _start(model, source, mean, log_r, seed) -> mstep.State:
     mu = jnp.broadcast_to(prior.mode(), mu.shape) if prior.frozen else mu
     scales = model.loadings.start(gauge.squared_norms(W), n_genes)
     rotation = mstep.Rotation(jnp.eye(k), jnp.zeros(k))
-    return mstep.State(Parameters(mu, W, d, channel), scales, rotation)
+    return strong(mstep.State(Parameters(mu, W, d, channel), scales, rotation))
 
 
 def _iterate(model, source, state, z, tails, config, progress):
@@ -186,6 +190,14 @@ def _diverged(iteration, change, state):
         f"in {', '.join(which)}; check the counts for cells or genes of extreme size, or set a "
         "tighter prior on r or d"
     )
+
+
+def first_step(parameters, columns, cells, z):
+    """The modes at the first parameters, roughly, from the counts themselves."""
+    found = mode.find(
+        parameters, cells, columns, jnp.log(cells.counts + 0.5), FIRST_TOL, FIRST_STEPS
+    )
+    return (), found.z
 
 
 def e_step(state: mstep.State, columns, cells, z):

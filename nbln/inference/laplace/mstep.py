@@ -12,10 +12,14 @@ from jaxtyping import Array, Float
 from nbln import vocabulary as names
 from nbln.data.histogram import CountTails
 from nbln.linalg import gauge, small
+from nbln.linalg.dtypes import strong
 from nbln.models.base import LogNormalModel
 from nbln.posterior import mode
 from nbln.posterior.mode import Cells, Columns, Parameters, dot
 from nbln.priors.loadings import Scales
+
+
+LARGEST_MOVE = 2.0  # of [μ, w] of one gene in one iteration, natural log
 
 
 class Statistics(NamedTuple):
@@ -95,18 +99,19 @@ def update(
     variance = jnp.sum(old.W**2, axis=1) + old.d
     priors = {name: prior.at(variance) for name, prior in model.priors.items()}
     lam = model.loadings.column_sd(state.scales, k)
-    mu, W = _regress(old.mu, sums, priors[names.MU], lam)
+    mu, W = _regress(old, sums, priors[names.MU], lam)
     mu, W, rotation = _expand(mu, W, sums, absorb_mean=not priors[names.MU].frozen)
     d_prior = priors[names.RESIDUAL]
     d = (0.5 * sums.residual + d_prior.rate) / (0.5 * n_cells + d_prior.shape + 1)
     channel = old.channel.maximise(sums.channel, tails, priors)
     new = Parameters(mu, W, d, channel)
     scales = model.loadings.update(state.scales, gauge.squared_norms(W), n_genes)
-    return State(new, scales, rotation), _change(old, new)
+    return strong(State(new, scales, rotation)), _change(old, new)
 
 
-def _regress(mu, sums, prior, lam):
+def _regress(old, sums, prior, lam):
     """Rows [μ, w] of every gene, with column precision λ⁻² around free column means b."""
+    mu = old.mu
     N, rhs = small.unpack_bordered(sums.normal), sums.response.T
     if prior.frozen:
         known = jnp.broadcast_to(prior.mode(), mu.shape)
@@ -127,7 +132,12 @@ def _regress(mu, sums, prior, lam):
     b = unit * dot(inverse[:, :, 0], jnp.sum(plain, axis=1)[1:] / unit)
     toward = jnp.concatenate([jnp.zeros(1), b]) * shrinkage
     theta = plain + jnp.sum(covariance * toward[:, None], axis=1)
-    return mu + theta[0], theta[1:].T
+    # A regression on a working response is a Newton step, here taken at most so far: the rows of
+    # a rare gene that few cells express would overshoot while the factors still move.
+    move = theta - jnp.concatenate([jnp.zeros_like(mu)[None], old.W.T])
+    length = jnp.sqrt(jnp.sum(move**2, axis=0))
+    move = move * jnp.minimum(1, LARGEST_MOVE / jnp.maximum(length, 1e-12))
+    return mu + move[0], old.W + move[1:].T
 
 
 def _expand(mu, W, sums, absorb_mean):

@@ -1,0 +1,13 @@
+"""Types of arrays, which decide whether compiled code fits them."""
+
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+
+Tree = TypeVar("Tree")
+
+
+def strong(tree: Tree) -> Tree:
+    """The same arrays without weak types, so that a loop's first and later inputs are alike."""
+    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, jnp.asarray(leaf).dtype), tree)
