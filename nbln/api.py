@@ -239,7 +239,8 @@ def _fit_log_normal(
     if source is not None:
         taken = cascades.cascade(source, counts, transfer, seed)
         sites |= {site: prior for site, prior in taken.priors.items() if site in sites}
-        capture, note = (taken.capture, "capture from the source") if taken.capture else (capture, note)
+        if taken.capture is not None:
+            capture, note = taken.capture, "capture losses taken over from the source"
         mean, log_r, frozen = taken.mean, taken.log_r, taken.frozen
     if mean is None:
         mean = counts.gene_totals / np.exp(-np.asarray(capture.start(), np.float64)).sum()

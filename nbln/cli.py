@@ -223,7 +223,7 @@ def _leave(result, targets: dict[str, Path], n_pairs: int, truth=None) -> None:
     console.print(table)
     said = [
         (targets[FIT], "the fit, for nbln.load"),
-        (targets[FITTED], 'the counts with the results: var["nbln_..."], uns["nbln"] and others'),
+        (targets[FITTED], "the counts with the results (keys that contain nbln)"),
     ]
     if isinstance(result, nbln.LaplaceResult):
         pairs = result.top_pairs(n_pairs)
@@ -232,8 +232,8 @@ def _leave(result, targets: dict[str, Path], n_pairs: int, truth=None) -> None:
         console.print()
         console.print(_pairs_table(pairs.head(SHOWN_PAIRS), truth))
     else:
-        console.print(Text(f"\nIndependent genes have no pairs: no {PAIRS}."))
-    console.print(Text("\nWritten", style="bold"))
+        _say(f"\nA model of independent genes has no gene pairs, so there is no {PAIRS}.")
+    _say("\nWritten", "bold")
     files = Table.grid(padding=(0, 2))
     for path, what in said:
         files.add_row(Text(str(path), overflow="fold"), Text(what))

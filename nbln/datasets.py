@@ -56,9 +56,7 @@ def simulate(
     adata = ad.AnnData(
         sp.csr_matrix(counts.astype(np.float32)),
         obs=pd.DataFrame({"log_depth": log_depth}, index=[f"cell{i}" for i in range(n_cells)]),
-        var=pd.DataFrame(
-            {"mu": mu, "d": d, "r": r}, index=[f"gene{i}" for i in range(n_genes)]
-        ),
+        var=pd.DataFrame({"mu": mu, "d": d, "r": r}, index=[f"gene{i}" for i in range(n_genes)]),
     )
     adata.varm["W"] = W
     adata.obsm["z"] = z

@@ -41,6 +41,7 @@ DEFAULTS: dict[str, Prior] = {
     names.ODDS: LogNormal(0.0, 10.0),
     names.PROBABILITY: Beta(1.0, 1.0),
 }
+_SHOWN = {names.ETA: "capture_efficiency", names.LOADINGS: "loadings"}
 FORMS = {
     Normal: "(loc, scale): mean and standard deviation",
     LogNormal: "(loc, scale): mean and standard deviation of the natural log",
@@ -160,7 +161,7 @@ class Priors:
             raise ValueError(f"fit(priors=): expected a dict, got {type(given).__name__}")
         given = resolve_aliases("fit(priors", given or {}, model)
         known = (*SITES[model], names.ETA, *((names.LOADINGS,) if model != "nbvcp" else ()))
-        shown = [{names.ETA: "capture_efficiency", names.LOADINGS: "loadings"}.get(k, k) for k in known]
+        shown = [_SHOWN.get(key, key) for key in known]
         for key in given:
             if key not in known:
                 choose(f"fit(priors={{{key!r}: ...}}) key", key, shown)
@@ -168,7 +169,8 @@ class Priors:
         self.sites |= {s: _site_prior(s, given[s]) for s in SITES[model] if s in given}
         self.loadings = _loadings(given.get(names.LOADINGS))
         self.has_capture = names.ETA in given
-        self._capture = _pair("capture_efficiency", given[names.ETA]) if given.get(names.ETA) else None
+        capture = given.get(names.ETA)
+        self._capture = None if capture is None else _pair("capture_efficiency", capture)
 
     def take_capture(self, other: "Priors") -> None:
         """Use the capture prior of another model's priors."""

@@ -11,6 +11,12 @@ from nbln.results.correlation import Covariance
 from nbln.results.laplace import LaplaceResult
 from nbln.results.svi import SVIResult
 
+_MODELS = {
+    "nbln": "nbln, negative-binomial log-normal counts",
+    "pln": "pln, Poisson log-normal counts",
+    "nbvcp": "nbvcp, negative-binomial counts of independent genes",
+}
+
 Line = tuple[str, str]  # label, sentence; an empty label continues the line above
 
 
@@ -42,6 +48,7 @@ class Truth(NamedTuple):
 
 def lines(result: SVIResult | LaplaceResult, truth: Truth | None = None) -> Iterator[Line]:
     """The report of a fit, line by line; with a truth, how well it was recovered."""
+    yield "Model", _MODELS["nbvcp" if isinstance(result, SVIResult) else result.model]
     yield from _data(result)
     if isinstance(result, SVIResult):
         yield "Convergence", _svi_state(result)
@@ -105,9 +112,14 @@ def _log_normal(result: LaplaceResult, truth: Truth | None) -> Iterator[Line]:
     rank = result.w_prior_diagnostics["effective_rank"]
     known = "" if truth is None else f" (truth: {truth.n_programs})"
     yield "Effective rank", f"{rank} of {result.latent_dim} programs offered carry signal{known}"
-    ratio = result.get_gauge_diagnostics()["gauge_contamination_ratio"]
-    yield "Gauge ratio", f"{ratio:.2f}, variation common to all genes over that between genes;"
-    yield "", "compositional correlations leave the common part out"
+    if rank:
+        ratio = result.get_gauge_diagnostics()["gauge_contamination_ratio"]
+        yield "Gauge ratio", f"{ratio:.2f}: variation shared by all genes, relative to the rest;"
+        yield "", "correlations leave the shared part out"
+    else:
+        yield "", "no program was kept, so every correlation is zero; more cells or"
+        yield "", "more genes may show programs that these do not"
+        yield "Gauge ratio", "not defined without a program"
     if truth is not None:
         pearson, slope = truth.recovery(result)
         yield "Recovery", f"Pearson r {pearson:.3f} and slope {slope:.2f} of fitted on true"
@@ -118,4 +130,4 @@ def _log_normal(result: LaplaceResult, truth: Truth | None) -> Iterator[Line]:
         yield "Time", _svi_time(source)
     total = seconds.get("total", sum(seconds.values()))
     yield "Time" if source is None else "", f"Laplace {total:.1f} s: " + _parts(seconds)
-    yield "", "compilation included, which a second fit of the same shape is spared"
+    yield "", "(compilation included)"

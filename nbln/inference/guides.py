@@ -97,9 +97,7 @@ class LowRank(Guide):
         size = sum(loc.size for loc, _ in self.genes.values())
         # Small and different columns: at zero, the gradient in the factor would vanish.
         waves = jnp.cos(jnp.outer(jnp.arange(size) + 0.5, jnp.arange(1, self.rank + 1)))
-        return (
-            zeros | {"factor": 0.1 * waves, "genes_scale": jnp.zeros(size)} | self._initial_eta()
-        )
+        return zeros | {"factor": 0.1 * waves, "genes_scale": jnp.zeros(size)} | self._initial_eta()
 
     def sample_genes(self, parameters):
         joint = self.posterior(parameters)

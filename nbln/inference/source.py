@@ -132,4 +132,3 @@ def _visit(visit, arguments, cells, z):
 @jax.jit
 def _add(total, part):
     return jax.tree.map(jnp.add, total, part)
-

@@ -10,4 +10,8 @@ Tree = TypeVar("Tree")
 
 def strong(tree: Tree) -> Tree:
     """The same arrays without weak types, so that a loop's first and later inputs are alike."""
-    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, jnp.asarray(leaf).dtype), tree)
+
+    def convert(leaf):
+        return jax.lax.convert_element_type(leaf, jnp.asarray(leaf).dtype)
+
+    return jax.tree.map(convert, tree)

@@ -38,9 +38,7 @@ def program(
     shape = (n_genes, model.latent_dim)
     flat = dist.ImproperUniform(dist.constraints.real, (), event_shape=shape)
     W = numpyro.sample(names.LOADINGS, flat)
-    numpyro.factor(
-        "W_prior", model.loadings.log_density(gauge.squared_norms(W), scales, n_genes)
-    )
+    numpyro.factor("W_prior", model.loadings.log_density(gauge.squared_norms(W), scales, n_genes))
     d = sample_site(names.RESIDUAL, model.priors[names.RESIDUAL], (n_genes,))
     variance = jnp.sum(W**2, axis=1) + d
     values = {

@@ -43,8 +43,8 @@ class Parameterization(eqx.Module):
 
     def expand(self, values: Values) -> tuple[jax.Array, jax.Array]:
         """Mean and dispersion of every gene from the sites' values (any leading axes)."""
-        coordinates = {site.name: transform(site.name).inv(values[site.name]) for site in self.sites}
-        log_mean, log_r = self.expand_log(coordinates)
+        inverse = {site.name: transform(site.name).inv for site in self.sites}
+        log_mean, log_r = self.expand_log({n: inv(values[n]) for n, inv in inverse.items()})
         return jnp.exp(log_mean), jnp.exp(log_r)
 
 

@@ -186,7 +186,9 @@ def conditional_rates(
     X, v = design(parameters.W, columns), scales(cells, parameters.W.shape[1])
     m = rates(z, parameters.mu + cells.offset[:, None], X, v)
     top = jnp.log(cells.counts + 0.5)
-    low, high = jnp.minimum(m, jnp.where(cells.counts > 0, top - 1.1, -jnp.inf)), jnp.maximum(m, top)
+    # log u lies above log(u + ½) - 1.1 for any u > 0, and at -∞ for u = 0.
+    low = jnp.minimum(m, jnp.where(cells.counts > 0, top - 1.1, -jnp.inf))
+    high = jnp.maximum(m, top)
     weight = 1 / (1 + 1 / (parameters.d * parameters.channel.derivatives(cells.counts, top)[1]))
     f = m + weight * (top - m)
     for _ in range(n_iterations):

@@ -15,8 +15,8 @@ class Prior(eqx.Module):
     """A prior on the natural scale of its site.
 
     `penalty` serves Newton updates: gradient and (positive) curvature of the log-density in the
-    coordinate the engine moves, the identity for `Normal`, the logit for `Beta`, the logarithm for the
-    others.
+    coordinate the engine moves: the identity for `Normal`, the logit for `Beta`, the logarithm
+    for the others.
     """
 
     @abc.abstractmethod

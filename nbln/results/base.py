@@ -95,10 +95,14 @@ class Fitted:
                     "pass them again with counts=adata"
                 )
             return self.counts
-        counts = adata if isinstance(adata, Counts) else Counts.from_anndata(
-            adata,
-            layer=self.settings.get("layer"),
-            gene_coverage=self.settings.get("gene_coverage"),
+        counts = (
+            adata
+            if isinstance(adata, Counts)
+            else Counts.from_anndata(
+                adata,
+                layer=self.settings.get("layer"),
+                gene_coverage=self.settings.get("gene_coverage"),
+            )
         )
         if counts.fingerprint != self.fingerprint:
             raise ValueError(

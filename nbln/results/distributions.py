@@ -19,9 +19,7 @@ def of_laplace(result) -> dict[str, dist.Distribution]:
         names.ETA: _eta(result),
     }
     if result.log_r_sd is not None:
-        found[names.DISPERSION] = dist.LogNormal(
-            jnp.log(arrays[names.DISPERSION]), result.log_r_sd
-        )
+        found[names.DISPERSION] = dist.LogNormal(jnp.log(arrays[names.DISPERSION]), result.log_r_sd)
     if result.cascade_source is not None:
         found |= {site: _of_source(result.cascade_source, site) for site in frozen}
     return found
@@ -30,10 +28,10 @@ def of_laplace(result) -> dict[str, dist.Distribution]:
 def _row_sd(result):
     """Conditional sd of [μ, w] of every gene, (1 + factor, gene), from the packed precision."""
     precision = small.unpack_bordered(jnp.asarray(result.precision))
-    lam = result.scales.get("lambda", np.sqrt(result.scales["psi"]) if "psi" in result.scales else None)
-    if lam is not None:
-        shrinkage = jnp.concatenate([jnp.zeros(1), 1 / jnp.asarray(lam) ** 2])
-        precision = precision + jnp.diag(shrinkage)[:, :, None]
+    scales = result.scales
+    variance = scales["psi"] if "psi" in scales else scales.get("lambda", np.inf) ** 2
+    shrinkage = np.concatenate([[0.0], np.broadcast_to(1 / variance, result.latent_dim)])
+    precision = precision + jnp.diag(jnp.asarray(shrinkage, precision.dtype))[:, :, None]
     covariance, _ = small.inverse_and_log_det(precision)
     return jnp.sqrt(jnp.diagonal(covariance, axis1=0, axis2=1).T)
 

@@ -328,4 +328,3 @@ _DIMS = {
     "eta_loc": (names.CELL,),
     "eta_sd": (names.CELL,),
 }
-

@@ -113,9 +113,7 @@ def _frozen_draws(result, n_samples, seed):
     per_site = {names.DISPERSION: names.DISPERSION, names.ETA: names.ETA, names.MU: names.MEAN}
     if result.fitted.settings.get("informative_priors_match") == "marginal":
         per_site = {names.ETA: names.ETA}  # the others follow Σ_gg, not the source
-    values = {
-        site: source[key].values for site, key in per_site.items() if site in result.frozen
-    }
+    values = {site: source[key].values for site, key in per_site.items() if site in result.frozen}
     if names.MU in values:
         values[names.MU] = np.log(values[names.MU])
     return [{site: value[i] for site, value in values.items()} for i in range(n_samples)]

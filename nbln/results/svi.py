@@ -69,9 +69,7 @@ class SVIResult:
         complete = dict(values) | {names.MEAN: mean, names.DISPERSION: r}
         if self.known_eta is not None:
             shape = np.shape(mean)[:-1]
-            complete[names.ETA] = np.broadcast_to(
-                self.known_eta, (*shape, self.known_eta.shape[0])
-            )
+            complete[names.ETA] = np.broadcast_to(self.known_eta, (*shape, self.known_eta.shape[0]))
         return complete
 
     def get_map(self) -> xr.Dataset:

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from nbln import vocabulary as names
 from nbln.data.counts import Counts
-from nbln.data.histogram import CountTails, count_tails
+from nbln.data.histogram import count_tails
 from nbln.inference.laplace import mstep, start
 from nbln.inference.source import Source
 from nbln.linalg import gauge

@@ -18,7 +18,6 @@ from nbln.posterior import mode
 from nbln.posterior.mode import Cells, Columns, Parameters, dot
 from nbln.priors.loadings import Scales
 
-
 LARGEST_MOVE = 2.0  # of [μ, w] of one gene in one iteration, natural log
 
 
@@ -72,9 +71,7 @@ def statistics(
     mean, leverage = mode.corrected(step, parameters, cells, columns)
     t, S = step.t, step.information * step.t
     second = mean.covariance + mean.z[:, None] * mean.z[None, :]
-    moments = jnp.concatenate(
-        [jnp.ones_like(mean.z[:1]), mean.z[:k], small.pack(second[:k, :k])]
-    )
+    moments = jnp.concatenate([jnp.ones_like(mean.z[:1]), mean.z[:k], small.pack(second[:k, :k])])
     moments = moments * cells.mask
     # S (y - o - μ) of the regression of the working response y on [1, z].
     q = mean.alpha + S * (mean.f - d * mean.alpha - parameters.mu - cells.offset[:, None])
