@@ -213,7 +213,8 @@ def _pipeline_source(counts, chosen, config, seed, progress, settings) -> SVIRes
 def _fit_nbvcp(counts, chosen, kind, config, seed, progress, settings) -> SVIResult:
     capture, note = chosen.capture(counts.library_size)
     log.info(note)
-    sites = {site.name: chosen.sites[site.name] for site in kind.sites}
+    every = chosen.sites(counts.n_cells)
+    sites = {site.name: every[site.name] for site in kind.sites}
     model = NBVCP(sites, capture, kind)
     fitted = fit_svi(model, counts, config, seed, progress)
     known = np.asarray(capture.eta) if isinstance(capture, KnownCapture) else None
@@ -234,7 +235,7 @@ def _fit_log_normal(
 ) -> LaplaceResult:
     began = time.perf_counter()
     capture, note = chosen.capture(counts.library_size)
-    sites, frozen = dict(chosen.sites), ()
+    sites, frozen = chosen.sites(counts.n_cells), ()
     mean, log_r = None, np.full(counts.n_genes, FIRST_LOG_R)
     if source is not None:
         taken = cascades.cascade(source, counts, transfer, seed)
@@ -252,9 +253,15 @@ def _fit_log_normal(
         log.info("marginal matching left no overdispersion to %d genes (r = %.0f)", poisson, R_MAX)
     seconds = fitted.seconds | {"total": time.perf_counter() - began}
     settings = settings | {"d_shape": float(sites[names.RESIDUAL].shape)}
-    return _laplace_result(
+    result = _laplace_result(
         model, Fitted.of(counts, settings, seconds), program, fitted, frozen, source
     )
+    if result.w_prior_diagnostics["effective_rank"] == 0:
+        log.warning(
+            "no gene program was found: the counts show no correlation between genes beyond what "
+            "depth explains, or there are too few cells to see it"
+        )
+    return result
 
 
 def _laplace_result(model, fitted, program, fit: LaplaceFit, frozen, source) -> LaplaceResult:

@@ -1,14 +1,12 @@
 """The command line: `nbln demo` and `nbln fit`. Reads, calls the library, prints, writes."""
 
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import anndata as ad
 import rich
 import typer
 from rich.console import Console
@@ -19,6 +17,7 @@ from rich.text import Text
 
 import nbln
 from nbln import report
+from nbln.data import files
 
 FIT, FITTED, PAIRS = "fit.nc", "fitted.h5ad", "top_pairs.csv"
 SHOWN_PAIRS = 10
@@ -30,6 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help fits 80 columns better
 )
 
 Out = Annotated[Path, typer.Option(help="Directory for the results; made if it is not there.")]
@@ -115,7 +115,7 @@ def fit(
 ) -> None:
     """Fit a file of counts and leave the fit, an annotated copy and the strongest gene pairs."""
     with _session(debug):
-        adata = _read(counts, backed)
+        adata = files.read(counts, backed)
         targets = _targets(out, counts)
         _say(f"Read {adata.n_obs:,} cells x {adata.n_vars:,} genes from {counts}.")
         _say("Fitting; each stage begins with a compilation of some seconds.")
@@ -129,7 +129,7 @@ def fit(
             seed=seed,
             progress=progress,
         )
-        _annotate(result, adata, counts, targets[FITTED])
+        files.write_annotated(result.write_to, adata, counts, targets[FITTED])
         _leave(result, targets, pairs)
 
 
@@ -164,25 +164,6 @@ def _session(debug: bool) -> Iterator[None]:
         log.setLevel(level)
 
 
-def _read(path: Path, backed: bool) -> ad.AnnData:
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    if not path.is_file():
-        raise ValueError(f"{path}: not a file; give an h5ad file of raw counts")
-    try:
-        return ad.read_h5ad(path, backed="r" if backed else None)
-    except Exception as error:
-        # anndata and h5py raise nearly anything for a file of another kind.
-        raise ValueError(
-            f"{path}: not a readable h5ad file; write one with adata.write_h5ad(path) "
-            f"({type(error).__name__}: {_first_line(error)})"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]
-
-
 def _targets(out: Path, source: Path | None = None) -> dict[str, Path]:
     """Where each result goes; raises early where it cannot, or where the input lies."""
     if out.exists() and not out.is_dir():
@@ -196,20 +177,6 @@ def _targets(out: Path, source: Path | None = None) -> dict[str, Path]:
             )
     out.mkdir(parents=True, exist_ok=True)
     return targets
-
-
-def _annotate(result, adata: ad.AnnData, source: Path, target: Path) -> None:
-    """A copy of the input with the results; counts on disk are copied as a file."""
-    if not adata.isbacked:
-        result.write_to(adata)
-        adata.write_h5ad(target)
-        return
-    adata.file.close()
-    shutil.copyfile(source, target)
-    copy = ad.read_h5ad(target, backed="r+")
-    result.write_to(copy)
-    copy.write_h5ad()
-    copy.file.close()
 
 
 def _leave(result, targets: dict[str, Path], n_pairs: int, truth=None) -> None:

@@ -55,8 +55,12 @@ def simulate(
     counts = rng.poisson(rng.gamma(np.broadcast_to(r, rate.shape), rate / r))
     adata = ad.AnnData(
         sp.csr_matrix(counts.astype(np.float32)),
-        obs=pd.DataFrame({"log_depth": log_depth}, index=[f"cell{i}" for i in range(n_cells)]),
-        var=pd.DataFrame({"mu": mu, "d": d, "r": r}, index=[f"gene{i}" for i in range(n_genes)]),
+        obs=pd.DataFrame(
+            {"log_depth": log_depth}, index=pd.Index([f"cell{i}" for i in range(n_cells)])
+        ),
+        var=pd.DataFrame(
+            {"mu": mu, "d": d, "r": r}, index=pd.Index([f"gene{i}" for i in range(n_genes)])
+        ),
     )
     adata.varm["W"] = W
     adata.obsm["z"] = z

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 
 from nbln.results.correlation import Covariance
 from nbln.results.laplace import LaplaceResult
@@ -27,7 +26,7 @@ class Truth(NamedTuple):
     correlation: pd.DataFrame  # (gene, gene) of log-rates, compositional
 
     @classmethod
-    def of(cls, adata: AnnData, genes: np.ndarray) -> "Truth":
+    def of(cls, adata, genes: np.ndarray) -> "Truth":
         """The truth of a simulated data set, for some of its genes."""
         W = pd.DataFrame(np.asarray(adata.varm["W"]), index=adata.var_names).loc[genes].to_numpy()
         d = adata.var["d"].loc[genes].to_numpy()
@@ -112,6 +111,8 @@ def _log_normal(result: LaplaceResult, truth: Truth | None) -> Iterator[Line]:
     rank = result.w_prior_diagnostics["effective_rank"]
     known = "" if truth is None else f" (truth: {truth.n_programs})"
     yield "Effective rank", f"{rank} of {result.latent_dim} programs offered carry signal{known}"
+    if rank == result.latent_dim:
+        yield "", "all of them: the data may hold more, offer more (latent_dim)"
     if rank:
         ratio = result.get_gauge_diagnostics()["gauge_contamination_ratio"]
         yield "Gauge ratio", f"{ratio:.2f}: variation shared by all genes, relative to the rest;"

@@ -43,6 +43,11 @@ class Channel(eqx.Module):
         del sums, tails, priors
         return self
 
+    @property
+    def r(self) -> Float[Array, " gene"] | None:
+        """Dispersion of every gene; None for a channel without."""
+        return None
+
     def settling(self) -> Float[Array, " gene"] | None:
         """What has to stand still for the channel to have converged; None without parameters."""
         return None

@@ -44,8 +44,9 @@ class Guide(eqx.Module):
         initial = self.initial()
         parameters = {name: numpyro.param(name, value) for name, value in initial.items()}
         self.sample_genes(parameters)
-        if self.eta is not None:
-            loc, scale = self.posterior(parameters).eta
+        eta = self.posterior(parameters).eta
+        if eta is not None:
+            loc, scale = eta
             with numpyro.handlers.scale(scale=loc.shape[0] / index.shape[0]):
                 posterior = dist.TruncatedNormal(loc[index], scale[index], low=0.0)
                 numpyro.sample(names.ETA, posterior.to_event(1))

@@ -9,7 +9,7 @@ from numpyro.distributions.transforms import ExpTransform, SigmoidTransform, Tra
 from nbln import vocabulary as names
 from nbln.channels.base import Channel
 from nbln.posterior.mode import Augmentation
-from nbln.priors.capture import Capture
+from nbln.priors.capture import Capture, LatentCapture
 from nbln.priors.loadings import LoadingsPrior
 from nbln.priors.univariate import Prior
 
@@ -70,6 +70,6 @@ def sample_site(name: str, prior: Prior, shape: tuple[int, ...]):
 
 def sample_capture(name: str, capture: Capture):
     """The capture loss of every cell."""
-    if not hasattr(capture, "distribution"):
-        return numpyro.deterministic(name, capture.start())
-    return numpyro.sample(name, capture.distribution().to_event(1))
+    if isinstance(capture, LatentCapture):
+        return numpyro.sample(name, capture.distribution().to_event(1))
+    return numpyro.deterministic(name, capture.start())

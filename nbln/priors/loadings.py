@@ -7,6 +7,8 @@ from large columns reach, is the local mode with the columns that the data suppo
 """
 
 import abc
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -36,7 +38,7 @@ class LoadingsPrior(eqx.Module):
     def column_sd(self, scales: Scales, n_factors: int) -> Norms:
         """λ_j; infinite where there is no shrinkage."""
 
-    def sites(self, n_factors: int):
+    def sites(self, n_factors: int) -> tuple[tuple[str, Callable[[Scales], Any]], ...]:
         """(name, function of the earlier scales -> distribution) of each scale, in order."""
         del n_factors
         return ()

@@ -21,7 +21,7 @@ def conditional_log_r(log_r: Value, variance: Value) -> Value:
 class MarginalDispersion(Prior):
     """r̄ of a gene-by-gene fit, soft (`LogNormal`) or `Frozen`; r follows it."""
 
-    source: Prior
+    source: LogNormal | Frozen
 
     def at(self, variance):
         """The prior of r at the current log-rate variance Σ_gg."""
@@ -47,7 +47,7 @@ class MarginalMean(Prior):
     that fell with a growing variance would feed that growth.
     """
 
-    source: Prior
+    source: Normal | Frozen
     log_r: Value  # log r̄
 
     def at(self, variance):

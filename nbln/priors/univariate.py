@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
-Value = Float[Array, "..."]
+Value = Float[Array, "..."] | float
 
 
 class Prior(eqx.Module):
@@ -36,6 +36,14 @@ class Prior(eqx.Module):
     def frozen(self) -> bool:
         """Whether the site has a known value."""
         return False
+
+    def penalty(self, value: Value) -> tuple[Value, Value]:
+        """Gradient and positive curvature of the log-density in the coordinate that moves."""
+        raise TypeError(f"{type(self).__name__} has no penalty: its site does not move by Newton")
+
+    def posterior_mode(self, sum_of_squares: Value, n: Value) -> Value:
+        """Mode of a variance, as a variance, after `n` deviations with this sum of squares."""
+        raise TypeError(f"{type(self).__name__} is no prior of a variance")
 
 
 class Normal(Prior):
@@ -81,6 +89,9 @@ class InverseGamma(Prior):
 
     def mode(self):
         return self.rate / (self.shape + 1)
+
+    def posterior_mode(self, sum_of_squares, n):
+        return (0.5 * sum_of_squares + self.rate) / (0.5 * n + self.shape + 1)
 
 
 class Beta(Prior):

@@ -62,7 +62,9 @@ class Posterior(eqx.Module):
 
     def map(self) -> Values:
         """The location of every site, on its natural scale."""
-        values = {name: transform(name)(loc) for name, (loc, _) in self.marginal().items()}
+        values: Values = {}
+        for name, (loc, _) in self.marginal().items():
+            values[name] = jnp.asarray(transform(name)(loc))
         if self.eta is not None:
             values[names.ETA] = jnp.maximum(self.eta[0], 0.0)
         return values

@@ -149,9 +149,11 @@ def _start(model, source, mean, log_r, seed) -> mstep.State:
     mu = log_mean - 0.5 * (jnp.sum(W**2, axis=1) + d)
     prior = model.priors[names.MU].at(jnp.sum(W**2, axis=1) + d)
     mu = jnp.broadcast_to(prior.mode(), mu.shape) if prior.frozen else mu
-    scales = model.loadings.start(gauge.squared_norms(W), n_genes)
+    norms = gauge.squared_norms(W)
+    scales = model.loadings.start(jnp.full_like(norms, jnp.max(norms)), n_genes)
     rotation = mstep.Rotation(jnp.eye(k), jnp.zeros(k))
-    return strong(mstep.State(Parameters(mu, W, d, channel), scales, rotation))
+    first = jnp.zeros((), jnp.int32)
+    return strong(mstep.State(first, Parameters(mu, W, d, channel), scales, rotation))
 
 
 def _iterate(model, source, state, z, tails, config, progress):

@@ -7,7 +7,7 @@ a weighted regression on the factors, whose mean and covariance are then absorbe
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from nbln import vocabulary as names
 from nbln.data.histogram import CountTails
@@ -18,6 +18,7 @@ from nbln.posterior import mode
 from nbln.posterior.mode import Cells, Columns, Parameters, dot
 from nbln.priors.loadings import Scales
 
+FORMING = 5  # iterations before columns may collapse
 LARGEST_MOVE = 2.0  # of [μ, w] of one gene in one iteration, natural log
 
 
@@ -41,6 +42,7 @@ class Rotation(NamedTuple):
 class State(NamedTuple):
     """Everything that one iteration passes to the next, the cells' coordinates aside."""
 
+    iteration: Int[Array, ""]
     parameters: Parameters
     scales: Scales
     rotation: Rotation
@@ -98,12 +100,17 @@ def update(
     lam = model.loadings.column_sd(state.scales, k)
     mu, W = _regress(old, sums, priors[names.MU], lam)
     mu, W, rotation = _expand(mu, W, sums, absorb_mean=not priors[names.MU].frozen)
-    d_prior = priors[names.RESIDUAL]
-    d = (0.5 * sums.residual + d_prior.rate) / (0.5 * n_cells + d_prior.shape + 1)
+    d = priors[names.RESIDUAL].posterior_mode(sums.residual, n_cells)
     channel = old.channel.maximise(sums.channel, tails, priors)
     new = Parameters(mu, W, d, channel)
-    scales = model.loadings.update(state.scales, gauge.squared_norms(W), n_genes)
-    return strong(State(new, scales, rotation)), _change(old, new)
+    norms = gauge.squared_norms(W)
+    # While the factors still take shape no column may collapse: until then the scales are those
+    # that columns as large as the largest would have.
+    forming = state.iteration < FORMING
+    norms = jnp.where(forming, jnp.max(norms), norms)
+    scales = model.loadings.update(state.scales, norms, n_genes)
+    state = State(state.iteration + 1, new, scales, rotation)
+    return strong(state), _change(old, new)
 
 
 def _regress(old, sums, prior, lam):
@@ -159,9 +166,10 @@ def _change(old: Parameters, new: Parameters) -> Change:
         return jnp.sqrt(jnp.mean(x**2))
 
     before, after = old.channel.settling(), new.channel.settling()
+    channel = jnp.zeros(()) if before is None or after is None else rms(after - before)
     return Change(
         gauge.relative_change(old.W, new.W),
         rms(new.mu - old.mu),
         rms(jnp.log(new.d / old.d)),
-        jnp.zeros(()) if before is None else rms(after - before),
+        channel,
     )

@@ -1,0 +1,39 @@
+# Works on a clean clone with only python3 (3.11 or later) and the network.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint bench
+
+help: ## say what each target does
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+
+venv: $(VENV)/.test ## make the environment .venv and install the package in it
+
+demo: $(VENV)/.test ## fit simulated data whose truth is known; results in nbln_demo/
+	$(BIN)/nbln demo
+
+test: $(VENV)/.test ## run the tests on two workers
+	$(BIN)/python -m pytest -q -n 2
+
+lint: $(VENV)/.dev ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright nbln
+
+bench: $(VENV)/.test ## measure recovery and speed beside other packages
+	$(BIN)/python benchmarks/recovery.py
+
+# Stamps: installed again only when pyproject.toml has changed.
+$(VENV)/.test: pyproject.toml
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@echo "installing nbln and its tests' packages in $(VENV) (minutes the first time)"
+	@$(PIP) -e ".[test]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	@echo "installing the linters in $(VENV)"
+	@$(PIP) -e ".[dev]"
+	@touch $@

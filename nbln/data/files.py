@@ -1,0 +1,51 @@
+"""h5ad files: read with plain errors, and written again with something added."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from anndata import AnnData, read_h5ad
+
+
+def read(path: Path, backed: bool = False) -> AnnData:
+    """Read an h5ad file; with `backed` its counts stay on disk.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    ValueError
+        Not a file, or not a readable h5ad file.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if not path.is_file():
+        raise ValueError(f"{path}: not a file; give an h5ad file of raw counts")
+    try:
+        return read_h5ad(path, backed="r" if backed else None)
+    except Exception as error:
+        # anndata and h5py raise nearly anything for a file of another kind.
+        first = (str(error).strip().splitlines() or ["no message"])[0]
+        raise ValueError(
+            f"{path}: not a readable h5ad file; write one with adata.write_h5ad(path) "
+            f"({type(error).__name__}: {first})"
+        ) from error
+
+
+def write_annotated(
+    annotate: Callable[[AnnData], None], adata: AnnData, source: Path, target: Path
+) -> None:
+    """Write a copy of `source`, of which `adata` was read, with what `annotate` adds to it.
+
+    Counts that stayed on disk are copied as a file.
+    """
+    if not adata.isbacked:
+        annotate(adata)
+        adata.write_h5ad(target)
+        return
+    adata.file.close()
+    shutil.copyfile(source, target)
+    copy = read_h5ad(target, backed="r+")
+    annotate(copy)
+    copy.write_h5ad()
+    copy.file.close()

@@ -1,0 +1,84 @@
+"""Data and fits that many tests read and none changes."""
+
+import anndata
+import numpy as np
+import pytest
+
+import nbln
+
+SMALL = dict(progress=False, latent_dim=3)
+
+
+@pytest.fixture(scope="session")
+def adata():
+    """Counts of 90 cells and 30 genes, with a gene never seen and a layer."""
+    simulated = nbln.datasets.simulate(90, 29, 2, mean_log_dispersion=2.0, seed=1)
+    counts = np.asarray(simulated.X.todense())
+    counts[:, 0] += 1  # no empty cell
+    counts[0] += 1  # no empty gene but the last
+    counts = np.hstack([counts, np.zeros((90, 1), np.float32)])
+    made = anndata.AnnData(counts)
+    made.obs_names = simulated.obs_names
+    made.var_names = [*simulated.var_names, "unseen"]
+    made.layers["raw"] = counts.copy()
+    return made
+
+
+@pytest.fixture(scope="session")
+def nbvcp(adata):
+    """A fit of independent genes."""
+    return nbln.fit(adata, model="nbvcp", progress=False)
+
+
+@pytest.fixture(scope="session")
+def nbln_fit(adata, nbvcp):
+    """NBLN by the published recipe: r and η frozen."""
+    return nbln.fit(adata, informative_priors_from=nbvcp, **SMALL)
+
+
+@pytest.fixture(scope="session")
+def nbln_latent(adata):
+    """NBLN on its own, η latent."""
+    return nbln.fit(adata, informative_priors_from=False, gene_coverage=0.9, **SMALL)
+
+
+@pytest.fixture(scope="session")
+def pln_fit(adata):
+    """PLN with fixed library-size offsets."""
+    return nbln.fit(
+        adata,
+        model="pln",
+        informative_priors_from=False,
+        priors={"capture_efficiency": None},
+        **SMALL,
+    )
+
+
+def quick_svi(adata, parameterization, guide, priors=None):
+    return nbln.fit(
+        adata,
+        model="nbvcp",
+        parameterization=parameterization,
+        priors=priors,
+        n_steps=100,
+        svi=nbln.SVIConfig(guide=guide),
+        progress=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def results(adata, nbvcp, nbln_fit, nbln_latent, pln_fit):
+    """One result of every kind."""
+    return {
+        "mean_disp-mean_field": nbvcp,
+        "mean_odds-mean_field": quick_svi(adata, "mean_odds", "mean_field"),
+        "canonical-mean_field": quick_svi(adata, "canonical", "mean_field"),
+        "mean_disp-low_rank": quick_svi(adata, "mean_disp", "low_rank"),
+        "mean_odds-low_rank": quick_svi(
+            adata, "mean_odds", "low_rank", {"capture_efficiency": None}
+        ),
+        "canonical-low_rank": quick_svi(adata, "canonical", "low_rank"),
+        "pln": pln_fit,
+        "nbln-frozen": nbln_fit,
+        "nbln-latent-coverage": nbln_latent,
+    }

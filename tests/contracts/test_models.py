@@ -1,0 +1,245 @@
+"""Every model: the engine's log joint is the program's, and its sites are what it says."""
+
+import inspect
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from dense_reference import precision_of
+from numpyro import handlers
+from numpyro.infer.util import log_density
+from scipy import stats
+
+from nbln.models.nbln import NBLN
+from nbln.models.nbvcp import NBVCP, PARAMETERIZATIONS
+from nbln.models.pln import PLN
+from nbln.priors.capture import KnownCapture, LatentCapture
+from nbln.priors.loadings import LOADINGS_PRIORS
+from nbln.priors.univariate import Beta, Frozen, InverseGamma, LogNormal, Normal
+
+C, G, K = 4, 6, 2
+RNG = np.random.default_rng(0)
+ETA = RNG.uniform(0.1, 2.0, C)
+PRIORS = {
+    "mu": (Normal, 0.3, 2.0),
+    "d": (InverseGamma, 3.0, 0.7),
+    "r": (LogNormal, 1.0, 0.8),
+    "mean": (LogNormal, 0.5, 2.0),
+    "phi": (LogNormal, 0.1, 1.5),
+    "p": (Beta, 2.0, 3.0),
+}
+SCIPY = {
+    Normal: lambda x, a, b: stats.norm.logpdf(x, a, b),
+    LogNormal: lambda x, a, b: stats.lognorm.logpdf(x, b, scale=np.exp(a)),
+    InverseGamma: lambda x, a, b: stats.invgamma.logpdf(x, a, scale=b),
+    Beta: lambda x, a, b: stats.beta.logpdf(x, a, b),
+}
+
+
+def capture_of(kind):
+    if kind == "known":
+        return KnownCapture(jnp.asarray(ETA))
+    return LatentCapture(jnp.asarray([1.0, 0.2, -0.3, 2.0]), jnp.full(C, 0.5))
+
+
+def site_priors(*names):
+    return {n: PRIORS[n][0](*map(jnp.asarray, PRIORS[n][1:])) for n in names}
+
+
+def log_normal_model(kind, capture, loadings):
+    sites = ("mu", "d", "r") if kind is NBLN else ("mu", "d")
+    return kind(site_priors(*sites), LOADINGS_PRIORS[loadings](), capture_of(capture), K)
+
+
+def nbvcp_model(parameterization, capture):
+    chosen = PARAMETERIZATIONS[parameterization]()
+    return NBVCP(site_priors(*(s.name for s in chosen.sites)), capture_of(capture), chosen)
+
+
+def random_values(model, seed):
+    rng = np.random.default_rng(seed)
+    sizes = {"gene": G, "factor": K, "cell": C}
+    values = {}
+    for site in model.sites:
+        shape = tuple(sizes[dim] for dim in site.dims)
+        if site.name in ("mu", "W", "x"):
+            values[site.name] = rng.normal(0.5, 1.0, shape)
+        elif site.name == "p":
+            values[site.name] = rng.uniform(0.1, 0.9, shape)
+        else:
+            values[site.name] = rng.uniform(0.1, 2.5, shape)
+    if isinstance(model.capture, KnownCapture):
+        values["eta"] = ETA
+    return values
+
+
+def scale_density(prior, values):
+    """Hyperpriors of the loadings' scales, by SciPy."""
+    if "tau" in values:
+        return stats.halfcauchy.logpdf(values["tau"], scale=prior.tau_scale) + np.sum(
+            stats.halfcauchy.logpdf(values["lambda"], scale=values["tau"])
+        )
+    if "gamma" in values:
+        return stats.gamma.logpdf(values["gamma"], prior.alpha, scale=1 / prior.beta) + np.sum(
+            stats.expon.logpdf(values["psi"], scale=1 / values["gamma"])
+        )
+    return 0.0
+
+
+def priors_density(model, values):
+    return sum(np.sum(SCIPY[PRIORS[n][0]](values[n], *PRIORS[n][1:])) for n in model.priors)
+
+
+def capture_density(capture, eta):
+    """Through the engine's column: η = -(o + value v ζ), ζ ~ N(0, 1/precision), η ≥ 0."""
+    if isinstance(capture, KnownCapture):
+        return 0.0
+    offset, scale = -np.asarray(capture.loc), np.asarray(capture.scale)
+    zeta = (eta + offset) / scale
+    truncation = stats.norm.logcdf(-offset / scale)
+    return np.sum(stats.norm.logpdf(zeta) - np.log(scale) - truncation)
+
+
+def log_normal_joint(model, values, counts):
+    """What the Laplace engine takes the model to be."""
+    offset, scale, columns = model.augmentation
+    f = values["x"] - values["eta"][:, None]
+    if columns.value:
+        assert (columns.value, columns.precision, columns.truncated) == ((-1.0,), (1.0,), (True,))
+        np.testing.assert_allclose(scale[:, 0], model.capture.scale)
+        np.testing.assert_allclose(offset, -np.asarray(model.capture.loc))
+    else:
+        np.testing.assert_allclose(offset, -ETA)
+    channel = model.start_channel(jnp.log(values["r"]) if "r" in values else None)
+    total = float(jnp.sum(channel.log_prob(jnp.asarray(counts), jnp.asarray(f))))
+    W, d = values["W"], values["d"]
+    total += stats.multivariate_normal.logpdf(values["x"], values["mu"], W @ W.T + np.diag(d)).sum()
+    norms = np.sum((W - W.mean(axis=0)) ** 2, axis=0)
+    scales = {n: jnp.asarray(values[n]) for n, _ in model.loadings.sites(K)}
+    total += float(model.loadings.log_density(jnp.asarray(norms), scales, G))
+    total += scale_density(model.loadings, values) + priors_density(model, values)
+    return total + capture_density(model.capture, values["eta"])
+
+
+def program_density(model, values, counts):
+    values = {n: jnp.asarray(x) for n, x in values.items()}
+    return float(log_density(model, (jnp.asarray(counts),), {}, values)[0])
+
+
+COUNTS = RNG.poisson(3.0, (C, G)).astype(float)
+both_captures = pytest.mark.parametrize("capture", ["known", "latent"])
+
+
+@both_captures
+@pytest.mark.parametrize("loadings", LOADINGS_PRIORS)
+@pytest.mark.parametrize("kind", [NBLN, PLN], ids=lambda kind: kind.name)
+def test_the_engine_fits_the_program(kind, loadings, capture):
+    with precision_of("float64"):
+        model = log_normal_model(kind, capture, loadings)
+        for seed in range(3):
+            values = random_values(model, seed)
+            ours = log_normal_joint(model, values, COUNTS)
+            assert program_density(model, values, COUNTS) == pytest.approx(ours, rel=1e-9)
+
+
+@both_captures
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
+def test_independent_genes(parameterization, capture):
+    with precision_of("float64"):
+        model = nbvcp_model(parameterization, capture)
+        values = random_values(model, 0)
+        mean, r = {
+            "mean_disp": lambda v: (v["mean"], v["r"]),
+            "mean_odds": lambda v: (v["mean"], v["mean"] * v["phi"]),
+            "canonical": lambda v: (v["r"] * v["p"] / (1 - v["p"]), v["r"]),
+        }[parameterization](values)
+        m = mean * np.exp(-values["eta"][:, None])
+        dense = stats.nbinom.logpmf(COUNTS, r, r / (r + m)).sum()
+        dense += priors_density(model, values) + capture_density(model.capture, values["eta"])
+        assert program_density(model, values, COUNTS) == pytest.approx(dense, rel=1e-9)
+
+
+MODELS = {
+    **{
+        f"{kind.name}-{capture}-{loadings}": lambda k=kind, c=capture, p=loadings: log_normal_model(
+            k, c, p
+        )
+        for kind in (NBLN, PLN)
+        for capture in ("known", "latent")
+        for loadings in LOADINGS_PRIORS
+    },
+    **{
+        f"nbvcp-{capture}-{name}": lambda n=name, c=capture: nbvcp_model(n, c)
+        for capture in ("known", "latent")
+        for name in PARAMETERIZATIONS
+    },
+}
+
+
+def traced(model):
+    """Shapes of every site of the program but the counts."""
+    program = handlers.seed(model, jax.random.key(0))
+    if hasattr(model, "loadings"):  # an improper prior cannot be sampled
+        program = handlers.substitute(program, {"W": jnp.ones((G, K))})
+    trace = handlers.trace(program).get_trace(jnp.asarray(COUNTS, jnp.float32))
+    return {
+        name: np.shape(site["value"])
+        for name, site in trace.items()
+        if site["type"] == "deterministic" or (site["type"] == "sample" and not site["is_observed"])
+    }
+
+
+def shapes(sites):
+    sizes = {"gene": G, "factor": K, "cell": C}
+    return {name: tuple(sizes[dim] for dim in dims) for name, dims in sites.items()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_sites_are_those_of_the_trace(name):
+    model = MODELS[name]()
+    assert shapes({site.name: site.dims for site in model.sites}) == traced(model)
+    assert all(site.meaning for site in model.sites)
+
+
+def table(kind):
+    """Site -> dims, from the table in the docstring."""
+    rows = re.search(r"=+ =+ =+\n *site .*?\n *=+ =+ =+\n(.*?)\n *=+ =+ =+", kind.__doc__, re.S)
+    found = {}
+    for row in rows.group(1).splitlines():
+        name, dims = re.match(
+            r" *(\w+) +((?:cell|gene|factor)(?:, (?:cell|gene|factor))*) ", row
+        ).groups()
+        found[name] = tuple(dims.split(", "))
+    return found
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        log_normal_model(NBLN, "latent", "none"),
+        log_normal_model(PLN, "latent", "none"),
+        nbvcp_model("mean_disp", "latent"),
+    ],
+    ids=["nbln", "pln", "nbvcp"],
+)
+def test_the_docstring_tells_the_sites(model):
+    sites = {site.name: site.dims for site in model.sites}
+    assert table(type(model)) == sites
+    assert shapes(table(type(model))) == traced(model)
+
+
+@pytest.mark.parametrize("kind", [NBLN, PLN, NBVCP], ids=lambda kind: kind.name)
+def test_the_docstring_has_an_equation(kind):
+    assert "~" in inspect.getdoc(kind)
+
+
+def test_a_frozen_site_is_no_parameter():
+    model = log_normal_model(NBLN, "known", "none")
+    model = NBLN(model.priors | {"r": Frozen(jnp.full(G, 2.0))}, model.loadings, model.capture, K)
+    program = handlers.seed(model, jax.random.key(0))
+    program = handlers.substitute(program, {"W": jnp.ones((G, K))})
+    trace = handlers.trace(program).get_trace(jnp.asarray(COUNTS, jnp.float32))
+    assert trace["r"]["type"] == "deterministic"
+    np.testing.assert_array_equal(trace["r"]["value"], 2.0)

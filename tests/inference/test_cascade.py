@@ -1,0 +1,151 @@
+"""The cascade: what a fit of independent genes hands to a log-normal model."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nbln
+from nbln.data.counts import Counts
+from nbln.inference.cascade import SMALLEST_SD, CascadeConfig, cascade
+from nbln.priors.capture import KnownCapture, LatentCapture
+from nbln.priors.marginal import R_MAX, MarginalDispersion, MarginalMean
+from nbln.priors.univariate import LogNormal, Normal
+
+QUICK = dict(latent_dim=3, progress=False, n_steps=4)
+
+
+@pytest.fixture(scope="module")
+def counts(adata):
+    return Counts.from_anndata(adata)
+
+
+@pytest.fixture(scope="module")
+def moments(nbvcp):
+    """Mean and sd of log r̄, log μ̄ and η under the source."""
+    draws = nbvcp.get_posterior_samples(1000, 0).isel(chain=0)
+    logs = {"r": np.log(draws["r"].values), "mu": np.log(draws["mean"].values)}
+    found = {name: (x.mean(axis=0), x.std(axis=0)) for name, x in logs.items()}
+    eta = nbvcp.get_distributions()["eta"]
+    return found | {"eta": (np.asarray(eta.mean), np.sqrt(np.asarray(eta.variance)))}
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0, 3.0])
+def test_soft_priors(tau, nbvcp, counts, moments):
+    taken = cascade(nbvcp, counts, CascadeConfig(tau=tau, freeze=()), seed=0)
+    assert isinstance(taken.priors["r"], LogNormal)
+    assert isinstance(taken.priors["mu"], Normal)
+    assert isinstance(taken.capture, LatentCapture)
+    for prior, (loc, sd) in (
+        (taken.priors["r"], moments["r"]),
+        (taken.priors["mu"], moments["mu"]),
+        (taken.capture, moments["eta"]),
+    ):
+        np.testing.assert_allclose(prior.loc, loc, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(prior.scale, np.maximum(tau * sd, SMALLEST_SD), rtol=1e-3)
+
+
+def test_a_tiny_tau_is_floored(nbvcp, counts):
+    taken = cascade(nbvcp, counts, CascadeConfig(tau=1e-9, freeze=()), seed=0)
+    np.testing.assert_allclose(taken.priors["r"].scale, SMALLEST_SD, rtol=1e-5)
+
+
+def test_infinite_tau_gives_starting_values_only(nbvcp, counts, moments):
+    taken = cascade(nbvcp, counts, CascadeConfig(tau=np.inf, freeze=()), seed=0)
+    assert taken.priors == {}
+    assert taken.capture is None
+    np.testing.assert_allclose(taken.log_r, moments["r"][0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(np.log(taken.mean), moments["mu"][0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("freeze", [("r",), ("r", "eta"), ("r", "mu", "eta"), ("eta",)])
+def test_frozen_keys_hold_exactly(freeze, adata, nbvcp, moments):
+    result = nbln.fit(
+        adata, informative_priors_from=nbvcp, informative_priors_freeze=freeze, **QUICK
+    )
+    assert result.frozen == freeze
+    assert result.cascade_source is nbvcp
+    fitted = {"r": np.log(result.r), "mu": result.mu, "eta": result.eta}
+    for key, value in fitted.items():
+        held = np.allclose(value, moments[key][0], rtol=1e-4, atol=2e-4)
+        assert held == (key in freeze), key
+
+
+def test_aliases_freeze_the_same(adata, nbvcp):
+    aliases = nbln.fit(
+        adata,
+        informative_priors_from=nbvcp,
+        informative_priors_freeze=("dispersion", "capture_efficiency"),
+        **QUICK,
+    )
+    assert aliases.frozen == ("r", "eta")
+
+
+@pytest.mark.parametrize("model", ["nbln", "pln"])
+def test_defaults(model, adata, nbvcp):
+    result = nbln.fit(adata, model=model, informative_priors_from=nbvcp, **QUICK)
+    assert result.frozen == (("r", "eta") if model == "nbln" else ("eta",))
+
+
+def test_marginal_priors_wrap_the_source(nbvcp, counts):
+    taken = cascade(nbvcp, counts, CascadeConfig(match="marginal", freeze=("r",)), seed=0)
+    assert isinstance(taken.priors["r"], MarginalDispersion)
+    assert taken.priors["r"].frozen
+    assert isinstance(taken.priors["mu"], MarginalMean)
+    assert not taken.priors["mu"].frozen
+
+
+def test_marginal_formulas_hold_at_the_fit(adata, nbvcp, moments):
+    """1 + 1/r = (1 + 1/r̄) exp(-Σ_gg) and μ = log μ̄ - Σ_gg/2, as far as r̄ admits."""
+    result = nbln.fit(
+        adata,
+        informative_priors_from=nbvcp,
+        informative_priors_freeze=("r", "mu", "eta"),
+        informative_priors_match="marginal",
+        latent_dim=3,
+        progress=False,
+        tol=1e-5,
+        n_steps=500,
+    )
+    variance = np.sum(result.W.values.astype(float) ** 2, axis=1) + result.d.values
+    log_r, log_mean = moments["r"][0], moments["mu"][0]
+    excess = (1 + np.exp(-log_r)) * np.exp(-variance) - 1
+    expected = 1 / np.maximum(excess, 1 / R_MAX)
+    # As excess variances, in which a nearly Poisson gene is no matter.
+    np.testing.assert_allclose(1 / result.r, 1 / expected, rtol=0.02, atol=5e-3)
+    admitted = np.minimum(variance, np.log1p(np.exp(-log_r)))
+    np.testing.assert_allclose(result.mu, log_mean - admitted / 2, atol=5e-3)
+
+
+def test_a_source_with_known_capture_hands_it_on(results, counts):
+    source = results["mean_odds-low_rank"]
+    taken = cascade(source, counts, CascadeConfig(freeze=("r",)), seed=0)
+    assert isinstance(taken.capture, KnownCapture)
+    np.testing.assert_allclose(taken.capture.eta, source.known_eta, rtol=1e-6)
+
+
+def test_order_of_cells_and_genes_does_not_matter(adata, nbvcp, counts, moments):
+    turned = Counts.from_anndata(adata[::-1, ::-1].copy())
+    taken = cascade(nbvcp, turned, CascadeConfig(freeze=()), seed=0)
+    np.testing.assert_allclose(taken.log_r, moments["r"][0][::-1], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(taken.capture.loc, moments["eta"][0][::-1], rtol=1e-4)
+    assert jnp.shape(taken.mean) == (counts.n_genes,)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ((slice(0, 60), slice(None)), "fitted to 90 cells, these data have 60"),
+        ((slice(None), slice(0, 20)), "fitted to 29 genes, these data have 20"),
+    ],
+)
+def test_a_source_of_other_data(part, message, adata, nbvcp):
+    with pytest.raises(ValueError, match=rf"informative_priors_from=.*{message}"):
+        nbln.fit(adata[part].copy(), informative_priors_from=nbvcp, **QUICK)
+
+
+@pytest.mark.parametrize("axis", ["obs", "var"])
+def test_a_source_of_other_names(axis, adata, nbvcp):
+    renamed = adata.copy()
+    setattr(renamed, f"{axis}_names", [f"x{n}" for n in getattr(adata, f"{axis}_names")])
+    with pytest.raises(ValueError, match=r"informative_priors_from=: not a fit of these.*x"):
+        nbln.fit(renamed, informative_priors_from=nbvcp, **QUICK)

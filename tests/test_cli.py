@@ -1,0 +1,244 @@
+"""The command line as a user meets it: what is printed, what is left, how it fails."""
+
+import logging
+import os
+import runpy
+import shutil
+from pathlib import Path
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from typer.testing import CliRunner
+
+import nbln
+from nbln.cli import app
+
+N_CELLS, N_GENES = 80, 40  # one shape, so that what one test compiles serves the others
+REPOSITORY = Path(__file__).parents[1]
+
+
+def run(*arguments) -> tuple[int, str]:
+    """Exit code, and what was printed with its line breaks undone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "80")
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+    return result.exit_code, " ".join(result.output.split())
+
+
+@pytest.fixture(scope="module")
+def counts():
+    adata = nbln.datasets.simulate(N_CELLS, N_GENES, seed=1)
+    values = adata.X.toarray()
+    values[0] = 1  # every gene is seen
+    adata.X = sp.csr_matrix(values)
+    adata.layers["scaled"] = adata.X * 0.5
+    return adata
+
+
+@pytest.fixture(scope="module")
+def h5ad(counts, tmp_path_factory):
+    path = tmp_path_factory.mktemp("input") / "counts.h5ad"
+    counts.write_h5ad(path)
+    return path
+
+
+def test_version():
+    assert run("--version") == (0, f"nbln {nbln.__version__}")
+
+
+def test_help_names_the_commands():
+    code, text = run("--help")
+    assert code == 0
+    assert "demo" in text
+    assert "fit" in text
+
+
+def test_demo_reports_and_leaves_three_files(tmp_path):
+    out = tmp_path / "demo"
+    code, text = run("demo", "--out", out, "--cells", N_CELLS, "--genes", N_GENES, "--seed", 1)
+    assert code == 0, text
+    for words in (
+        f"{N_CELLS} cells x",
+        "SVI stage: converged after",
+        "Laplace stage: converged after",
+        "Effective rank",
+        "(truth: 4)",
+        "Gauge ratio",
+        "Pearson r",
+        "Strongest gene pairs",
+        "M0 = 100,000",  # the library's notes are shown
+    ):
+        assert words in text
+    result = nbln.load(out / "fit.nc")
+    assert result.fitted.n_cells == N_CELLS
+    fitted = ad.read_h5ad(out / "fitted.h5ad")
+    np.testing.assert_allclose(fitted.obsm["X_nbln"], result.get_latent(), rtol=1e-6)
+    assert "W" in fitted.varm  # the truth stays
+    pairs = pd.read_csv(out / "top_pairs.csv")
+    assert list(pairs.columns) == ["gene_a", "gene_b", "correlation"]
+
+
+def test_the_log_is_left_as_it_was(h5ad, tmp_path):
+    log = logging.getLogger("nbln")
+    before = log.level, list(log.handlers)
+    run("fit", h5ad, "--model", "unknown", "--out", tmp_path)
+    assert (log.level, list(log.handlers)) == before
+
+
+@pytest.mark.parametrize("storage", [(), ("--backed",)])
+def test_fit_of_a_file(h5ad, counts, tmp_path, storage):
+    before = h5ad.read_bytes()
+    out = tmp_path / "new" / "fit"
+    code, text = run("fit", h5ad, "--out", out, "--no-progress", "--pairs", 7, *storage)
+    assert code == 0, text
+    assert "Laplace stage: converged" in text
+    assert "Recovery" not in text
+    assert h5ad.read_bytes() == before
+    assert len(pd.read_csv(out / "top_pairs.csv")) == 7
+    assert nbln.load(out / "fit.nc").converged
+    fitted = ad.read_h5ad(out / "fitted.h5ad")
+    assert (fitted.X != counts.X).nnz == 0
+    assert fitted.uns["nbln"]["converged"]
+
+
+def test_fit_of_independent_genes_has_no_pairs(h5ad, tmp_path):
+    code, text = run("fit", h5ad, "--out", tmp_path, "--model", "nbvcp")
+    assert code == 0, text
+    assert "no gene pairs" in text
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fit.nc", "fitted.h5ad"]
+
+
+def test_a_fit_that_stops_too_early_says_so(h5ad, tmp_path):
+    code, text = run("fit", h5ad, "--out", tmp_path, "--n-steps", 2)
+    assert code == 0, text
+    assert "NOT converged in 2 iterations" in text
+
+
+def test_pooled_genes_are_no_genes(h5ad, tmp_path):
+    code, text = run(
+        "fit", h5ad, "--out", tmp_path, "--gene-coverage", 0.8, "--latent-dim", 3, "--model", "pln"
+    )
+    assert code == 0, text
+    result = nbln.load(tmp_path / "fit.nc")
+    assert f"x {result.fitted.n_genes - 1} genes and _other" in text
+    assert "3 programs offered" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--model", "nbl"), "unknown model; choose one of"),
+        (("--layer", "spliced"), "no such layer; adata has layers scaled"),
+        (("--layer", "scaled"), "whole numbers"),
+        (("--latent-dim", N_GENES), "must be a whole number from 1 to"),
+        (("--gene-coverage", 2), "must lie in (0, 1]"),
+        (("--n-steps", 0), "must be a whole number of at least 1"),
+    ],
+)
+def test_arguments_that_cannot_be(h5ad, tmp_path, arguments, words):
+    code, text = run("fit", h5ad, "--out", tmp_path, *arguments)
+    assert code == 1
+    assert "Error: fit(" in text
+    assert words in text
+    assert not any(tmp_path.iterdir())
+
+
+def _empty_cell(adata):
+    adata.X = sp.csr_matrix(adata.X.toarray() * (np.arange(N_CELLS) != 5)[:, None])
+
+
+def _same_names(adata):
+    adata.obs_names = ["cell"] * adata.n_obs
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [(_empty_cell, 'cell "cell5" has no counts'), (_same_names, "occurs more than once")],
+)
+def test_counts_that_cannot_be_fitted(counts, tmp_path, spoil, words):
+    adata = counts.copy()
+    spoil(adata)
+    adata.write_h5ad(tmp_path / "bad.h5ad")
+    code, text = run("fit", tmp_path / "bad.h5ad", "--out", tmp_path / "out")
+    assert code == 1
+    assert words in text
+
+
+def _text(path):
+    path.write_text("gene,cell\n")
+
+
+def _other_hdf5(path):
+    with h5py.File(path, "w") as file:
+        file["x"] = np.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: None, "no such file"),
+        (Path.mkdir, "not a file"),
+        (_text, "not a readable h5ad file"),
+        (_other_hdf5, "not a readable h5ad file"),
+    ],
+)
+@pytest.mark.parametrize("storage", [(), ("--backed",)])
+def test_files_that_cannot_be_read(tmp_path, make, words, storage):
+    path = tmp_path / "input.h5ad"
+    make(path)
+    code, text = run("fit", path, "--out", tmp_path / "out", *storage)
+    assert code == 1
+    assert words in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_input_is_never_overwritten(h5ad, tmp_path):
+    own = tmp_path / "fitted.h5ad"
+    shutil.copy(h5ad, own)
+    linked = tmp_path / "elsewhere.h5ad"
+    os.link(own, linked)
+    for path in (own, linked):
+        code, text = run("fit", path, "--out", tmp_path)
+        assert code == 1
+        assert "would be overwritten" in text
+    assert own.read_bytes() == h5ad.read_bytes()
+
+
+def test_out_is_a_file(h5ad):
+    code, text = run("fit", h5ad, "--out", h5ad)
+    assert code == 1
+    assert "give a directory" in text
+
+
+def test_a_fit_that_diverges_is_one_line(h5ad, tmp_path, monkeypatch):
+    def diverge(*arguments, **keywords):
+        raise FloatingPointError("step 3 gave a value that is not finite in r")
+
+    monkeypatch.setattr(nbln, "fit", diverge)
+    code, text = run("fit", h5ad, "--out", tmp_path)
+    assert code == 1
+    assert text.endswith("Error: step 3 gave a value that is not finite in r")
+
+
+def test_debug_shows_the_traceback(h5ad, tmp_path):
+    result = CliRunner().invoke(
+        app, ["fit", str(h5ad), "--out", str(tmp_path), "--model", "nbl", "--debug"]
+    )
+    assert isinstance(result.exception, ValueError)
+
+
+def test_quickstart(tmp_path, monkeypatch, capsys):
+    simulate = nbln.datasets.simulate
+    monkeypatch.setattr(
+        nbln.datasets, "simulate", lambda **size: simulate(N_CELLS, N_GENES, seed=1)
+    )
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(REPOSITORY / "examples" / "quickstart.py"))
+    assert capsys.readouterr().out.count("LaplaceResult(nbln") == 2
+    assert nbln.load("fit.nc").fitted.n_cells == N_CELLS
