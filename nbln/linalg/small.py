@@ -66,7 +66,8 @@ def inverse_lower(L: Float[Array, "k k n"]) -> Float[Array, "k k n"]:
 @lru_cache
 def _packing(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows and columns of the packed entries, and where each entry of the full matrix is."""
-    rows, columns = np.tril_indices(k)
+    # int32 with and without 64-bit mode: a trace of one is not to meet the other.
+    rows, columns = (index.astype(np.int32) for index in np.tril_indices(k))
     where = np.zeros((k, k), dtype=np.int32)
     where[rows, columns] = where[columns, rows] = np.arange(len(rows))
     return rows, columns, where

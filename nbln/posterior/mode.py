@@ -22,6 +22,8 @@ from nbln.linalg import small
 
 dot = lambda a, b: jnp.dot(a, b, precision="highest")  # noqa: E731 - TF32 costs 0.1 nats a cell
 
+LARGEST_FIRST_MOVE = 5.0  # of a log-rate, natural log
+
 
 class Columns(NamedTuple):
     """Columns of W̃ beyond the gene programs: the same number for every gene.
@@ -212,7 +214,7 @@ def find(
     slopes are sums of small differences, which float32 resolves where it cannot tell two
     objectives apart. Convergence is quadratic: the last move is far larger than what is left.
     """
-    first = newton_step(parameters, cells, columns, f)
+    first = _first_step(parameters, cells, columns, f)
     state = _Search(first.z, first.alpha, first.f, jnp.full(cells.mask.shape, jnp.inf), 0)
 
     def unfinished(state):
@@ -237,6 +239,19 @@ def find(
     scaled = (s - state.alpha) ** 2 * parameters.d / (1 + parameters.d * a)
     norm = jnp.sqrt(jnp.sum(scaled, axis=1)) * cells.mask
     return Mode(state.z, state.alpha, state.f, norm, state.move <= tol)
+
+
+def _first_step(parameters, cells, columns, f) -> Step:
+    """A step from `f`, or from the counts themselves in cells where that leads far away.
+
+    It cannot be halved: `f` alone, without the coordinates it came from, is no point of the search.
+    """
+    step = newton_step(parameters, cells, columns, f)
+    near = jnp.max(jnp.abs(step.f - f), axis=1) * cells.mask < LARGEST_FIRST_MOVE
+    again = jnp.where(near[:, None], f, jnp.log(cells.counts + 0.5))
+    return lax.cond(
+        jnp.all(near), lambda: step, lambda: newton_step(parameters, cells, columns, again)
+    )
 
 
 class _Search(NamedTuple):

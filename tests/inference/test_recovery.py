@@ -14,7 +14,7 @@ def true_correlation(adata):
 
 
 def test_programs_are_recovered():
-    adata = nbln.datasets.simulate(400, 150, 3, seed=2)
+    adata = nbln.datasets.simulate(600, 200, 3, seed=2)
     result = nbln.fit(adata, progress=False)
     assert result.converged
     assert result.n_unconverged == 0

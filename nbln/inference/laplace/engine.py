@@ -150,7 +150,7 @@ def _start(model, source, mean, log_r, seed) -> mstep.State:
     prior = model.priors[names.MU].at(jnp.sum(W**2, axis=1) + d)
     mu = jnp.broadcast_to(prior.mode(), mu.shape) if prior.frozen else mu
     norms = gauge.squared_norms(W)
-    scales = model.loadings.start(jnp.full_like(norms, jnp.max(norms)), n_genes)
+    scales = _first_scales(model.loadings, norms, n_genes)
     rotation = mstep.Rotation(jnp.eye(k), jnp.zeros(k))
     first = jnp.zeros((), jnp.int32)
     return strong(mstep.State(first, Parameters(mu, W, d, channel), scales, rotation))
@@ -192,6 +192,12 @@ def _diverged(iteration, change, state):
         f"in {', '.join(which)}; check the counts for cells or genes of extreme size, or set a "
         "tighter prior on r or d"
     )
+
+
+@eqx.filter_jit
+def _first_scales(loadings, norms, n_genes):
+    """Those of columns that are all as large as the largest."""
+    return loadings.start(jnp.full_like(norms, jnp.max(norms)), n_genes)
 
 
 def first_step(parameters, columns, cells, z):
