@@ -33,7 +33,9 @@ def nbvcp(adata):
 @pytest.fixture(scope="session")
 def nbln_fit(adata, nbvcp):
     """NBLN by the published recipe: r and η frozen."""
-    return nbln.fit(adata, informative_priors_from=nbvcp, **SMALL)
+    return nbln.fit(
+        adata, informative_priors_from=nbvcp, priors={"loadings": {"type": "none"}}, **SMALL
+    )
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +51,7 @@ def pln_fit(adata):
         adata,
         model="pln",
         informative_priors_from=False,
-        priors={"capture_efficiency": None},
+        priors={"capture_efficiency": None, "loadings": {"type": "gaussian", "scale": 0.5}},
         **SMALL,
     )
 

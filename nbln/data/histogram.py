@@ -8,10 +8,10 @@ from jaxtyping import Float
 from nbln.data.chunks import chunk_cells
 from nbln.data.counts import Counts
 
-_UNIT_BINS = 32
-# 2**(1/7) = 1.104. Whole bins to the octave make every power of two an edge, so that the
+_UNIT_BINS = 64
+# 2**(1/28) = 1.025. Whole bins to the octave make every power of two an edge, so that the
 # edges of small counts are the first edges of larger ones.
-_BINS_PER_OCTAVE = 7
+_BINS_PER_OCTAVE = 28
 _BLOCK_BYTES = 64 * 2**20
 _TABLE_SIZE = 2**16
 
@@ -25,7 +25,7 @@ class CountTails(NamedTuple):
     Attributes
     ----------
     edges
-        Bin edges, whole numbers from 0: each count up to 32, then wider by about a tenth
+        Bin edges, whole numbers from 0: each count up to 64, then wider by a fortieth
         up to a power of two above the largest count.
     excess
         Σ over cells of clip(u − edges[i], 0, edges[i + 1] − edges[i]). Each gene's sum

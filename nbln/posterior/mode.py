@@ -214,22 +214,28 @@ def find(
     slopes are sums of small differences, which float32 resolves where it cannot tell two
     objectives apart. Convergence is quadratic: the last move is far larger than what is left.
     """
-    first = _first_step(parameters, cells, columns, f)
-    state = _Search(first.z, first.alpha, first.f, jnp.full(cells.mask.shape, jnp.inf), 0)
+    nothing = jnp.zeros((parameters.W.shape[1] + len(columns.value), f.shape[0]), f.dtype)
+    state = _Search(
+        nothing, jnp.zeros_like(f), f, jnp.full(cells.mask.shape, jnp.inf), cells.mask > 0, 0
+    )
 
     def unfinished(state):
-        return jnp.any(state.move > tol) & (state.n_steps < max_steps)
+        return jnp.any(state.move > tol) & (state.n_steps <= max_steps)
 
     def advance(state):
         step = newton_step(parameters, cells, columns, state.f)
         dz, dalpha, df = step.z - state.z, step.alpha - state.alpha, step.f - state.f
         h = _step_length(parameters.channel, cells, state, dalpha, df, step.score)
-        column = h[:, None]
+        column, move = h[:, None], jnp.max(jnp.abs(df), axis=1) * cells.mask
+        # A first step cannot be halved: `f` alone, without the coordinates it came from, is no
+        # point of the search. Where it leads far away, the counts themselves are the start.
+        astray = state.fresh & ~(move < LARGEST_FIRST_MOVE) & (state.n_steps == 0)
         return _Search(
-            state.z + h * dz,
-            state.alpha + column * dalpha,
-            state.f + column * df,
-            jnp.max(jnp.abs(df), axis=1) * cells.mask,
+            jnp.where(astray, 0, state.z + h * dz),
+            jnp.where(astray[:, None], 0, state.alpha + column * dalpha),
+            jnp.where(astray[:, None], jnp.log(cells.counts + 0.5), state.f + column * df),
+            jnp.where(state.fresh, jnp.inf, move),
+            astray,
             state.n_steps + 1,
         )
 
@@ -241,24 +247,12 @@ def find(
     return Mode(state.z, state.alpha, state.f, norm, state.move <= tol)
 
 
-def _first_step(parameters, cells, columns, f) -> Step:
-    """A step from `f`, or from the counts themselves in cells where that leads far away.
-
-    It cannot be halved: `f` alone, without the coordinates it came from, is no point of the search.
-    """
-    step = newton_step(parameters, cells, columns, f)
-    near = jnp.max(jnp.abs(step.f - f), axis=1) * cells.mask < LARGEST_FIRST_MOVE
-    again = jnp.where(near[:, None], f, jnp.log(cells.counts + 0.5))
-    return lax.cond(
-        jnp.all(near), lambda: step, lambda: newton_step(parameters, cells, columns, again)
-    )
-
-
 class _Search(NamedTuple):
     z: Float[Array, "all_columns cell"]
     alpha: Float[Array, "cell gene"]
     f: Float[Array, "cell gene"]
     move: Float[Array, " cell"]
+    fresh: Bool[Array, " cell"]  # `f` is a start, not yet the place of z and α
     n_steps: int | Float[Array, ""]
 
 
@@ -274,7 +268,7 @@ def _step_length(channel, cells, state, dalpha, df, score):
         return jnp.sum((s - state.alpha - column * dalpha) * df, axis=1) * cells.mask
 
     def steep(h):
-        return slope(h) < -0.5 * jnp.abs(start) - noise
+        return (slope(h) < -0.5 * jnp.abs(start) - noise) & ~state.fresh
 
     def shorten(carry):
         h, bad, n = carry

@@ -18,7 +18,7 @@ def of_laplace(result) -> dict[str, dist.Distribution]:
         names.RESIDUAL: _residual(result),
         names.ETA: _eta(result),
     }
-    if result.log_r_sd is not None:
+    if result.log_r_sd is not None and names.DISPERSION not in frozen:
         found[names.DISPERSION] = dist.LogNormal(jnp.log(arrays[names.DISPERSION]), result.log_r_sd)
     if result.cascade_source is not None:
         found |= {site: _of_source(result.cascade_source, site) for site in frozen}

@@ -55,18 +55,18 @@ def test_pooled_genes_and_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("largest", "top"), [(1, 32), (31, 32), (32, 64), (63, 64), (64, 128), (100_000, 2**17)]
+    ("largest", "top"), [(1, 64), (63, 64), (64, 128), (127, 128), (128, 256), (100_000, 2**17)]
 )
 def test_edges_depend_on_the_power_of_two_above_the_largest_count(largest, top):
     x = np.array([[1, 2], [largest, 3]])
     tails = count_tails(to_counts(x))
     assert tails.edges[0] == 0
-    assert tails.edges[-1] == max(top, 32)
+    assert tails.edges[-1] == max(top, 64)
     assert np.all(np.diff(tails.edges) >= 1)
     np.testing.assert_array_equal(tails.edges, np.rint(tails.edges))
-    np.testing.assert_array_equal(tails.edges[:33], np.arange(33))
-    ratio = tails.edges[33:] / tails.edges[32:-1]
-    assert np.all((ratio > 1.07) & (ratio < 1.13))
+    np.testing.assert_array_equal(tails.edges[:65], np.arange(65))
+    ratio = tails.edges[65:] / tails.edges[64:-1]
+    assert np.all((ratio > 1.01) & (ratio < 1.035))
     np.testing.assert_array_equal(tails.excess, brute_force(x, tails.edges))
 
 
