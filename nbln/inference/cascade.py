@@ -100,10 +100,10 @@ def _moments(source: SVIResult, counts: Counts, n_samples: int, seed: int):
     """(mean, sd) of log r̄, log μ̄ and η, in the order of `counts`."""
     cells = _order(counts.cell_names, source.fitted.cell_names, "cells")
     genes = _order(counts.gene_names, source.fitted.gene_names, "genes")
-    draws = source.get_posterior_samples(n_samples, seed).isel(chain=0)
+    mean, r = source.sample_genes(n_samples, seed)
     found = {}
-    for site, key in ((names.DISPERSION, names.DISPERSION), (names.MU, names.MEAN)):
-        logs = np.log(draws[key].values[:, genes])
+    for site, draws in ((names.DISPERSION, r), (names.MU, mean)):
+        logs = np.log(draws[:, genes])
         found[site] = logs.mean(axis=0), logs.std(axis=0)
     if source.known_eta is not None:
         eta = source.known_eta[cells]

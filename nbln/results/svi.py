@@ -86,6 +86,13 @@ class SVIResult:
         draws = {name: np.asarray(value)[None] for name, value in draws.items()}
         return self._dataset(draws, (names.CHAIN, names.DRAW))
 
+    def sample_genes(self, n_samples: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and dispersion of every gene in `get_posterior_samples`, (draw, gene) each."""
+        genes, _ = jax.random.split(jax.random.key(seed))
+        draws = self.posterior.sample_genes(genes, n_samples)
+        mean, r = PARAMETERIZATIONS[self.parameterization]().expand(draws)
+        return np.asarray(mean), np.asarray(r)
+
     @property
     def mean(self) -> xr.DataArray:
         """(gene,) mean expression at full capture (counts)."""
