@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from nbln.data.chunks import Chunk, chunk_cells, chunks
 from nbln.data.counts import Counts
+from nbln.data.histogram import CountTails, count_tails
 from nbln.posterior.mode import Augmentation, Cells
 
-Coordinates = Float[Array, "chunk all_columns cell"]
+CHUNK_BYTES = 4 * 2**20
 
 
 class Source:
@@ -41,7 +42,7 @@ class Source:
         counts: Counts,
         augmentation: Augmentation,
         resident_bytes: int,
-        chunk_bytes: int,
+        chunk_bytes: int = CHUNK_BYTES,
     ):
         self.n_cells, self.n_genes = counts.n_cells, counts.n_genes
         devices = jax.devices()
@@ -54,6 +55,10 @@ class Source:
         self.columns = augmentation.columns
         resident = not counts.on_disk and 4 * counts.n_cells * counts.n_genes <= resident_bytes
         self._resident = self._stack() if resident else None
+
+    def tails(self) -> CountTails:
+        """How far the counts of each gene reach, as the channels take it."""
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), count_tails(self._counts))
 
     @property
     def n_chunks(self) -> int:

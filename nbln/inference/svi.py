@@ -21,7 +21,6 @@ from numpyro.infer import SVI, Trace_ELBO
 from numpyro.optim import optax_to_numpyro
 
 from nbln.data.counts import Counts
-from nbln.data.histogram import count_tails
 from nbln.inference import regression
 from nbln.inference.guides import GUIDES, Guide
 from nbln.inference.source import Source
@@ -105,7 +104,7 @@ def fit_svi(
             rows, index = pool.block()
             key = jax.random.fold_in(jax.random.key(seed + 1), block)
             state, mean, loss, bad = _run_block(model, guide, state, rows, index, key, config)
-            _check_finite(guide, mean, int(bad), block * config.block_steps)
+            _check_finite(mean, int(bad), block * config.block_steps)
             blocks.append(mean)
             losses.append(float(loss))
             bar.advance(f"loss {losses[-1]:.4g}", config.block_steps)
@@ -125,9 +124,8 @@ def fit_svi(
 
 def _start(model: NBVCP, counts: Counts, config: SVIConfig) -> Guide:
     """A guide at the mode of negative-binomial regressions, scaled by their curvature."""
-    source = Source(counts, augmentation(model.capture), config.resident_bytes, 4 * 2**20)
-    tails = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), count_tails(counts))
-    coordinates, sd, z = regression.fit(model, source, tails, counts.gene_totals)
+    source = Source(counts, augmentation(model.capture), config.resident_bytes)
+    coordinates, sd, z = regression.fit(model, source, source.tails(), counts.gene_totals)
     eta = None
     if isinstance(model.capture, LatentCapture):
         loc = model.capture.loc + model.capture.scale * z[0]
@@ -241,7 +239,7 @@ class _Pool:
         return jnp.asarray(self._counts.rows(index)), jnp.asarray(index, jnp.int32)
 
 
-def _check_finite(guide, mean, bad_step, first_step):
+def _check_finite(mean, bad_step, first_step):
     if bad_step < 0:
         return
     bad = [name for name, x in mean.items() if not np.isfinite(np.asarray(x)).all()]

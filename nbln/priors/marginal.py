@@ -5,6 +5,7 @@ of it by Σ_gg. Equal mean and variance need μ = log μ̄ - Σ_gg/2 and
 1 + 1/r = (1 + 1/r̄) exp(-Σ_gg).
 """
 
+import equinox as eqx
 import jax.numpy as jnp
 
 from nbln.priors.univariate import Frozen, LogNormal, Normal, Prior, Value
@@ -18,16 +19,10 @@ def conditional_log_r(log_r: Value, variance: Value) -> Value:
     return -jnp.log(jnp.maximum(excess, 1 / R_MAX))
 
 
-class MarginalDispersion(Prior):
-    """r̄ of a gene-by-gene fit, soft (`LogNormal`) or `Frozen`; r follows it."""
+class Marginal(Prior):
+    """A prior that follows the moments of a source; without Σ_gg, it is the source's own."""
 
-    source: LogNormal | Frozen
-
-    def at(self, variance):
-        """The prior of r at the current log-rate variance Σ_gg."""
-        if isinstance(self.source, Frozen):
-            return Frozen(jnp.exp(conditional_log_r(jnp.log(self.source.value), variance)))
-        return LogNormal(conditional_log_r(self.source.loc, variance), self.source.scale)
+    source: eqx.AbstractVar[Prior]
 
     @property
     def frozen(self):
@@ -40,7 +35,19 @@ class MarginalDispersion(Prior):
         return self.source.mode()
 
 
-class MarginalMean(Prior):
+class MarginalDispersion(Marginal):
+    """r̄ of a gene-by-gene fit, soft (`LogNormal`) or `Frozen`; r follows it."""
+
+    source: LogNormal | Frozen
+
+    def at(self, variance):
+        """The prior of r at the current log-rate variance Σ_gg."""
+        if isinstance(self.source, Frozen):
+            return Frozen(jnp.exp(conditional_log_r(jnp.log(self.source.value), variance)))
+        return LogNormal(conditional_log_r(self.source.loc, variance), self.source.scale)
+
+
+class MarginalMean(Marginal):
     """log μ̄ of a gene-by-gene fit, soft (`Normal`) or `Frozen`; μ follows it.
 
     It follows Σ_gg as far as r̄ admits any, log(1 + 1/r̄): beyond, moments cannot match, and a mean
@@ -56,13 +63,3 @@ class MarginalMean(Prior):
         if isinstance(self.source, Frozen):
             return Frozen(self.source.value - variance / 2)
         return Normal(self.source.loc - variance / 2, self.source.scale)
-
-    @property
-    def frozen(self):
-        return self.source.frozen
-
-    def distribution(self, shape):
-        return self.source.distribution(shape)
-
-    def mode(self):
-        return self.source.mode()

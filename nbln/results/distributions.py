@@ -54,7 +54,7 @@ def _of_source(source, site):
     if site == names.ETA:
         known = source.known_eta
         return source.get_distributions()[names.ETA] if known is None else dist.Delta(known)
-    key = names.MEAN if site == names.MU else site
-    logs = np.log(source.get_posterior_samples(1000)[key].values[0])
+    mean, r = source.sample_genes(1000)
+    logs = np.log(mean if site == names.MU else r)
     loc, scale = logs.mean(axis=0), logs.std(axis=0)
     return dist.Normal(loc, scale) if site == names.MU else dist.LogNormal(loc, scale)

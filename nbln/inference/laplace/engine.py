@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from nbln import vocabulary as names
 from nbln.data.counts import Counts
-from nbln.data.histogram import count_tails
 from nbln.inference.laplace import mstep, start
-from nbln.inference.source import Source
+from nbln.inference.source import CHUNK_BYTES, Source
 from nbln.linalg import gauge
 from nbln.linalg.dtypes import strong
 from nbln.models.base import LogNormalModel
@@ -61,7 +59,7 @@ class LaplaceConfig:
     newton_tol: float = 1e-3
     newton_steps: int = 50
     resident_bytes: int = 2**31
-    chunk_bytes: int = 4 * 2**20
+    chunk_bytes: int = CHUNK_BYTES
 
 
 class CellFit(NamedTuple):
@@ -101,7 +99,7 @@ def fit_laplace(
     """Fit a log-normal model; `mean` and `log_r` are first values of e^μ and of log dispersion."""
     began = time.perf_counter()
     source = Source(counts, model.augmentation, config.resident_bytes, config.chunk_bytes)
-    tails = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), count_tails(counts))
+    tails = source.tails()
     state = _start(model, source, mean, log_r, seed)
     z = source.zeros(model.latent_dim + len(source.columns.value))
     _, z = source.scan(first_step, z, state.parameters, source.columns)
@@ -167,7 +165,7 @@ def _iterate(model, source, state, z, tails, config, progress):
                 trace.append([float(x) for x in previous])
                 bar.advance(f"change {max(trace[-1]):.1e}")
                 if not np.isfinite(trace[-1]).all():
-                    raise FloatingPointError(_diverged(len(trace), trace[-1], state))
+                    raise FloatingPointError(_diverged(len(trace), trace[-1]))
                 if converged := max(trace[-1]) <= config.tol:
                     break
             previous = change
@@ -185,7 +183,7 @@ def _iterate(model, source, state, z, tails, config, progress):
     return state, z, sums, np.array(trace), converged
 
 
-def _diverged(iteration, change, state):
+def _diverged(iteration, change):
     which = [n for n, x in zip(mstep.Change._fields, change, strict=True) if not np.isfinite(x)]
     return (
         f"fit(inference_method='laplace'): iteration {iteration} gave a value that is not finite "
