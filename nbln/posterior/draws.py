@@ -27,7 +27,6 @@ def draw_rates(
     v = mode.scales(cells, parameters.W.shape[1])
     mean = parameters.mu + cells.offset[:, None]
     S = step.information * step.t
-    q = step.alpha + S * (mode.rates(step.z, mean, X, v) - mean)
     root = small.cholesky(step.covariance)
     sd = jnp.sqrt(parameters.d * step.t)
 
@@ -35,7 +34,7 @@ def draw_rates(
         for_z, for_f = jax.random.split(key)
         z = step.z + small.multiply(root, jax.random.normal(for_z, step.z.shape))
         center = mode.rates(z, mean, X, v)
-        center = center + parameters.d * (q - S * (center - mean))
+        center = center + parameters.d * (step.response - S * (center - mean))
         return center + sd * jax.random.normal(for_f, f.shape)
 
     return jax.lax.map(draw, jax.random.split(key, n_draws))

@@ -82,6 +82,7 @@ class Step(NamedTuple):
     covariance: Float[Array, "all_columns all_columns cell"]  # M⁻¹
     log_det: Float[Array, " cell"]  # log det M
     information: Float[Array, "cell gene"]  # a at the point the step was taken from
+    response: Float[Array, "cell gene"]  # q, S times the working response; α + S W̃ z̃
     score: Float[Array, "cell gene"]
     slope: Float[Array, "cell gene"]  # da/df
     t: Float[Array, "cell gene"]
@@ -132,7 +133,7 @@ def newton_step(
     M = M.at[jnp.arange(n), jnp.arange(n)].add(precision(cells, k, columns, f.dtype))
     covariance, log_det = small.inverse_and_log_det(M)
     z, alpha, f = _solve(q, S, covariance, mean, X, v, d)
-    return Step(z, alpha, f, covariance, log_det, a, s, slope, t)
+    return Step(z, alpha, f, covariance, log_det, a, q, s, slope, t)
 
 
 def corrected(
@@ -152,10 +153,9 @@ def corrected(
     # standard deviation (a rare count, a variance above 1) it is not to be trusted further.
     most = 0.5 / jnp.sqrt(variance)
     shift = jnp.clip(0.5 * step.slope * variance, -most, most)
-    # q is linear in the score, so the correction adds to the q of the step, which is α + S W̃ z̃.
-    q = step.alpha + S * (rates(step.z, mean, X, v) - mean) - shift * step.t
+    q = step.response - shift * step.t  # q is linear in the score
     z, alpha, f = _solve(q, S, step.covariance, mean, X, v, parameters.d)
-    return step._replace(z=z, alpha=alpha, f=f), leverage
+    return step._replace(z=z, alpha=alpha, f=f, response=q), leverage
 
 
 def design_variance(covariance, design, scale):

@@ -75,9 +75,8 @@ def statistics(
     second = mean.covariance + mean.z[:, None] * mean.z[None, :]
     moments = jnp.concatenate([jnp.ones_like(mean.z[:1]), mean.z[:k], small.pack(second[:k, :k])])
     moments = moments * cells.mask
-    # S (y - o - μ) of the regression of the working response y on [1, z].
-    q = mean.alpha + S * (mean.f - d * mean.alpha - parameters.mu - cells.offset[:, None])
-    response = dot(q.T, moments[: k + 1].T)
+    # q is S (y - o - μ) in the regression of the working response y on [1, z].
+    response = dot(mean.response.T, moments[: k + 1].T)
     if columns.value:
         cross = jnp.concatenate([mean.z[k:, None], second[k:, :k]], axis=1)
         weight = jnp.asarray(columns.value, f.dtype)[:, None] * cells.scale.T
