@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench
+.PHONY: help venv demo test test-slow lint peers bench
 
 help: ## say what each target does
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 venv: $(VENV)/.test ## make the environment .venv and install the package in it
 
@@ -16,12 +16,19 @@ demo: $(VENV)/.test ## fit simulated data whose truth is known; results in nbln_
 	$(BIN)/nbln demo
 
 test: $(VENV)/.test ## run the tests on two workers
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist loadscope
+
+test-slow: $(VENV)/.test ## compare 100,000 random points a family with exact arithmetic
+	$(BIN)/python -m pytest -q -n 2 -m slow
 
 lint: $(VENV)/.dev ## check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright nbln
+
+peers: ## make .venv-peers with pyPLNmodels, which `make bench` runs beside nbln
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet 'setuptools<81' torch pyPLNmodels==1.0.10 pandas
 
 bench: $(VENV)/.test ## measure recovery and speed beside other packages
 	$(BIN)/python benchmarks/recovery.py

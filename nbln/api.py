@@ -211,7 +211,8 @@ def _pipeline_source(counts, chosen, config, seed, progress, settings) -> SVIRes
 
 
 def _fit_nbvcp(counts, chosen, kind, config, seed, progress, settings) -> SVIResult:
-    capture, note = chosen.capture(counts.library_size)
+    rule, note = chosen.capture(counts.library_size)
+    capture = rule.of(counts.library_size)
     log.info(note)
     every = chosen.sites(counts.n_cells)
     sites = {site.name: every[site.name] for site in kind.sites}
@@ -219,6 +220,7 @@ def _fit_nbvcp(counts, chosen, kind, config, seed, progress, settings) -> SVIRes
     fitted = fit_svi(model, counts, config, seed, progress)
     known = np.asarray(capture.eta) if isinstance(capture, KnownCapture) else None
     settings = settings | {"parameterization": kind.name, "guide": config.guide}
+    settings |= {"capture": rule._asdict()}
     return SVIResult(
         fitted=Fitted.of(counts, settings, fitted.seconds),
         parameterization=kind.name,
@@ -234,7 +236,8 @@ def _fit_log_normal(
     model, counts, chosen, latent_dim, source, transfer, config, seed, progress, settings
 ) -> LaplaceResult:
     began = time.perf_counter()
-    capture, note = chosen.capture(counts.library_size)
+    rule, note = chosen.capture(counts.library_size)
+    capture = rule.of(counts.library_size)
     sites, frozen = chosen.sites(counts.n_cells), ()
     mean, log_r = None, np.full(counts.n_genes, FIRST_LOG_R)
     if source is not None:
@@ -242,6 +245,7 @@ def _fit_log_normal(
         sites |= {site: prior for site, prior in taken.priors.items() if site in sites}
         if taken.capture is not None:
             capture, note = taken.capture, "capture losses taken over from the source"
+            rule = source.capture_rule
         mean, log_r, frozen = taken.mean, taken.log_r, taken.frozen
     if mean is None:
         mean = counts.gene_totals / np.exp(-np.asarray(capture.start(), np.float64)).sum()
@@ -253,6 +257,7 @@ def _fit_log_normal(
         log.info("marginal matching left no overdispersion to %d genes (r = %.0f)", poisson, R_MAX)
     seconds = fitted.seconds | {"total": time.perf_counter() - began}
     settings = settings | {"d_shape": float(sites[names.RESIDUAL].shape)}
+    settings |= {"capture": rule._asdict()}
     result = _laplace_result(
         model, Fitted.of(counts, settings, seconds), program, fitted, frozen, source
     )

@@ -14,13 +14,7 @@ from nbln import vocabulary as names
 from nbln.inference.cascade import KEYS, MATCHES, CascadeConfig
 from nbln.inference.guides import GUIDES
 from nbln.models.nbvcp import PARAMETERIZATIONS
-from nbln.priors.capture import (
-    SIGMA_M,
-    Capture,
-    capture_prior,
-    default_log_m0,
-    library_size_offset,
-)
+from nbln.priors.capture import CaptureRule
 from nbln.priors.loadings import LOADINGS_PRIORS, HorseshoeColumnwise, LoadingsPrior
 from nbln.priors.univariate import Beta, InverseGamma, LogNormal, Normal, Prior
 
@@ -198,16 +192,16 @@ class Priors:
         """Whether capture was given as None: a fixed offset by library size."""
         return self.has_capture and self._capture is None
 
-    def capture(self, library_size: np.ndarray) -> tuple[Capture, str]:
-        """Capture of every cell, and a sentence for the log."""
+    def capture(self, library_size: np.ndarray) -> tuple[CaptureRule, str]:
+        """How capture follows from library size, and a sentence for the log."""
         if self.fixed_offset:
-            return library_size_offset(library_size), "fixed offsets by library size"
+            return CaptureRule.library_offset(library_size), "fixed offsets by library size"
         if self._capture is not None:
-            return capture_prior(library_size, *self._capture), "capture prior as given"
-        log_m0 = default_log_m0(library_size)
-        return capture_prior(library_size, log_m0, SIGMA_M), (
-            f"no capture prior given: M0 = {math.exp(log_m0):,.0f} counts a cell (the larger of "
-            f"100,000 and twice the largest library), sigma_M = {SIGMA_M}"
+            return CaptureRule(*self._capture), "capture prior as given"
+        rule = CaptureRule.mrna_content(library_size)
+        return rule, (
+            f"no capture prior given: M0 = {math.exp(rule.log_m0):,.0f} counts a cell (the larger "
+            f"of 100,000 and twice the largest library), sigma_M = {rule.sigma_m}"
         )
 
 

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from jaxtyping import Float, Float32, Int
 
@@ -52,7 +53,12 @@ class Counts:
 
     @classmethod
     def from_anndata(
-        cls, adata: AnnData, *, layer: str | None = None, gene_coverage: float | None = None
+        cls,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        gene_coverage: float | None = None,
+        genes: np.ndarray | None = None,
     ) -> "Counts":
         """Check an AnnData's counts and choose its genes; the AnnData is not modified.
 
@@ -70,6 +76,9 @@ class Counts:
         gene_coverage
             Keep the most abundant genes that hold this fraction of all counts, and pool
             the others in a last column `_other`. None keeps every gene.
+        genes
+            Exactly these genes in this order, seen or not, those of an earlier fit; a last
+            `_other` pools all others. In place of `gene_coverage`.
 
         Raises
         ------
@@ -80,7 +89,7 @@ class Counts:
         ValueError
             No cells or genes, a single cell, repeated names, no matrix, values that are
             not counts up to 2**24, a cell without counts, a coverage outside (0, 1], a
-            gene already called `_other`.
+            gene already called `_other`, a gene of `genes` that is not there.
         """
         checks.check_arguments(adata, layer, gene_coverage)
         checks.check_shape(adata)
@@ -90,13 +99,13 @@ class Counts:
         matrix = checks.check_type(open_matrix(adata, layer), labels)
         library_size, totals = checks.checked_totals(matrix, labels)
 
-        selection = _select(totals, gene_coverage)
+        selection = _select(totals, gene_coverage) if genes is None else _named(names, genes)
         gene_names, gene_totals = names[selection.kept], totals[selection.kept]
         if selection.has_other:
-            _check_other(names, gene_coverage)
+            _check_other(names)
             gene_names = np.append(gene_names, OTHER_GENE)
             gene_totals = np.append(gene_totals, totals[selection.pooled].sum())
-        never_seen = int((totals == 0).sum())
+        never_seen = int((totals == 0).sum()) if genes is None else 0
         if never_seen:
             _log.info("%d genes without a single count are left out", never_seen)
 
@@ -199,11 +208,25 @@ def _settle(matrix: Matrix, selection: Selection) -> dict:
     }
 
 
-def _check_other(names: np.ndarray, gene_coverage: float | None) -> None:
+def _named(known: np.ndarray, genes: np.ndarray) -> Selection:
+    pools = len(genes) > 0 and genes[-1] == OTHER_GENE
+    wanted = genes[:-1] if pools else genes
+    kept = pd.Index(known).get_indexer(pd.Index(wanted))
+    missing = wanted[kept < 0]
+    if len(missing):
+        raise ValueError(
+            f"adata: {len(missing)} of the {len(wanted)} genes of the fit are not in it, the first "
+            f'"{missing[0]}"; add them to adata, with zeros where they were not seen'
+        )
+    others = np.setdiff1d(np.arange(len(known)), kept) if pools else np.arange(0)
+    return Selection(kept, others, len(known))
+
+
+def _check_other(names: np.ndarray) -> None:
     if OTHER_GENE in names:
         raise ValueError(
-            f'fit(gene_coverage={gene_coverage}): a gene is already called "{OTHER_GENE}", the '
-            "name of the pooled genes; rename it, or keep every gene with gene_coverage=None"
+            f'fit(gene_coverage=): a gene is already called "{OTHER_GENE}", the name of the '
+            "pooled genes; rename it, or keep every gene with gene_coverage=None"
         )
 
 

@@ -62,13 +62,13 @@ def count_tails(counts: Counts, chunk: int | None = None) -> CountTails:
     total = np.zeros((n_genes, _UNIT_BINS))
     for start in range(0, counts.n_cells, size):
         genes, values = counts.nonzeros(slice(start, start + size))
-        edges = _edges(values.max(initial=0))
+        edges = bin_edges(values.max(initial=0))
         n_bins = len(edges) - 1
         if n_bins > number.shape[1]:
             # Edges nest: what was counted so far stays in its bins.
             wider = ((0, 0), (0, n_bins - number.shape[1]))
             number, total = np.pad(number, wider), np.pad(total, wider)
-        key = genes.astype(np.intp) * n_bins + _bin_of(values, edges)
+        key = genes.astype(np.intp) * n_bins + bin_of(values, edges)
         shape = (n_genes, n_bins)
         number[:, :n_bins] += np.bincount(key, minlength=n_genes * n_bins).reshape(shape)
         total[:, :n_bins] += np.bincount(key, values, n_genes * n_bins).reshape(shape)
@@ -78,8 +78,8 @@ def count_tails(counts: Counts, chunk: int | None = None) -> CountTails:
     return CountTails(edges, total - edges[:-1] * number + np.diff(edges) * later)
 
 
-def _edges(largest: float) -> Float[np.ndarray, " edge"]:
-    # Up to the first power of two that is greater, 32 at least.
+def bin_edges(largest: float) -> Float[np.ndarray, " edge"]:
+    """Edges up to the first power of two that is greater than the largest count, 64 at least."""
     octaves = max(int(largest).bit_length() - _UNIT_BINS.bit_length() + 1, 0)
     return _edges_of(_UNIT_BINS + octaves * _BINS_PER_OCTAVE)
 
@@ -90,7 +90,8 @@ def _edges_of(n_bins: int) -> Float[np.ndarray, " edge"]:
     return np.concatenate([np.arange(_UNIT_BINS + 1.0), geometric])
 
 
-def _bin_of(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+def bin_of(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """The bin of every count below the last edge."""
     # A table is several times faster than a search; the few huge counts are searched.
     table = np.searchsorted(edges, np.arange(min(edges[-1], _TABLE_SIZE)), side="right") - 1
     whole = values.astype(np.intp)

@@ -7,7 +7,6 @@ priors of r, μ and η in a log-normal model; a frozen key is no longer a parame
 import math
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -109,10 +108,11 @@ def _moments(source: SVIResult, counts: Counts, n_samples: int, seed: int):
         eta = source.known_eta[cells]
         found[names.ETA] = eta, np.zeros_like(eta)
     else:
-        marginal = source.get_distributions()[names.ETA]
-        sd = np.sqrt(np.asarray(marginal.variance))
-        found[names.ETA] = np.asarray(marginal.mean)[cells], sd[cells]
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), found)
+        mean, sd = source.posterior.eta_moments()
+        found[names.ETA] = mean[cells], sd[cells]
+    return {
+        site: tuple(jnp.asarray(x, jnp.float32) for x in moments) for site, moments in found.items()
+    }
 
 
 def _order(wanted, known, what):

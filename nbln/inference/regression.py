@@ -9,6 +9,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from nbln.channels.negative_binomial import LOG_R_MAX, LOG_R_MIN, NegativeBinomial
@@ -89,18 +90,23 @@ def newton(genes: Genes, sums: Sums, tails: CountTails, shared: bool) -> tuple[G
 
 def fit(model: NBVCP, source: Source, tails: CountTails, gene_totals: Float[Array, " gene"]):
     """Coordinates of the sites, their standard deviations by curvature, (2, cell) of every cell."""
-    expected = jnp.sum(jnp.exp(jnp.asarray(source.offset)))
-    log_mean = jnp.log(jnp.asarray(gene_totals, jnp.float32) / expected)
+    log_mean = np.log(gene_totals / np.exp(source.offset, dtype=np.float64).sum())
     shared = any(not site.dims for site in model.parameterization.sites)
-    first = log_mean if shared else jnp.zeros_like(log_mean)
-    genes = strong(Genes(log_mean, NegativeBinomial(first + FIRST_LOG_R)))
+    log_r = FIRST_LOG_R + (log_mean if shared else np.zeros_like(log_mean))
+    first = (jnp.asarray(x, jnp.float32) for x in (log_mean, log_r))
+    genes = Genes(next(first), NegativeBinomial(next(first)))
     z = source.zeros(2)
     for _ in range(N_STEPS):
         sums, z = source.scan(visit, z, genes, source.columns)
         genes, curvatures = newton(genes, sums, tails, shared)
-    coordinates = model.parameterization.contract(genes.log_mean, genes.channel.log_r)
+    every = np.concatenate([np.asarray(part) for part in jax.device_get(z)], axis=-1)
+    return *_coordinates(model.parameterization, genes, curvatures), every[:, : source.n_cells]
+
+
+@eqx.filter_jit
+def _coordinates(parameterization, genes: Genes, curvatures: Genes):
+    coordinates = parameterization.contract(genes.log_mean, genes.channel.log_r)
     # Log mean and log dispersion are sums of coordinates, so their curvatures add up.
-    _, pull_back = jax.vjp(model.parameterization.expand_log, coordinates)
+    _, pull_back = jax.vjp(parameterization.expand_log, coordinates)
     (curvatures,) = pull_back((curvatures.log_mean, curvatures.channel.log_r))
-    z = jnp.concatenate(list(z), axis=-1)[:, : source.n_cells]
-    return coordinates, jax.tree.map(lambda h: 1 / jnp.sqrt(h), curvatures), jax.device_get(z)
+    return strong((coordinates, jax.tree.map(lambda h: 1 / jnp.sqrt(h), curvatures)))

@@ -13,9 +13,10 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from nbln.data.chunks import Chunk, chunk_cells, chunks
+from nbln.data.chunks import chunk_cells, chunks
 from nbln.data.counts import Counts
 from nbln.data.histogram import CountTails, count_tails
+from nbln.posterior.blocks import cells_of
 from nbln.posterior.mode import Augmentation, Cells
 
 CHUNK_BYTES = 4 * 2**20
@@ -51,7 +52,9 @@ class Source:
         self._mesh = Mesh(np.array(devices), ("cell",)) if len(devices) > 1 else None
         self._counts = counts
         self.offset = np.asarray(augmentation.offset)
-        self._scale = np.asarray(augmentation.scale)
+        self._augmentation = augmentation._replace(
+            offset=self.offset, scale=np.asarray(augmentation.scale)
+        )
         self.columns = augmentation.columns
         resident = not counts.on_disk and 4 * counts.n_cells * counts.n_genes <= resident_bytes
         self._resident = self._stack() if resident else None
@@ -75,39 +78,34 @@ class Source:
     def scan(self, visit: Callable, coordinates, *arguments):
         """Call ``visit(*arguments, cells, z) -> (sums, z)`` for every chunk: total sums, all z.
 
-        `visit` must be a module-level function: it is compiled once for its identity.
+        In place of z, `visit` may give anything that has an axis of cells; see `join`. It must be
+        a module-level function: it is compiled once for its identity.
         """
         if self._resident is not None:
             return _scan(visit, arguments, self._resident, coordinates)
         total, moved = None, []
-        for cells, z in zip(self.cells(), coordinates, strict=True):
+        for cells, z in zip(self._streamed(), coordinates, strict=True):
             part, z = _visit(visit, arguments, cells, z)
             total = part if total is None else _add(total, part)
             moved.append(z)
         return total, moved
 
-    def cells(self) -> Iterator[Cells]:
-        """The chunks one by one."""
-        if self._resident is not None:
-            for i in range(self.n_chunks):
-                yield jax.tree.map(lambda leaf, i=i: leaf[i], self._resident)
-        else:
-            for chunk in chunks(self._counts, self.size):
-                yield jax.tree.map(lambda leaf: self._put(leaf, axis=0), self._host_cells(chunk))
+    def join(self, parts) -> list[np.ndarray]:
+        """Arrays with the cells first, as `scan` gave them by chunk, for all cells."""
+        chunked = parts if self._resident is not None else zip(*parts, strict=True)
+        joined = (np.concatenate([np.asarray(part) for part in array]) for array in chunked)
+        return [array[: self.n_cells] for array in joined]
 
-    def _host_cells(self, chunk: Chunk) -> Cells:
-        block = slice(chunk.start, chunk.start + self.size)
-        offset, scale = self.offset[block], self._scale[block]
-        missing = self.size - len(offset)
-        return Cells(
-            chunk.counts,
-            chunk.mask,
-            np.pad(offset, (0, missing)),
-            np.pad(scale, ((0, missing), (0, 0))),
-        )
+    def _streamed(self) -> Iterator[Cells]:
+        for cells in self._on_host():
+            yield jax.tree.map(lambda leaf: self._put(leaf, axis=0), cells)
+
+    def _on_host(self) -> Iterator[Cells]:
+        every = chunks(self._counts, self.size)
+        return (cells_of(chunk, self._augmentation) for chunk in every)
 
     def _stack(self) -> Cells:
-        every = [self._host_cells(chunk) for chunk in chunks(self._counts, self.size)]
+        every = list(self._on_host())
         return jax.tree.map(lambda *leaves: self._put(np.stack(leaves), axis=1), *every)
 
     def _put(self, array: np.ndarray, axis: int) -> Array:

@@ -125,15 +125,20 @@ def fit_svi(
 def _start(model: NBVCP, counts: Counts, config: SVIConfig) -> Guide:
     """A guide at the mode of negative-binomial regressions, scaled by their curvature."""
     source = Source(counts, augmentation(model.capture), config.resident_bytes)
-    coordinates, sd, z = regression.fit(model, source, source.tails(), counts.gene_totals)
+    found = regression.fit(model, source, source.tails(), counts.gene_totals)
+    return GUIDES[config.guide](*_locations(model, *found))
+
+
+@eqx.filter_jit
+def _locations(model: NBVCP, coordinates, sd, z):
+    """Location and standard deviation of the genes' sites and of η, as a guide takes them."""
     eta = None
     if isinstance(model.capture, LatentCapture):
         loc = model.capture.loc + model.capture.scale * z[0]
         shift = _gauge(model.capture, loc)
         coordinates = model.parameterization.shift(coordinates, shift)
         eta = (loc + shift, model.capture.scale / jnp.sqrt(z[1]))
-    genes = {name: (loc, sd[name]) for name, loc in coordinates.items()}
-    return GUIDES[config.guide](genes, eta)
+    return strong(({name: (loc, sd[name]) for name, loc in coordinates.items()}, eta))
 
 
 def _gauge(capture: LatentCapture, eta):

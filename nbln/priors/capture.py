@@ -1,6 +1,7 @@
 """Capture: how much of a cell's mRNA was counted, as a loss η on the log scale."""
 
 import abc
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -53,18 +54,30 @@ class LatentCapture(Capture):
         return dist.TruncatedNormal(self.loc, self.scale, low=0.0)
 
 
-def library_size_offset(library_size: np.ndarray) -> KnownCapture:
-    """Fixed offsets by library size: η = log(median L) - log L, which may be negative."""
-    eta = np.log(np.median(library_size)) - np.log(library_size)
-    return KnownCapture(jnp.asarray(eta, jnp.float32))
+class CaptureRule(NamedTuple):
+    """How capture losses follow from library sizes L, of cells of a fit and of others.
 
+    Where `log_m0` is given, η has mean log M₀ - log L and standard deviation `sigma_m` (natural
+    log); otherwise η = `log_library` - log L is known, and may be negative.
+    """
 
-def capture_prior(library_size: np.ndarray, log_m0: float, sigma_m: float) -> LatentCapture:
-    """η with mean log M₀ - log L and standard deviation σ_M (natural log)."""
-    loc = log_m0 - np.log(library_size)
-    return LatentCapture(jnp.asarray(loc, jnp.float32), jnp.full(loc.shape, sigma_m, jnp.float32))
+    log_m0: float | None = None
+    sigma_m: float | None = None
+    log_library: float | None = None
 
+    @classmethod
+    def mrna_content(cls, library_size: np.ndarray) -> "CaptureRule":
+        """The default: M₀ is the larger of 100,000 and twice the largest library."""
+        return cls(float(np.log(max(M0_FLOOR, 2 * library_size.max()))), SIGMA_M)
 
-def default_log_m0(library_size: np.ndarray) -> float:
-    """log M₀ when the user gives none: the larger of 100,000 and twice the largest library."""
-    return float(np.log(max(M0_FLOOR, 2 * library_size.max())))
+    @classmethod
+    def library_offset(cls, library_size: np.ndarray) -> "CaptureRule":
+        """Fixed offsets by library size, 0 at its median."""
+        return cls(log_library=float(np.log(np.median(library_size))))
+
+    def of(self, library_size: np.ndarray) -> Capture:
+        """The capture losses of cells with these library sizes."""
+        if self.log_library is not None:
+            return KnownCapture(jnp.asarray(self.log_library - np.log(library_size), jnp.float32))
+        loc = jnp.asarray(self.log_m0 - np.log(library_size), jnp.float32)
+        return LatentCapture(loc, jnp.full(loc.shape, self.sigma_m, jnp.float32))

@@ -25,6 +25,17 @@ def write_laplace(result, adata: AnnData, key: str) -> None:
     }
 
 
+def write_denoised(denoised, adata: AnnData, key: str) -> None:
+    """Write posterior mean and standard deviation of the rates as layers."""
+    rows = pd.Index(denoised[names.CELL]).get_indexer(adata.obs_names.astype(str))
+    columns = pd.Index(denoised[names.GENE]).get_indexer(adata.var_names.astype(str))
+    for moment, suffix in (("mean", ""), ("sd", "_sd")):
+        values = denoised[moment].values[np.ix_(rows, columns)]
+        values[rows < 0] = np.nan
+        values[:, columns < 0] = np.nan
+        adata.layers[names.LAYER_RATE.format(key=key) + suffix] = values
+
+
 def write_svi(result, adata: AnnData, key: str) -> None:
     """Write an SVI result; see `SVIResult.write_to`."""
     cells, genes = _places(result, adata)

@@ -1,23 +1,37 @@
 """The result of a Laplace fit of a log-normal model, and the questions it answers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from nbln import vocabulary as names
+from nbln.channels.negative_binomial import NegativeBinomial
+from nbln.channels.poisson import Poisson
 from nbln.linalg import gauge
-from nbln.posterior.mode import Columns
+from nbln.posterior.mode import Columns, Parameters
 from nbln.priors.loadings import FLOOR
-from nbln.results import correlation, distributions, export, io, predictive
-from nbln.results.base import Fitted, find
+from nbln.results import (
+    arviz,
+    correlation,
+    denoised,
+    diagnostics,
+    distributions,
+    export,
+    io,
+    predictive,
+)
+from nbln.results.base import find
+from nbln.results.result import Result
 from nbln.results.svi import SVIResult
 
 
 @dataclass(frozen=True, eq=False)
-class LaplaceResult:
+class LaplaceResult(Result):
     """A fitted log-normal model.
 
     Plain arrays are what was fitted; accessors without ``_`` label them. The factors are in the
@@ -25,8 +39,6 @@ class LaplaceResult:
 
     Attributes
     ----------
-    fitted
-        Cells, genes and settings.
     arrays
         ``mu`` (gene,), ``W`` (gene, factor), ``d`` (gene,), ``r`` (gene,) for NBLN; ``z`` (cell,
         factor); ``coordinates`` of the extra columns (cell, extra); ``offset`` (cell,) and
@@ -53,7 +65,7 @@ class LaplaceResult:
         The fit of independent genes that gave priors, frozen and starting values.
     """
 
-    fitted: Fitted
+    kind: ClassVar[str] = "laplace"
     model: str
     arrays: dict[str, np.ndarray]
     columns: Columns
@@ -67,7 +79,6 @@ class LaplaceResult:
     log_evidence: np.ndarray
     frozen: tuple[str, ...] = ()
     cascade_source: SVIResult | None = None
-    kind: str = field(default="laplace", init=False)
 
     def __repr__(self):
         state = "converged" if self.converged else "NOT converged"
@@ -225,45 +236,79 @@ class LaplaceResult:
         """
         return distributions.of_laplace(self)
 
-    def get_ppc_samples(
-        self,
-        ppc_level: str = "library_anchored",
-        n_samples: int = 100,
-        seed: int = 0,
-        counts=None,
-    ) -> xr.DataArray:
-        """Counts drawn from the fitted model, (chain, draw, cell, gene).
-
-        Parameters
-        ----------
-        ppc_level
-            ``"marginal"``: fresh log-rates and capture losses resampled among the fitted cells;
-            ``"library_anchored"``: fresh log-rates, the cell's own library size;
-            ``"per_cell"``: log-rates from the cell's own posterior.
-        n_samples
-            Draws of the whole data set; memory is 4 bytes x draws x cells x genes.
-        seed
-            Same seed, same draws.
-        counts
-            The AnnData of the fit; needed for ``per_cell`` after loading.
-        """
-        return predictive.laplace_counts(self, ppc_level, n_samples, seed, counts)
-
     def get_compositional_samples(self, n_samples: int = 100, seed: int = 0) -> xr.DataArray:
         """Softmax of fresh log-rates, (chain, draw, gene): compositions without counting noise."""
         return predictive.compositions(self, n_samples, seed)
 
-    def write_to(self, adata, key_added: str = "nbln") -> None:
+    def get_denoised(
+        self, scale: str = "rate", genes: Sequence[str] | None = None, counts=None
+    ) -> xr.Dataset:
+        """Posterior ``mean`` and ``sd`` of every cell's expression at full capture, (cell, gene).
+
+        Made chunk by chunk; memory is 8 bytes x cells x genes asked for.
+
+        Parameters
+        ----------
+        scale
+            ``"rate"``: expected counts at full capture; ``"log_rate"``: their natural log;
+            ``"composition"``: shares of the cell's total.
+        genes
+            Names; all genes by default.
+        counts
+            The AnnData of the fit; needed after loading.
+        """
+        return denoised.denoised(self, scale, genes, counts)
+
+    def get_variance_shares(self) -> xr.Dataset:
+        """Shares of each gene's variance of counts at median depth, (gene,).
+
+        ``programs``: what the gene programs explain; ``own``: the gene's own variation d;
+        ``counting``: the channel's noise. They add up to 1 (law of total variance).
+        """
+        return diagnostics.variance_shares(self)
+
+    def get_pareto_k(self, n_cells: int = 40, seed: int = 0, counts=None) -> xr.DataArray:
+        """Pareto k̂ of importance ratios in z, (cell,), of a random sample of cells.
+
+        Below 0.7 the Laplace approximation of a cell's factors can be trusted or corrected
+        (Vehtari et al. 2024).
+        """
+        return diagnostics.pareto_k(self, counts, n_cells, seed)
+
+    @property
+    def parameters(self) -> Parameters:
+        """The fitted parameters as the cells' kernel takes them."""
+        arrays = {name: jnp.asarray(value) for name, value in self.arrays.items()}
+        dispersion = arrays.get(names.DISPERSION)
+        channel = Poisson() if dispersion is None else NegativeBinomial(jnp.log(dispersion))
+        return Parameters(arrays[names.MU], arrays[names.LOADINGS], arrays[names.RESIDUAL], channel)
+
+    def rate_sampler(self, ppc_level, n_samples, seed, data, size):
+        """Rates of predictive draws."""
+        return predictive.laplace_sampler(self, ppc_level, n_samples, seed, data, size)
+
+    def draw_parameters(self, n_samples: int, seed: int) -> xr.Dataset:
+        """Draws from `get_distributions`."""
+        return arviz.laplace_draws(self, n_samples, seed)
+
+    def cell_log_likelihood(self, posterior, data):
+        """Laplace evidence of every cell, (draw, cell)."""
+        return arviz.laplace_log_likelihood(self, posterior, data)
+
+    def _summarise(self, found, counts, seed):
+        return diagnostics.of_laplace(self, found, counts, seed)
+
+    def write_to(self, adata, key_added: str = "nbln", layers: bool = False, counts=None) -> None:
         """Write factors, loadings, parameters and capture losses into `adata`; the only writer.
 
         ``obsm["X_nbln"]``, ``varm["nbln_loadings"]``, ``var["nbln_mu"]`` and so on,
-        ``obs["nbln_eta"]``, ``uns["nbln"]``; genes left out of the fit get NaN.
+        ``obs["nbln_eta"]``, ``uns["nbln"]``; with `layers` also the denoised expression,
+        ``layers["nbln_rate"]`` and ``layers["nbln_rate_sd"]``, dense. Genes left out of the fit
+        get NaN. `counts` is the AnnData of the fit, needed for `layers` after loading.
         """
         export.write_laplace(self, adata, key_added)
-
-    def save(self, path) -> None:
-        """Save as NetCDF; `nbln.load` reads it. The counts are not in the file."""
-        io.write(path, self.kind, self.to_groups())
+        if layers:
+            export.write_denoised(self.get_denoised(counts=counts), adata, key_added)
 
     def to_groups(self) -> io.Groups:
         """What a file of this result holds."""

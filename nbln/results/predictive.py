@@ -5,71 +5,126 @@ Three levels. ``marginal``: fresh log-rates, capture losses resampled among the 
 them and u ~ Multinomial(L, λ/Σλ). ``per_cell``: log-rates from the cell's own posterior.
 """
 
+from collections.abc import Callable, Iterator
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jaxtyping import Int
 
 from nbln import vocabulary as names
-from nbln.channels.negative_binomial import NegativeBinomial
-from nbln.channels.poisson import Poisson
-from nbln.data.chunks import chunk_cells, chunks
+from nbln.data.counts import Counts
 from nbln.posterior import draws, mode
-from nbln.posterior.mode import Cells, Parameters
+from nbln.posterior.mode import Cells
 
 LEVELS = ("marginal", "library_anchored", "per_cell")
+BLOCK_BYTES = 2**27  # of the draws that are held at once
+LARGEST_RATE = 1e9  # of a count: draws are int32
+
+# For some cells: one draw after another of (rates, dispersion or None).
+Rates = Iterator[tuple[np.ndarray, np.ndarray | None]]
+Sampler = Callable[[slice, np.random.Generator], Rates]
 
 
-def laplace_counts(result, ppc_level, n_samples, seed, counts) -> xr.DataArray:
-    """Predictive draws of a Laplace result; see `LaplaceResult.get_ppc_samples`."""
-    _check(ppc_level, n_samples)
-    rng = np.random.default_rng(seed)
-    shape = n_samples, result.fitted.n_cells, result.fitted.n_genes
-    drawn = np.empty(shape, np.int32)
-    if ppc_level == "per_cell":
-        _per_cell(result, drawn, rng, seed, counts)
-        return _label(result.fitted, drawn)
-    r = result.arrays.get(names.DISPERSION)
-    for i, frozen in enumerate(_frozen_draws(result, n_samples, seed)):
-        x = _fresh_rates(result, frozen.get(names.MU), shape[1], rng)
-        dispersion = frozen.get(names.DISPERSION, r)
-        if ppc_level == "marginal":
-            eta = frozen.get(names.ETA, result.arrays[names.ETA])
-            f = x - rng.choice(eta, shape[1])[:, None]
-            drawn[i] = rng.poisson(_gamma_rates(np.exp(f), dispersion, rng))
-        else:
-            # Largest log-rate of the cell at 0: rates are relative, and exp cannot overflow.
-            rates = _gamma_rates(np.exp(x - x.max(axis=1, keepdims=True)), dispersion, rng)
-            drawn[i] = _anchored(rates, result.fitted.library_size, rng)
-    return _label(result.fitted, drawn)
+def count_draws(
+    result, ppc_level: str, n_samples: int, seed: int, counts=None
+) -> Iterator[tuple[slice, Int[np.ndarray, "draw cell gene"]]]:
+    """Predictive counts of some cells after others; see `LaplaceResult.get_ppc_samples`.
+
+    Memory is that of one block, however many cells there are. Same seed, same draws.
+    """
+    if ppc_level not in LEVELS:
+        raise ValueError(
+            f"ppc_level={ppc_level!r}: unknown level; choose one of {', '.join(LEVELS)}"
+        )
+    check_n_samples(n_samples)
+    fitted = result.fitted
+    size = block_cells(n_samples, fitted.n_cells, fitted.n_genes)
+    data = None
+    if ppc_level == "per_cell" and result.kind == "laplace":
+        data = fitted.data(counts)
+    sampler = result.rate_sampler(ppc_level, n_samples, seed, data, size)
+    anchored = ppc_level == "library_anchored"
+    return _blocks(fitted, sampler, n_samples, size, seed, anchored)
 
 
-def svi_counts(result, ppc_level, n_samples, seed) -> xr.DataArray:
-    """Predictive draws of independent genes; their log-rates do not vary between cells."""
-    _check(ppc_level, n_samples)
-    rng = np.random.default_rng(seed)
-    posterior = result.get_posterior_samples(n_samples, seed).isel(chain=0)
+def block_cells(n_samples: int, n_cells: int, n_genes: int) -> int:
+    """Cells whose draws fit in a block."""
+    return min(n_cells, max(1, BLOCK_BYTES // (4 * n_samples * n_genes)))
+
+
+def _blocks(fitted, sampler: Sampler, n_samples, size, seed, anchored):
+    for start in range(0, fitted.n_cells, size):
+        block = slice(start, min(start + size, fitted.n_cells))
+        rng = np.random.default_rng([seed, start])
+        drawn = np.empty((n_samples, block.stop - start, fitted.n_genes), np.int32)
+        for i, (rates, r) in enumerate(sampler(block, rng)):
+            if anchored:
+                drawn[i] = _anchored(rates, r, fitted.library_size[block], rng)
+            else:
+                drawn[i] = rng.poisson(_gamma_rates(np.minimum(rates, LARGEST_RATE), r, rng))
+        yield block, drawn
+
+
+def all_counts(result, ppc_level, n_samples, seed, counts=None) -> xr.DataArray:
+    """All predictive draws at once, (chain, draw, cell, gene)."""
+    blocks = count_draws(result, ppc_level, n_samples, seed, counts)
     fitted = result.fitted
     drawn = np.empty((n_samples, fitted.n_cells, fitted.n_genes), np.int32)
-    for i in range(n_samples):
-        mean, r, eta = (posterior[n].values[i] for n in (names.MEAN, names.DISPERSION, names.ETA))
-        if ppc_level == "library_anchored":
-            rates = np.broadcast_to(mean / mean.max(), drawn.shape[1:])
-            drawn[i] = _anchored(_gamma_rates(rates, r, rng), fitted.library_size, rng)
-            continue
-        if ppc_level == "marginal":
-            eta = rng.choice(eta, fitted.n_cells)
-        drawn[i] = rng.poisson(_gamma_rates(mean * np.exp(-eta[:, None]), r, rng))
-    return _label(fitted, drawn)
+    for block, values in blocks:
+        drawn[:, block] = values
+    dims = names.CHAIN, names.DRAW, names.CELL, names.GENE
+    return fitted.label(drawn[None], dims, names.COUNTS)
+
+
+def laplace_sampler(result, ppc_level, n_samples, seed, data: Counts | None, size) -> Sampler:
+    """Rates of a log-normal model; `data` are needed for ``per_cell``, in blocks of `size`."""
+    r = result.arrays.get(names.DISPERSION)
+    if data is not None:
+        return lambda block, rng: _own_rates(result, data, size, block, n_samples, seed, r)
+    frozen = frozen_draws(result, n_samples, seed)
+
+    def fresh(block, rng):
+        n_cells = block.stop - block.start
+        for values in frozen:
+            x = _fresh_rates(result, values.get(names.MU), n_cells, rng)
+            dispersion = values.get(names.DISPERSION, r)
+            if ppc_level == "library_anchored":
+                # Largest log-rate of the cell at 0: rates are relative, and exp cannot overflow.
+                yield np.exp(x - x.max(axis=1, keepdims=True)), dispersion
+            else:
+                eta = rng.choice(values.get(names.ETA, result.arrays[names.ETA]), n_cells)
+                yield np.exp(x - eta[:, None]), dispersion
+
+    return fresh
+
+
+def svi_sampler(result, ppc_level, n_samples, seed) -> Sampler:
+    """Rates of independent genes, which do not vary between cells but for the capture loss."""
+    posterior = result.get_posterior_samples(n_samples, seed).isel(chain=0)
+    every = [posterior[n].values for n in (names.MEAN, names.DISPERSION, names.ETA)]
+
+    def rates(block, rng):
+        n_cells = block.stop - block.start
+        for mean, r, eta in zip(*every, strict=True):
+            if ppc_level == "library_anchored":
+                yield np.broadcast_to(mean / mean.max(), (n_cells, len(mean))), r
+            else:
+                own = eta[block] if ppc_level == "per_cell" else rng.choice(eta, n_cells)
+                yield mean * np.exp(-own[:, None]), r
+
+    return rates
 
 
 def compositions(result, n_samples, seed) -> xr.DataArray:
     """Softmax of fresh log-rates, one cell a draw."""
-    _check("marginal", n_samples)
+    check_n_samples(n_samples)
     rng = np.random.default_rng(seed)
     rows = [
         _fresh_rates(result, frozen.get(names.MU), 1, rng)[0]
-        for frozen in _frozen_draws(result, n_samples, seed)
+        for frozen in frozen_draws(result, n_samples, seed)
     ]
     x = np.stack(rows)
     shares = np.exp(x - x.max(axis=1, keepdims=True))
@@ -78,34 +133,32 @@ def compositions(result, n_samples, seed) -> xr.DataArray:
     return result.fitted.label(shares[None], dims, "composition")
 
 
-def parameters_of(result) -> Parameters:
-    """The parameters of a Laplace result, as the kernel takes them."""
-    arrays = {name: jnp.asarray(value) for name, value in result.arrays.items()}
-    dispersion = arrays.get(names.DISPERSION)
-    channel = Poisson() if dispersion is None else NegativeBinomial(jnp.log(dispersion))
-    return Parameters(arrays[names.MU], arrays[names.LOADINGS], arrays[names.RESIDUAL], channel)
+def _own_rates(result, data, size, block, n_samples, seed, r):
+    """exp(f) with f drawn from the posterior of each cell of a block."""
+    n = block.stop - block.start
+    missing = size - n  # one shape, so that the kernel is compiled once
+
+    def padded(array):
+        return jnp.asarray(np.pad(array, ((0, missing), *[(0, 0)] * (array.ndim - 1))))
+
+    arrays = result.arrays
+    mask = padded(np.ones(n, np.float32))
+    offset, scale = padded(arrays["offset"][block]), padded(arrays["scale"][block])
+    cells = Cells(padded(data.rows(block)), mask, offset, scale)
+    z = padded(np.concatenate([arrays["z"][block], arrays["coordinates"][block]], axis=1)).T
+    key = jax.random.fold_in(jax.random.key(seed), block.start)
+    drawn = draw_cells(key, result.parameters, cells, result.columns, z, n_samples)
+    return ((np.exp(np.asarray(x)[:n]), r) for x in drawn)
 
 
-def _per_cell(result, drawn, rng, seed, counts):
-    data, parameters = result.fitted.data(counts), parameters_of(result)
-    offset, scale = result.arrays["offset"], result.arrays["scale"]
-    coordinates = np.concatenate([result.arrays["z"], result.arrays["coordinates"]], axis=1)
-    size = chunk_cells(data.n_cells, data.n_genes)
-    r = result.arrays.get(names.DISPERSION)
-    for chunk in chunks(data, size):
-        block = slice(chunk.start, chunk.start + size)
-        n = len(offset[block])
-        cells = Cells(chunk.counts[:n], chunk.mask[:n], offset[block], scale[block])
-        cells = jax.tree.map(jnp.asarray, cells)
-        z = jnp.asarray(coordinates[block].T)
-        f = mode.conditional_rates(parameters, cells, result.columns, z, n_iterations=4)
-        key = jax.random.fold_in(jax.random.key(seed), chunk.start)
-        rates = draws.draw_rates(key, parameters, cells, result.columns, f, len(drawn))
-        for i, drawn_rates in enumerate(np.asarray(rates)):
-            drawn[i, block] = rng.poisson(_gamma_rates(np.exp(drawn_rates), r, rng))
+@eqx.filter_jit
+def draw_cells(key, parameters, cells, columns, z, n_samples):
+    """Draws of log-rates from the Laplace posterior of cells whose mode is at `z`."""
+    f = mode.conditional_rates(parameters, cells, columns, z, n_iterations=4)
+    return draws.draw_rates(key, parameters, cells, columns, f, n_samples)
 
 
-def _frozen_draws(result, n_samples, seed):
+def frozen_draws(result, n_samples, seed) -> list[dict[str, np.ndarray]]:
     """For each draw, the frozen sites as the source's own posterior has them."""
     if result.cascade_source is None or not result.frozen:
         return [{}] * n_samples
@@ -133,21 +186,14 @@ def _gamma_rates(mean, r, rng):
     return mean if r is None else rng.gamma(np.broadcast_to(r, mean.shape), mean / r)
 
 
-def _anchored(rates, library_size, rng):
-    """Counts of each cell's own total, shared out in proportion to the rates."""
-    rates = rates.astype(np.float64)
+def _anchored(mean, r, library_size, rng):
+    """Counts of each cell's own total, shared out in proportion to gamma rates."""
+    rates = _gamma_rates(mean, r, rng).astype(np.float64)
     return rng.multinomial(library_size.astype(int), rates / rates.sum(axis=1, keepdims=True))
 
 
-def _label(fitted, drawn):
-    dims = names.CHAIN, names.DRAW, names.CELL, names.GENE
-    return fitted.label(drawn[None], dims, names.COUNTS)
-
-
-def _check(ppc_level, n_samples):
-    if ppc_level not in LEVELS:
-        raise ValueError(
-            f"ppc_level={ppc_level!r}: unknown level; choose one of {', '.join(LEVELS)}"
-        )
-    if n_samples < 1:
-        raise ValueError(f"n_samples={n_samples}: must be at least 1")
+def check_n_samples(n_samples) -> None:
+    """Raise unless a whole number of draws, at least one."""
+    whole = isinstance(n_samples, int | np.integer) and not isinstance(n_samples, bool)
+    if not whole or n_samples < 1:
+        raise ValueError(f"n_samples={n_samples!r}: must be a whole number, at least 1")

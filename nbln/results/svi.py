@@ -1,6 +1,7 @@
 """The result of stochastic variational inference of independent genes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -8,20 +9,20 @@ import numpy as np
 import xarray as xr
 
 from nbln import vocabulary as names
+from nbln.channels.negative_binomial import NegativeBinomial
 from nbln.models.nbvcp import PARAMETERIZATIONS
-from nbln.results import export, io, predictive
-from nbln.results.base import Fitted
+from nbln.posterior.mode import Parameters
+from nbln.results import arviz, diagnostics, export, io, predictive
+from nbln.results.result import Result
 from nbln.results.variational import POSTERIORS, Posterior
 
 
 @dataclass(frozen=True, eq=False)
-class SVIResult:
+class SVIResult(Result):
     """A fitted NBVCP model.
 
     Attributes
     ----------
-    fitted
-        Cells, genes and settings.
     parameterization
         Name of the parameterization.
     posterior
@@ -34,14 +35,13 @@ class SVIResult:
         Whether the locations settled, and after how many steps.
     """
 
-    fitted: Fitted
+    kind: ClassVar[str] = "svi"
     parameterization: str
     posterior: Posterior
     known_eta: np.ndarray | None
     losses: np.ndarray
     converged: bool
     n_steps: int
-    kind: str = field(default="svi", init=False)
 
     def __repr__(self):
         state = "converged" if self.converged else "NOT converged"
@@ -108,19 +108,35 @@ class SVIResult:
         """(cell,) capture loss, natural log."""
         return self.get_map()[names.ETA]
 
-    def get_ppc_samples(
-        self, ppc_level: str = "library_anchored", n_samples: int = 100, seed: int = 0
-    ) -> xr.DataArray:
-        """Counts drawn from the fitted model; see `LaplaceResult.get_ppc_samples`."""
-        return predictive.svi_counts(self, ppc_level, n_samples, seed)
+    @property
+    def parameters(self) -> Parameters:
+        """Mean and dispersion at the posterior's location: no factors, no residuals."""
+        fitted = self.get_map()
+        mean, r = (jnp.asarray(fitted[n].values) for n in (names.MEAN, names.DISPERSION))
+        nothing = jnp.zeros_like(mean)
+        channel = NegativeBinomial(jnp.log(r))
+        return Parameters(jnp.log(mean), jnp.zeros((mean.size, 0)), nothing, channel)
+
+    def rate_sampler(self, ppc_level, n_samples, seed, data, size):
+        """Rates of predictive draws."""
+        del data, size
+        return predictive.svi_sampler(self, ppc_level, n_samples, seed)
+
+    def draw_parameters(self, n_samples: int, seed: int) -> xr.Dataset:
+        """As `get_posterior_samples`."""
+        return self.get_posterior_samples(n_samples, seed)
+
+    def cell_log_likelihood(self, posterior, data):
+        """Log-probability of every cell's counts, (draw, cell)."""
+        return arviz.svi_log_likelihood(self, posterior, data)
+
+    def _summarise(self, found, counts, seed):
+        del counts, seed
+        return diagnostics.of_svi(self, found)
 
     def write_to(self, adata, key_added: str = "nbln") -> None:
         """Write mean, dispersion and capture loss into `adata`: var, obs and uns."""
         export.write_svi(self, adata, key_added)
-
-    def save(self, path) -> None:
-        """Save as NetCDF; `nbln.load` reads it. The counts are not in the file."""
-        io.write(path, self.kind, self.to_groups())
 
     def to_groups(self) -> io.Groups:
         """What a file of this result holds."""

@@ -9,9 +9,11 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions.transforms import ExpTransform
+from scipy.special import log_ndtr
 
 from nbln import vocabulary as names
 from nbln.models.base import transform
@@ -69,6 +71,15 @@ class Posterior(eqx.Module):
             values[names.ETA] = jnp.maximum(self.eta[0], 0.0)
         return values
 
+    def eta_moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of η of every cell, by truncation of its Gaussian at 0."""
+        assert self.eta is not None, "η is known"
+        loc, scale = (np.asarray(x, np.float64) for x in self.eta)
+        ratio = loc / scale
+        hazard = np.exp(-0.5 * ratio**2 - 0.5 * np.log(2 * np.pi) - log_ndtr(ratio))
+        variance = np.maximum(1 - hazard * (ratio + hazard), 0)
+        return loc + scale * hazard, scale * np.sqrt(variance)
+
     def sample(self, key: Array, n_samples: int) -> Values:
         """Draws of every site, draws first."""
         genes, cells = jax.random.split(key)
@@ -94,6 +105,7 @@ class MeanFieldPosterior(Posterior):
         genes = {n: (arrays[f"{n}_loc"], arrays[f"{n}_scale"]) for n in sites}
         return cls(_saved_eta(arrays), genes)
 
+    @eqx.filter_jit
     def sample_genes(self, key, n_samples):
         keys = jax.random.split(key, len(self.genes))
         return {
@@ -134,6 +146,7 @@ class LowRankPosterior(Posterior):
         sd = self.unflatten(jnp.sqrt(jnp.sum(self.factor**2, axis=1) + self.scale**2))
         return {name: (loc, sd[name]) for name, loc in self.loc.items()}
 
+    @eqx.filter_jit
     def sample_genes(self, key, n_samples):
         common, own = jax.random.split(key)
         noise = jax.random.normal(common, (n_samples, self.factor.shape[1])) @ self.factor.T

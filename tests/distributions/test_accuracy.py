@@ -54,9 +54,7 @@ def random_points(n, seed=0):
 def exact(family, dtype, full):
     """The points of a family, rounded to ``dtype``, and the exact quantities there."""
     _, function, parameters = FAMILIES[family]
-    points = np.vstack(
-        [grid(), random_points(100_000)] if full else [grid()[::9], random_points(400)]
-    )
+    points = np.vstack([grid(), random_points(100_000 if full else 3_000)])
     if family.startswith("zt"):
         points[:, 0] = np.maximum(points[:, 0], 1)
     columns = points[:, : parameters + 1].astype(dtype).T

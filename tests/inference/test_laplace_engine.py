@@ -24,7 +24,7 @@ from nbln.inference.svi import SVIConfig
 from nbln.linalg import gauge
 from nbln.models.nbln import NBLN
 from nbln.models.pln import PLN
-from nbln.priors.capture import KnownCapture, library_size_offset
+from nbln.priors.capture import CaptureRule, KnownCapture
 from nbln.priors.loadings import HorseshoeColumnwise
 from nbln.priors.univariate import Frozen, InverseGamma, LogNormal, Normal
 
@@ -49,8 +49,12 @@ def priors(**changes):
     return weak | changes
 
 
+def library_offset(counts):
+    return CaptureRule.library_offset(counts.library_size).of(counts.library_size).eta
+
+
 def fit_model(counts, kind=NBLN, shift=0.0, config=FIXED, first_r=5.0, **changes):
-    eta = library_size_offset(counts.library_size).eta + shift
+    eta = library_offset(counts) + shift
     chosen = priors(**changes)
     if kind is PLN:
         del chosen["r"]
@@ -202,7 +206,7 @@ def test_a_second_fit_of_the_same_shape_compiles_nothing(arguments, caplog):
 
 def test_an_iteration_moves_nothing_between_host_and_device(cells):
     counts = Counts.from_anndata(cells)
-    eta = library_size_offset(counts.library_size).eta
+    eta = library_offset(counts)
     model = NBLN(priors(), HorseshoeColumnwise(), KnownCapture(eta), 2)
     source = Source(counts, model.augmentation, 2**31, 64 * 20 * 4)
     tails = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), count_tails(counts))

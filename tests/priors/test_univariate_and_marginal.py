@@ -10,11 +10,9 @@ from scipy import optimize
 from nbln.models.base import transform
 from nbln.priors.capture import (
     M0_FLOOR,
+    CaptureRule,
     KnownCapture,
     LatentCapture,
-    capture_prior,
-    default_log_m0,
-    library_size_offset,
 )
 from nbln.priors.marginal import R_MAX, MarginalDispersion, MarginalMean, conditional_log_r
 from nbln.priors.univariate import Beta, Frozen, InverseGamma, LogNormal, Normal
@@ -131,19 +129,21 @@ def test_frozen_if_and_only_if_the_source_is(source):
 
 def test_capture_prior_is_centred_on_the_ratio_of_contents():
     library = np.array([1_000.0, 10_000.0])
-    capture = capture_prior(library, np.log(1e5), 0.5)
+    capture = CaptureRule(np.log(1e5), 0.5).of(library)
     np.testing.assert_allclose(capture.loc, np.log(1e5 / library), rtol=1e-6)
     np.testing.assert_allclose(capture.scale, 0.5)
     assert capture.distribution().support.lower_bound == 0
 
 
 def test_default_mrna_content():
-    assert default_log_m0(np.array([10.0, 99.0])) == pytest.approx(np.log(M0_FLOOR))
-    assert default_log_m0(np.array([10.0, 8e4])) == pytest.approx(np.log(1.6e5))
+    for largest, expected in [(99.0, M0_FLOOR), (8e4, 1.6e5)]:
+        rule = CaptureRule.mrna_content(np.array([10.0, largest]))
+        assert rule.log_m0 == pytest.approx(np.log(expected))
 
 
 def test_library_size_offset_is_zero_at_the_median():
-    capture = library_size_offset(np.array([1.0, 4.0, 16.0]))
+    library = np.array([1.0, 4.0, 16.0])
+    capture = CaptureRule.library_offset(library).of(library)
     np.testing.assert_allclose(capture.eta, [np.log(4), 0, -np.log(4)], rtol=1e-6)
 
 

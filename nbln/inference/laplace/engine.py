@@ -123,7 +123,7 @@ def fit_laplace(
         state.scales,
         cells,
         sums.normal,
-        state.parameters.channel.log_r_sd(sums.channel, tails, model.priors),
+        _log_r_sd(state.parameters.channel, sums.channel, tails, model.priors),
         trace,
         converged,
         seconds,
@@ -143,15 +143,22 @@ def _start(model, source, mean, log_r, seed) -> mstep.State:
         sums, _ = source.scan(start.sketch, nothing, plain, probes)
         probes = start.orthonormal(sums, probes)
     sums, _ = source.scan(start.sketch, nothing, plain, probes)
+    return _first_state(model, plain, sums, probes)
+
+
+@eqx.filter_jit
+def _first_state(model, plain: Parameters, sums, probes) -> mstep.State:
+    n_genes, k = plain.W.shape
     W = start.loadings(sums, probes, k)
-    mu = log_mean - 0.5 * (jnp.sum(W**2, axis=1) + d)
-    prior = model.priors[names.MU].at(jnp.sum(W**2, axis=1) + d)
-    mu = jnp.broadcast_to(prior.mode(), mu.shape) if prior.frozen else mu
+    variance = jnp.sum(W**2, axis=1) + plain.d
+    prior = model.priors[names.MU].at(variance)
+    mu = jnp.broadcast_to(prior.mode(), variance.shape) if prior.frozen else plain.mu - variance / 2
+    # The scales of columns that are all as large as the largest.
     norms = gauge.squared_norms(W)
-    scales = _first_scales(model.loadings, norms, n_genes)
+    scales = model.loadings.start(jnp.full_like(norms, jnp.max(norms)), n_genes)
     rotation = mstep.Rotation(jnp.eye(k), jnp.zeros(k))
     first = jnp.zeros((), jnp.int32)
-    return strong(mstep.State(first, Parameters(mu, W, d, channel), scales, rotation))
+    return strong(mstep.State(first, Parameters(mu, W, plain.d, plain.channel), scales, rotation))
 
 
 def _iterate(model, source, state, z, tails, config, progress):
@@ -192,12 +199,6 @@ def _diverged(iteration, change):
     )
 
 
-@eqx.filter_jit
-def _first_scales(loadings, norms, n_genes):
-    """Those of columns that are all as large as the largest."""
-    return loadings.start(jnp.full_like(norms, jnp.max(norms)), n_genes)
-
-
 def first_step(parameters, columns, cells, z):
     """The modes at the first parameters, roughly, from the counts themselves."""
     found = mode.find(
@@ -214,23 +215,26 @@ def e_step(state: mstep.State, columns, cells, z):
 m_step = eqx.filter_jit(mstep.update)
 
 
+@eqx.filter_jit
+def _log_r_sd(channel, sums, tails, priors):
+    return channel.log_r_sd(sums, tails, priors)
+
+
 def _finish(source: Source, state: mstep.State, z, config: LaplaceConfig) -> CellFit:
     """Every cell's mode, evidence and capture loss at the final parameters."""
-    fits = [
-        _finish_chunk(state, source.columns, cells, z[i], config.newton_tol, config.newton_steps)
-        for i, cells in enumerate(source.cells())
-    ]
-    joined = [np.concatenate([np.asarray(x) for x in parts]) for parts in zip(*fits, strict=True)]
-    return CellFit(*(x[: source.n_cells] for x in joined))
+    _, parts = source.scan(
+        finish_step, z, state, source.columns, config.newton_tol, config.newton_steps
+    )
+    return CellFit(*source.join(parts))
 
 
-@eqx.filter_jit
-def _finish_chunk(state, columns, cells, z, tol, max_steps):
+def finish_step(state, columns, tol, max_steps, cells, z):
+    """What is kept of a chunk's cells, cell axis first."""
     parameters = state.parameters
     f = mode.conditional_rates(parameters, cells, columns, mstep.rotate(z, state.rotation))
     found = mode.find(parameters, cells, columns, f, tol, max_steps)
     covariance = mode.newton_step(parameters, cells, columns, found.f).covariance
-    return (
+    return (), (
         found.z.T,
         *evidence.capture_loss(cells, columns, found.z, covariance),
         evidence.evidence(parameters, cells, columns, found.f),

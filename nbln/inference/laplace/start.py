@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from nbln.linalg import gauge
@@ -60,7 +61,7 @@ def loadings(
 def first_probes(n_genes: int, n_factors: int, seed: int) -> Float[Array, "gene probe"]:
     """Random probes, more than factors, never more than genes."""
     shape = n_genes, min(n_factors + OVERSAMPLING, n_genes)
-    return jax.random.normal(jax.random.key(seed), shape)
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
 
 
 def _mean_inner(sums, probes):

@@ -1,0 +1,81 @@
+"""How far the Laplace approximation of a cell can be trusted: importance sampling.
+
+Coordinates z̃ are drawn from their Laplace Gaussian q. Given them the genes are independent, and
+each gene's own residual is integrated by Gauss–Hermite quadrature around its mode. (Ratios of the
+joint distribution of z̃ and all residuals degenerate where genes are many.)
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import log_ndtr, logsumexp
+from jaxtyping import Array, Float
+
+from nbln.linalg import small
+from nbln.posterior import mode
+from nbln.posterior.evidence import HALF_LOG_2PI
+from nbln.posterior.mode import Cells, Columns, Parameters
+
+POINTS = 7
+TINY = 1e-30  # in place of d = 0, where a gene has no residual
+
+
+def log_ratios(
+    key: Array,
+    parameters: Parameters,
+    cells: Cells,
+    columns: Columns,
+    f: Float[Array, "cell gene"],
+    n_draws: int,
+) -> Float[Array, "draw cell"]:
+    """log p(u, z̃) - log q(z̃) at draws of q; the mean of the exponential is the evidence.
+
+    `f` are log-rates at the mode. Constants are as in `evidence.evidence`.
+    """
+    n_factors = parameters.W.shape[1]
+    step = mode.newton_step(parameters, cells, columns, f)
+    X, v = mode.design(parameters.W, columns), mode.scales(cells, n_factors)
+    prior = mode.precision(cells, n_factors, columns, f.dtype)
+    root = small.cholesky(step.covariance)
+    mean = parameters.mu + cells.offset[:, None]
+    constant = 0.5 * jnp.sum(jnp.log(jnp.where(prior > 0, prior, 1.0)), axis=0)
+    constant = constant - 0.5 * step.log_det + HALF_LOG_2PI * columns.precision.count(0.0)
+
+    def ratio(key):
+        noise = jax.random.normal(key, step.z.shape)
+        z = step.z + small.multiply(root, noise)
+        given = _log_marginal(parameters, cells, columns, z, mode.rates(z, mean, X, v))
+        change = 0.5 * jnp.sum(noise**2 - prior * z**2, axis=0)
+        return (given + change + constant + _truncation(cells, columns, z)) * cells.mask
+
+    return jax.lax.map(ratio, jax.random.split(key, n_draws))
+
+
+def _log_marginal(parameters, cells, columns, z, m):
+    """Σ_g log ∫ p(u | f) N(f; m, d) df of every cell."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(POINTS)
+    log_weights = np.log(weights / weights.sum()) + 0.5 * nodes**2
+    f = mode.conditional_rates(parameters, cells, columns, z)
+    t = 1 / (1 + parameters.d * parameters.channel.derivatives(cells.counts, f)[1])
+    sd = jnp.sqrt(jnp.maximum(parameters.d, TINY))
+    center, width = (f - m) / sd, jnp.sqrt(t)
+
+    def term(node, log_weight):
+        standard = center + width * node
+        return parameters.channel.log_prob(cells.counts, m + sd * standard) + (
+            log_weight - 0.5 * standard**2
+        )
+
+    terms = [term(*pair) for pair in zip(nodes, log_weights, strict=True)]
+    return jnp.sum(logsumexp(jnp.stack(terms), axis=0) + jnp.log(width), axis=1)
+
+
+def _truncation(cells, columns, z):
+    """The prior of a capture loss beyond its Gaussian: none below 0, its mass above."""
+    if not any(columns.truncated):
+        return jnp.zeros_like(cells.offset)
+    e = columns.truncated.index(True)
+    scale = jnp.where(cells.mask > 0, cells.scale[:, e], 1.0)
+    row = z.shape[0] - len(columns.value) + e
+    loss = -(cells.offset + columns.value[e] * scale * z[row])
+    return jnp.where(loss >= 0, 0.0, -jnp.inf) - log_ndtr(-cells.offset / scale)

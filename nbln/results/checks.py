@@ -1,0 +1,215 @@
+"""Posterior predictive checks as numbers: what was counted beside what the model would count.
+
+Every statistic comes with a predictive p-value, the rank of the observed value among those of the
+draws: (number of draws below + U (number of draws equal + 1)) / (draws + 1) with U uniform, so that
+it is exactly uniform where the model is right, ties or no ties (Gelman, Meng & Stern 1996; Dunn &
+Smyth 1996 for the residuals of single counts).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from jaxtyping import Float, Int
+from scipy import stats
+
+from nbln import vocabulary as names
+from nbln.data.histogram import bin_edges, bin_of
+from nbln.results import predictive
+from nbln.results.base import Fitted, find
+
+QUANTILE = 0.99
+N_GENES = 50  # for correlations, unless genes are named: the most abundant ones
+RESIDUAL_BINS = 500
+QUANTITIES = ("observed", "predicted", "low", "high", "p_value")
+LIBRARY = ("mean", "sd", "quantile_05", "median", "quantile_95")
+
+
+class _Bins(NamedTuple):
+    """Histograms of all genes laid end to end: gene g has the bins from start[g]."""
+
+    edges: Float[np.ndarray, " edge"]
+    start: Int[np.ndarray, " gene_and_end"]
+    last: Int[np.ndarray, " gene"]  # largest count that has a bin of its own
+
+    @classmethod
+    def up_to(cls, largest: Int[np.ndarray, " gene"]) -> "_Bins":
+        edges = bin_edges(largest.max(initial=0))
+        n_bins = bin_of(largest, edges) + 1
+        return cls(edges, np.concatenate([[0], np.cumsum(n_bins)]), largest)
+
+    def count(self, counts: Int[np.ndarray, "cell gene"]) -> Int[np.ndarray, " bin"]:
+        clipped = np.minimum(counts, self.last)
+        position = bin_of(clipped.ravel(), self.edges).reshape(clipped.shape) + self.start[:-1]
+        return np.bincount(position.ravel(), minlength=self.start[-1]).astype(np.int32)
+
+    def quantile(self, histogram, n_cells: int) -> Float[np.ndarray, "draw gene"]:
+        """The smallest count that a share `QUANTILE` of the cells does not exceed."""
+        wanted = int(np.ceil(QUANTILE * n_cells))
+        result = np.empty((len(histogram), len(self.last)))
+        for g, (first, end) in enumerate(zip(self.start[:-1], self.start[1:], strict=True)):
+            reached = np.cumsum(histogram[:, first:end], axis=1) >= wanted
+            result[:, g] = self.edges[np.argmax(reached, axis=1)]
+        return result
+
+
+class _Sums:
+    """Sums over cells from which the statistics of several data sets are made, draws first."""
+
+    def __init__(self, n_draws: int, bins: _Bins, chosen: np.ndarray, typical_library: float):
+        n_genes, n_chosen = len(bins.last), len(chosen)
+        self._bins, self._chosen, self._library = bins, chosen, typical_library
+        self._n_cells = 0
+        self._sum = np.zeros((n_draws, n_genes))
+        self._square = np.zeros((n_draws, n_genes))
+        self._zeros = np.zeros((n_draws, n_genes))
+        self._histogram = np.zeros((n_draws, bins.start[-1]), np.int32)
+        self._totals: list[np.ndarray] = []
+        self._normalised = np.zeros((n_draws, n_chosen))
+        self._products = np.zeros((n_draws, n_chosen, n_chosen))
+
+    def add(self, counts: Int[np.ndarray, "draw cell gene"]) -> None:
+        self._n_cells += counts.shape[1]
+        for i, one in enumerate(counts):
+            values = one.astype(np.float64)
+            self._sum[i] += values.sum(axis=0)
+            self._square[i] += (values**2).sum(axis=0)
+            self._zeros[i] += (one == 0).sum(axis=0)
+            self._histogram[i] += self._bins.count(one)
+            total = np.maximum(values.sum(axis=1, keepdims=True), 1)
+            normalised = np.log1p(values[:, self._chosen] / total * self._library)
+            self._normalised[i] += normalised.sum(axis=0)
+            self._products[i] += normalised.T @ normalised
+        self._totals.append(counts.sum(axis=2, dtype=np.float64))
+
+    def statistics(self) -> dict[str, np.ndarray]:
+        """Each statistic, draws first."""
+        n = self._n_cells
+        mean = self._sum / n
+        totals = np.concatenate(self._totals, axis=1)
+        low, middle, high = np.quantile(totals, [0.05, 0.5, 0.95], axis=1)
+        return {
+            "mean": mean,
+            "variance": np.maximum(self._square / n - mean**2, 0) * n / (n - 1),
+            "zero_fraction": self._zeros / n,
+            "quantile_99": self._bins.quantile(self._histogram, n),
+            "library_size": np.stack([totals.mean(1), totals.std(1), low, middle, high], axis=1),
+            "correlation": self._correlations(),
+        }
+
+    def _correlations(self):
+        n = self._n_cells
+        mean = self._normalised / n
+        covariance = self._products / n - mean[:, :, None] * mean[:, None, :]
+        sd = np.sqrt(np.maximum(np.diagonal(covariance, axis1=1, axis2=2), 1e-300))
+        first, second = np.triu_indices(len(self._chosen), 1)
+        return covariance[:, first, second] / (sd[:, first] * sd[:, second])
+
+
+class _Residuals:
+    """Randomised quantile residuals: the rank of each count among its draws, in bins."""
+
+    def __init__(self, n_genes: int, rng: np.random.Generator):
+        self._histogram = np.zeros((n_genes, RESIDUAL_BINS), np.int64)
+        self._rng = rng
+
+    def add(self, observed, drawn) -> None:
+        rank = ranks(observed, drawn, self._rng)
+        index = np.minimum((rank * RESIDUAL_BINS).astype(np.int64), RESIDUAL_BINS - 1)
+        index += np.arange(rank.shape[1]) * RESIDUAL_BINS
+        found = np.bincount(index.ravel(), minlength=self._histogram.size)
+        self._histogram += found.reshape(self._histogram.shape)
+
+    def uniformity(self) -> tuple[Float[np.ndarray, " gene"], Float[np.ndarray, " gene"]]:
+        """Kolmogorov–Smirnov distance of every gene's residuals from uniform, and its p-value."""
+        n_cells = self._histogram.sum(axis=1)
+        shares = np.cumsum(self._histogram, axis=1) / n_cells[:, None]
+        expected = np.arange(1, RESIDUAL_BINS + 1) / RESIDUAL_BINS
+        distance = np.abs(shares - expected).max(axis=1)
+        return distance, stats.kstwo.sf(distance, n_cells)
+
+
+def ranks(observed, drawn, rng: np.random.Generator):
+    """Predictive p-values, ties randomised; draws along the first axis of `drawn`."""
+    below = (drawn < observed).sum(axis=0)
+    equal = (drawn == observed).sum(axis=0)
+    return (below + rng.random(np.shape(observed)) * (equal + 1)) / (len(drawn) + 1)
+
+
+def predictive_checks(
+    result, ppc_level: str, n_samples: int, genes: Sequence[str] | None, seed: int, counts=None
+) -> xr.Dataset:
+    """See `LaplaceResult.check`."""
+    fitted: Fitted = result.fitted
+    blocks = predictive.count_draws(result, ppc_level, n_samples, seed, counts)
+    data = fitted.data(counts)
+    chosen = _chosen(fitted, data.gene_totals, genes)
+    bins = _Bins.up_to(_largest(data, n_samples))
+    library = float(np.median(fitted.library_size))
+    observed, predicted = (_Sums(n, bins, chosen, library) for n in (1, n_samples))
+    rng = np.random.default_rng([seed, 1])
+    residuals = _Residuals(fitted.n_genes, rng)
+    for block, drawn in blocks:
+        here = data.rows(block).astype(np.int64)
+        observed.add(here[None])
+        predicted.add(drawn)
+        residuals.add(here, drawn)
+    return _dataset(fitted, chosen, observed, predicted, residuals, rng, (ppc_level, n_samples))
+
+
+def _largest(data, n_samples) -> Int[np.ndarray, " gene"]:
+    """Where histograms end: well above the largest count of every gene."""
+    largest = np.zeros(data.n_genes, np.int64)
+    size = predictive.block_cells(n_samples, data.n_cells, data.n_genes)
+    for start in range(0, data.n_cells, size):
+        block = data.rows(slice(start, start + size))
+        largest = np.maximum(largest, block.max(axis=0).astype(np.int64))
+    return 4 * largest + 16
+
+
+def _chosen(fitted: Fitted, totals, genes) -> Int[np.ndarray, " chosen"]:
+    """The genes whose correlations are checked."""
+    if genes is not None:
+        chosen = find(genes, fitted.gene_names, "genes")
+        if len(chosen) < 2:
+            raise ValueError(f"check(genes={list(genes)!r}): name two genes at least, or none")
+        return chosen
+    real = np.flatnonzero(fitted.real_genes)
+    return np.sort(real[np.argsort(-totals[real], kind="stable")[:N_GENES]])
+
+
+def _dataset(fitted, chosen, observed, predicted, residuals, rng, how) -> xr.Dataset:
+    first, second = np.triu_indices(len(chosen), 1)
+    labels = fitted.gene_names[chosen]
+    dims = {"library_size": "library", "correlation": "pair"}
+    seen, drawn = observed.statistics(), predicted.statistics()
+    variables = {}
+    for name, draws in drawn.items():
+        low, high = np.quantile(draws, [0.05, 0.95], axis=0)
+        one = seen[name][0]
+        values = [one, draws.mean(axis=0), low, high, ranks(one, draws, rng)]
+        variables[name] = (("quantity", dims.get(name, names.GENE)), np.stack(values))
+    distance, p_value = residuals.uniformity()
+    variables["residual_distance"] = ((names.GENE,), distance)
+    variables["residual_p_value"] = ((names.GENE,), p_value)
+    coordinates = {
+        "quantity": list(QUANTITIES),
+        names.GENE: fitted.gene_names,
+        "library": list(LIBRARY),
+        "gene_a": ("pair", labels[first]),
+        "gene_b": ("pair", labels[second]),
+    }
+    attributes = {"ppc_level": how[0], "n_samples": how[1]}
+    return xr.Dataset(variables, coords=coordinates, attrs=attributes)
+
+
+def worst_genes(checks: xr.Dataset, statistic: str, n: int = 10) -> pd.DataFrame:
+    """The genes that the model describes worst by one statistic: observed, predicted, p-value."""
+    table = checks[statistic].to_pandas().T
+    table["extreme"] = np.abs(table["p_value"] - 0.5)
+    scale = (table["high"] - table["low"]).clip(lower=1e-12)
+    table["misfit"] = np.abs(table["observed"] - table["predicted"]) / scale
+    chosen = table.sort_values(["extreme", "misfit"], ascending=False).head(n)
+    return chosen[["observed", "predicted", "low", "high", "p_value"]]
