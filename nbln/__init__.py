@@ -1,6 +1,6 @@
 """Gene-gene regulation from single-cell counts: negative-binomial log-normal models in JAX."""
 
-from nbln import datasets
+from nbln import datasets, pl
 from nbln.api import fit, load
 from nbln.inference.laplace.engine import LaplaceConfig
 from nbln.inference.svi import SVIConfig
@@ -18,4 +18,5 @@ __all__ = [
     "datasets",
     "fit",
     "load",
+    "pl",
 ]

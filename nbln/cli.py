@@ -16,11 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 import nbln
-from nbln import report
+from nbln import report, webpage
 from nbln.data import files
 
-FIT, FITTED, PAIRS = "fit.nc", "fitted.h5ad", "top_pairs.csv"
+FIT, FITTED, PAIRS, REPORT = "fit.nc", "fitted.h5ad", "top_pairs.csv", "report.html"
 SHOWN_PAIRS = 10
+DRAWN_COUNTS = 2e8  # of the predictive checks in the report: half a minute
 # What the library and the file system raise for reasons that are the user's to mend.
 USER_ERRORS = (ValueError, KeyError, TypeError, FloatingPointError, OSError)
 
@@ -76,7 +77,7 @@ def demo(
         result.write_to(adata)
         adata.write_h5ad(targets[FITTED])
         truth = report.Truth.of(adata, result.fitted.gene_names)
-        _leave(result, targets, pairs, truth)
+        _leave(result, targets, pairs, truth=truth)
 
 
 @app.command()
@@ -130,7 +131,8 @@ def fit(
             progress=progress,
         )
         files.write_annotated(result.write_to, adata, counts, targets[FITTED])
-        _leave(result, targets, pairs)
+        # A file that was read in parts is closed by now.
+        _leave(result, targets, pairs, files.read(counts, backed) if backed else None)
 
 
 def _say(text: str, style: str = "") -> None:
@@ -168,7 +170,7 @@ def _targets(out: Path, source: Path | None = None) -> dict[str, Path]:
     """Where each result goes; raises early where it cannot, or where the input lies."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out}: is a file; give a directory")
-    targets = {name: out / name for name in (FIT, FITTED, PAIRS)}
+    targets = {name: out / name for name in (FIT, FITTED, PAIRS, REPORT)}
     for target in targets.values():
         if source is not None and target.exists() and target.samefile(source):
             raise ValueError(
@@ -179,14 +181,22 @@ def _targets(out: Path, source: Path | None = None) -> dict[str, Path]:
     return targets
 
 
-def _leave(result, targets: dict[str, Path], n_pairs: int, truth=None) -> None:
+def _leave(result, targets: dict[str, Path], n_pairs: int, adata=None, truth=None) -> None:
     """Write what the fit and the pairs are, and print the report."""
     result.save(targets[FIT])
+    data = result.fitted.data(adata)
+    _say("Comparing the data with draws from the model.")
+    size = result.fitted.n_cells * result.fitted.n_genes
+    checks = result.check(n_samples=int(min(50, max(10, DRAWN_COUNTS / size))), counts=data)
+    summary = result.summary(checks=checks, counts=data)
     console = rich.get_console()
     console.print()
     table = Table.grid(padding=(0, 2))
     for label, sentence in report.lines(result, truth):
         table.add_row(Text(label, style="bold"), Text(sentence))
+    doubtful = summary[summary["status"] == "warning"]
+    for i, (quantity, note) in enumerate(doubtful["note"].items()):
+        table.add_row(Text("" if i else "Warnings", style="bold red"), Text(f"{quantity}: {note}"))
     console.print(table)
     said = [
         (targets[FIT], "the fit, for nbln.load"),
@@ -200,6 +210,9 @@ def _leave(result, targets: dict[str, Path], n_pairs: int, truth=None) -> None:
         console.print(_pairs_table(pairs.head(SHOWN_PAIRS), truth))
     else:
         _say(f"\nA model of independent genes has no gene pairs, so there is no {PAIRS}.")
+    page = webpage.page(result, checks, summary, data, truth)
+    targets[REPORT].write_text(page, encoding="utf-8")
+    said.append((targets[REPORT], "all of this with figures and predictive checks, for a browser"))
     _say("\nWritten", "bold")
     files = Table.grid(padding=(0, 2))
     for path, what in said:

@@ -21,6 +21,7 @@ FLOORS = (
     ("vae",),
     ("api", "datasets", "options"),
     ("pl", "report"),
+    ("webpage",),
     ("cli",),
 )
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}

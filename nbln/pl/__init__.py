@@ -1,1 +1,16 @@
-"""Figures."""
+"""Figures: each function returns a matplotlib figure, draws on `ax=` if given, never shows it."""
+
+from nbln.pl.checks import plot_compositional_corner_ppc, plot_mean_variance, plot_ppc
+from nbln.pl.fit import plot_capture, plot_loss, plot_w_shrinkage_spectrum
+from nbln.pl.genes import plot_correlation, plot_gene_programs
+
+__all__ = [
+    "plot_capture",
+    "plot_compositional_corner_ppc",
+    "plot_correlation",
+    "plot_gene_programs",
+    "plot_loss",
+    "plot_mean_variance",
+    "plot_ppc",
+    "plot_w_shrinkage_spectrum",
+]

@@ -207,9 +207,10 @@ def _dataset(fitted, chosen, observed, predicted, residuals, rng, how) -> xr.Dat
 
 def worst_genes(checks: xr.Dataset, statistic: str, n: int = 10) -> pd.DataFrame:
     """The genes that the model describes worst by one statistic: observed, predicted, p-value."""
-    table = checks[statistic].to_pandas().T
-    table["extreme"] = np.abs(table["p_value"] - 0.5)
-    scale = (table["high"] - table["low"]).clip(lower=1e-12)
-    table["misfit"] = np.abs(table["observed"] - table["predicted"]) / scale
-    chosen = table.sort_values(["extreme", "misfit"], ascending=False).head(n)
-    return chosen[["observed", "predicted", "low", "high", "p_value"]]
+    values = checks[statistic].transpose("quantity", names.GENE).values
+    observed, predicted, low, high, p = values
+    extreme = np.abs(p - 0.5)
+    misfit = np.abs(observed - predicted) / np.maximum(high - low, 1e-12)
+    order = np.lexsort([-misfit, -extreme])[:n]
+    genes = pd.Index(checks[names.GENE].values[order], name=names.GENE)
+    return pd.DataFrame(values[:, order].T, index=genes, columns=list(QUANTITIES))

@@ -18,7 +18,7 @@ def pareto_k(log_ratios: Float[np.ndarray, "cell draw"]) -> Float[np.ndarray, " 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:  # ArviZ 1
-            from arviz_stats.base import array_stats
+            from arviz_stats.base import array_stats  # pyright: ignore[reportMissingImports]
 
             return np.asarray(array_stats.psislw(log_ratios, axis=-1)[1])
         except ImportError:

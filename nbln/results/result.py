@@ -10,8 +10,9 @@ import xarray as xr
 
 from nbln.posterior.mode import Parameters
 from nbln.priors.capture import CaptureRule
-from nbln.results import arviz, checks, io, predictive, scoring
+from nbln.results import arviz, io, predictive, scoring
 from nbln.results.base import Fitted
+from nbln.results.checks import predictive_checks
 
 SUMMARY_DRAWS = 40  # of the predictive checks behind a summary
 
@@ -122,23 +123,27 @@ class Result(abc.ABC):
         KeyError
             An unknown gene.
         """
-        return checks.predictive_checks(self, ppc_level, n_samples, genes, seed, counts)
+        return predictive_checks(self, ppc_level, n_samples, genes, seed, counts)
 
-    def summary(self, check: bool = True, counts=None, seed: int = 0) -> pd.DataFrame:
+    def summary(self, checks: xr.Dataset | bool = True, counts=None, seed: int = 0) -> pd.DataFrame:
         """Whether to believe the fit: one row a quantity, with columns value, status and note.
 
         A status of ``"warning"`` comes with a note that says what to do.
 
         Parameters
         ----------
-        check
-            Include what needs the counts: predictive checks and Pareto k̂ of the cells.
+        checks
+            What `check` gave; True makes checks of 40 draws; False leaves out all that needs the
+            counts: predictive checks and Pareto k̂ of the cells.
         counts
-            The AnnData of the fit; needed after loading, unless `check` is False.
+            The AnnData of the fit; needed after loading, unless `checks` is False.
         """
-        data = self.fitted.data(counts) if check else None
-        found = self.check(n_samples=SUMMARY_DRAWS, seed=seed, counts=data) if check else None
-        return self._summarise(found, data, seed)
+        if checks is False:
+            return self._summarise(None, None, seed)
+        data = self.fitted.data(counts)
+        if checks is True:
+            checks = self.check(n_samples=SUMMARY_DRAWS, seed=seed, counts=data)
+        return self._summarise(checks, data, seed)
 
     def score(
         self, adata, n_samples: int = 1, layer: str | None = None, seed: int = 0

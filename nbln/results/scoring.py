@@ -6,6 +6,7 @@ capture prior, so that models are compared on the same terms.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -55,7 +56,7 @@ def score(result, adata, layer: str | None, n_samples: int, seed: int) -> xr.Dat
 
 
 def compare(
-    results: Mapping[str, object], adata, layer: str | None = None, n_samples: int = 1
+    results: Mapping[str, Any], adata, layer: str | None = None, n_samples: int = 1
 ) -> pd.DataFrame:
     """Compare fitted models by their evidence for the same, preferably held-out, cells.
 

@@ -1,0 +1,82 @@
+"""What all figures share: axes, colours that colour-blind readers tell apart, and limits."""
+
+import io
+
+import numpy as np
+
+# Okabe & Ito (2008).
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
+DIVERGING = "RdBu_r"
+POINTS = dict(s=9, alpha=0.6, linewidths=0)
+
+
+def new_axes(ax, figsize=(5.0, 4.0)):
+    """The figure and axes to draw on: those given, or new ones."""
+    import matplotlib.pyplot as plt
+
+    if ax is not None:
+        return ax.figure, ax
+    figure, ax = plt.subplots(figsize=figsize, layout="constrained")
+    return figure, _open(ax)
+
+
+def new_grid(ax, n, n_columns, size=(3.3, 3.0)):
+    """The figure and `n` axes: those given, or a new grid whose spare places stay empty."""
+    import matplotlib.pyplot as plt
+
+    if ax is not None:
+        axes = list(np.ravel(ax))
+        if len(axes) != n:
+            raise ValueError(f"ax=: this figure has {n} panels, given {len(axes)} axes")
+        return axes[0].figure, axes
+    n_columns = min(n_columns, n)
+    n_rows = -(-n // n_columns)
+    figure, grid = plt.subplots(
+        n_rows,
+        n_columns,
+        figsize=(size[0] * n_columns, size[1] * n_rows),
+        layout="constrained",
+        squeeze=False,
+    )
+    axes = list(grid.ravel())
+    for spare in axes[n:]:
+        spare.remove()
+    return figure, [_open(one) for one in axes[:n]]
+
+
+def identity(ax, *values, log: bool):
+    """Equal limits on both axes around the values, and the line where they agree."""
+    every = np.concatenate([np.ravel(v) for v in values])
+    every = every[np.isfinite(every) & ((every > 0) | (not log))]
+    low, high = (every.min(), every.max()) if every.size else (0.0, 1.0)
+    if log:
+        low, high = low / 1.5, high * 1.5
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+    else:
+        margin = 0.04 * max(high - low, 1e-3)
+        low, high = low - margin, high + margin
+    ax.plot([low, high], [low, high], color=GREY, lw=1, zorder=0)
+    ax.set(xlim=(low, high), ylim=(low, high))
+
+
+def to_png(figure, dpi: int = 110) -> bytes:
+    """The figure as a PNG file; it is closed."""
+    import matplotlib.pyplot as plt
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=dpi, format="png")
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def whole_numbers(axis):
+    """Ticks at whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _open(ax):
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax

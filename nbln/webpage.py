@@ -1,0 +1,156 @@
+"""The report of a fit as one web page that needs nothing but itself."""
+
+import base64
+import html
+
+import pandas as pd
+
+import nbln
+from nbln import pl, report
+from nbln.pl.style import to_png
+from nbln.results.checks import worst_genes
+
+STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
+       max-width: 62rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
+figcaption { color: #555; font-size: .9rem; max-width: 44rem; }
+.table { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; }
+th, td { text-align: left; padding: .2rem .8rem .2rem 0; vertical-align: top;
+         border-bottom: 1px solid #ddd; }
+td.warning { color: #a33c00; font-weight: 600; }
+dl { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .2rem 1rem; }
+dt { font-weight: 600; } dd { margin: 0; }
+@media (max-width: 36rem) { dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; } }
+"""
+SHOWN_PAIRS = 30
+
+
+def page(result, checks, summary: pd.DataFrame, counts=None, truth=None) -> str:
+    """The whole page.
+
+    Parameters
+    ----------
+    checks, summary
+        What `check` and `summary` gave.
+    counts
+        The counts of the fit; None where the result still has them.
+    truth
+        What simulated data were drawn from, as in `report.lines`.
+    """
+    parts = [
+        "<h1>nbln: report of a fit</h1>",
+        _sentences(report.lines(result, truth)),
+        "<h2>Is it to be believed?</h2>",
+        _summary(summary),
+    ]
+    for title, caption, figure in _figures(result, checks, counts):
+        parts.append(f"<h2>{html.escape(title)}</h2>{_picture(figure, title, caption)}")
+    if result.kind == "laplace":
+        pairs = result.top_pairs(SHOWN_PAIRS)
+        parts += ["<h2>Strongest gene pairs</h2>", _table(pairs.round(3), index=False)]
+    worst = worst_genes(checks, "zero_fraction").round(3).reset_index()
+    parts += ["<h2>Genes whose zeros the model describes worst</h2>", _table(worst, index=False)]
+    parts.append(f"<p>nbln {nbln.__version__}</p>")
+    head = f'<meta charset="utf-8"><title>nbln report</title><style>{STYLE}</style>'
+    view = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    body = "\n".join(parts)
+    return f'<!doctype html>\n<html lang="en"><head>{head}{view}</head>\n<body>{body}</body></html>'
+
+
+def _figures(result, checks, counts):
+    """Title, caption and figure, in the order of the questions that a reader asks."""
+    yield (
+        "Does it describe the data?",
+        "Statistics of every gene in the data against draws from the fitted model. Points on the "
+        "line agree; orange ones lie outside 99 % of the draws.",
+        pl.plot_ppc(result, checks=checks),
+    )
+    yield (
+        "Mean and variance",
+        "Counts of every gene in the data and by the model.",
+        pl.plot_mean_variance(result, counts=counts),
+    )
+    if result.kind == "laplace":
+        yield from _programs(result, counts)
+    yield (
+        "Capture",
+        "Capture loss of every cell; the line and the band are what its library size leads one to "
+        "expect.",
+        pl.plot_capture(result),
+    )
+    yield "Convergence", "How the fit settled.", pl.plot_loss(result)
+    source = getattr(result, "cascade_source", None)
+    if source is not None:
+        yield (
+            "Convergence of the independent genes",
+            "The first stage, whose capture losses and starting values the fit took over.",
+            pl.plot_loss(source),
+        )
+
+
+def _programs(result, counts):
+    yield (
+        "How many programs?",
+        "Columns of the loadings, largest first; shrinkage removes those that the data do not ask "
+        "for.",
+        pl.plot_w_shrinkage_spectrum(result),
+    )
+    if result.w_prior_diagnostics["effective_rank"]:
+        yield (
+            "Gene programs",
+            "Genes with the largest loadings. The sign of a whole program is arbitrary.",
+            pl.plot_gene_programs(result),
+        )
+    yield (
+        "Correlations",
+        "Genes that the programs vary most, in the order of a clustering.",
+        pl.plot_correlation(result, n_genes=min(40, result.fitted.n_genes)),
+    )
+    yield (
+        "Shares of genes in a cell",
+        "Cells carry counting noise, the model does not; pseudobulks of about 25 similar cells are "
+        "in between.",
+        pl.plot_compositional_corner_ppc(result, counts=counts),
+    )
+
+
+def _sentences(lines) -> str:
+    items, open_label = [], None
+    for label, sentence in lines:
+        if label or open_label is None:
+            items.append([label, sentence])
+            open_label = label
+        else:
+            items[-1].append(sentence)
+    body = "".join(
+        f"<dt>{html.escape(label)}</dt><dd>{'<br>'.join(map(html.escape, said))}</dd>"
+        for label, *said in items
+    )
+    return f"<dl>{body}</dl>"
+
+
+def _summary(table: pd.DataFrame) -> str:
+    shown = table.reset_index()
+    shown["value"] = [_shown(value) for value in shown["value"]]
+    plain, marked = "<td>warning</td>", '<td class="warning">warning</td>'
+    return _table(shown, index=False).replace(plain, marked)
+
+
+def _shown(value) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, float) else f"{value:,}"
+
+
+def _table(table: pd.DataFrame, index: bool) -> str:
+    return f'<div class="table">{table.to_html(index=index, border=0)}</div>'
+
+
+def _picture(figure, title, caption) -> str:
+    data = base64.b64encode(to_png(figure)).decode()
+    picture = f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
+    return f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>"
