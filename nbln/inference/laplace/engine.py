@@ -158,7 +158,9 @@ def _first_state(model, plain: Parameters, sums, probes) -> mstep.State:
     scales = model.loadings.start(jnp.full_like(norms, jnp.max(norms)), n_genes)
     rotation = mstep.Rotation(jnp.eye(k), jnp.zeros(k))
     first = jnp.zeros((), jnp.int32)
-    return strong(mstep.State(first, Parameters(mu, W, plain.d, plain.channel), scales, rotation))
+    parameters = Parameters(mu, W, plain.d, plain.channel)
+    damping = mstep.Damping.start(n_genes)
+    return strong(mstep.State(first, parameters, scales, rotation, damping))
 
 
 def _iterate(model, source, state, z, tails, config, progress):

@@ -19,6 +19,7 @@ from nbln.posterior.mode import Cells, Columns, Parameters, dot
 from nbln.priors.loadings import Scales
 
 FORMING = 5  # iterations before columns may collapse
+TURNING = 0.05  # least move of a mean, natural log, that counts as turning back
 LARGEST_MOVE = 2.0  # of [μ, w] of one gene in one iteration, natural log
 
 
@@ -39,6 +40,23 @@ class Rotation(NamedTuple):
     shift: Float[Array, " factor"]
 
 
+class Damping(NamedTuple):
+    """How far each gene may go: half as far each time that its mean turns back."""
+
+    move: Float[Array, " gene"]  # of μ in the last iteration
+    length: Float[Array, " gene"]  # share of a step that is taken
+
+    @classmethod
+    def start(cls, n_genes: int) -> "Damping":
+        """Full steps."""
+        return cls(jnp.zeros(n_genes), jnp.ones(n_genes))
+
+    def after(self, move: Float[Array, " gene"]) -> "Damping":
+        """The shares for a step that would move the means by `move`."""
+        back = (move * self.move < 0) & (jnp.abs(move) > TURNING)
+        return Damping(move, jnp.where(back, self.length / 2, jnp.minimum(1.2 * self.length, 1)))
+
+
 class State(NamedTuple):
     """Everything that one iteration passes to the next, the cells' coordinates aside."""
 
@@ -46,6 +64,7 @@ class State(NamedTuple):
     parameters: Parameters
     scales: Scales
     rotation: Rotation
+    damping: Damping
 
 
 class Change(NamedTuple):
@@ -97,7 +116,7 @@ def update(
     variance = jnp.sum(old.W**2, axis=1) + old.d
     priors = {name: prior.at(variance) for name, prior in model.priors.items()}
     lam = model.loadings.column_sd(state.scales, k)
-    mu, W = _regress(old, sums, priors[names.MU], lam)
+    mu, W, damping = _regress(old, sums, priors[names.MU], lam, state.damping)
     mu, W, rotation = _expand(mu, W, sums, absorb_mean=not priors[names.MU].frozen)
     d = priors[names.RESIDUAL].posterior_mode(sums.residual, n_cells)
     channel = old.channel.maximise(sums.channel, tails, priors)
@@ -108,11 +127,11 @@ def update(
     forming = state.iteration < FORMING
     norms = jnp.where(forming, jnp.max(norms), norms)
     scales = model.loadings.update(state.scales, norms, n_genes)
-    state = State(state.iteration + 1, new, scales, rotation)
+    state = State(state.iteration + 1, new, scales, rotation, damping)
     return strong(state), _change(old, new)
 
 
-def _regress(old, sums, prior, lam):
+def _regress(old, sums, prior, lam, damping):
     """Rows [μ, w] of every gene, with column precision λ⁻² around free column means b."""
     mu = old.mu
     N, rhs = small.unpack_bordered(sums.normal), sums.response.T
@@ -140,7 +159,9 @@ def _regress(old, sums, prior, lam):
     move = theta - jnp.concatenate([jnp.zeros_like(mu)[None], old.W.T])
     length = jnp.sqrt(jnp.sum(move**2, axis=0))
     move = move * jnp.minimum(1, LARGEST_MOVE / jnp.maximum(length, 1e-12))
-    return mu + move[0], old.W + move[1:].T
+    damping = damping.after(move[0])
+    move = move * damping.length
+    return mu + move[0], old.W + move[1:].T, damping
 
 
 def _expand(mu, W, sums, absorb_mean):
