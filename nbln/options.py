@@ -28,7 +28,7 @@ SITES = {
 DEFAULTS: dict[str, Prior] = {
     names.MEAN: LogNormal(0.0, 10.0),
     names.MU: Normal(0.0, 10.0),
-    names.DISPERSION: LogNormal(math.log(5.0), 1.0),
+    names.DISPERSION: LogNormal(math.log(5.0), 2.0),
     names.ODDS: LogNormal(0.0, 10.0),
     names.PROBABILITY: Beta(1.0, 1.0),
 }

@@ -19,6 +19,8 @@ from nbln.posterior.mode import Cells, Columns, Parameters, dot
 from nbln.priors.loadings import Scales
 
 FORMING = 5  # iterations before columns may collapse
+LARGEST_SHARE = 0.75  # of the loadings' posterior variance that counts as size of a column
+SMALL = 0.3  # of the largest scale: columns below it may shrink faster
 TURNING = 0.05  # least move of a mean, natural log, that counts as turning back
 LARGEST_MOVE = 2.0  # of [μ, w] of one gene in one iteration, natural log
 
@@ -116,12 +118,20 @@ def update(
     variance = jnp.sum(old.W**2, axis=1) + old.d
     priors = {name: prior.at(variance) for name, prior in model.priors.items()}
     lam = model.loadings.column_sd(state.scales, k)
-    mu, W, damping = _regress(old, sums, priors[names.MU], lam, state.damping)
-    mu, W, rotation = _expand(mu, W, sums, absorb_mean=not priors[names.MU].frozen)
+    mu, W, spread, damping = _regress(old, sums, priors[names.MU], lam, state.damping)
+    mu, W, basis, rotation = _expand(mu, W, sums, absorb_mean=not priors[names.MU].frozen)
     d = priors[names.RESIDUAL].posterior_mode(sums.residual, n_cells)
     channel = old.channel.maximise(sums.channel, tails, priors)
     new = Parameters(mu, W, d, channel)
     norms = gauge.squared_norms(W)
+    # With all of the posterior variance noise would never shrink; with none of it programs
+    # vanish whose loadings have a signal-to-noise ratio below 3. This share puts the limit at
+    # (1 + √(genes/cells))², the edge of the spectrum of noise (Marchenko & Pastur 1967).
+    share = jnp.clip(1 - n_genes / n_cells, 0, LARGEST_SHARE)
+    norms = norms + share * jnp.sum(basis * dot(spread, basis), axis=0)
+    # Small columns on their way down go twice as far; a fixed point stays where it is.
+    ratio = jnp.minimum(1, norms / (n_genes * lam**2))
+    norms = jnp.where(norms < SMALL**2 * jnp.max(norms), norms * ratio, norms)
     # While the factors still take shape no column may collapse: until then the scales are those
     # that columns as large as the largest would have.
     forming = state.iteration < FORMING
@@ -161,7 +171,8 @@ def _regress(old, sums, prior, lam, damping):
     move = move * jnp.minimum(1, LARGEST_MOVE / jnp.maximum(length, 1e-12))
     damping = damping.after(move[0])
     move = move * damping.length
-    return mu + move[0], old.W + move[1:].T, damping
+    spread = jnp.sum(covariance[1:, 1:], axis=2)
+    return mu + move[0], old.W + move[1:].T, spread, damping
 
 
 def _expand(mu, W, sums, absorb_mean):
@@ -178,7 +189,8 @@ def _expand(mu, W, sums, absorb_mean):
     whiten = small.inverse_lower(root)[:, :, 0]
     W = dot(W, root[:, :, 0])
     axes = gauge.principal_axes(W)
-    return mu, dot(W, axes), Rotation(dot(axes.T, whiten), mean)
+    basis = dot(root[:, :, 0], axes)
+    return mu, dot(W, axes), basis, Rotation(dot(axes.T, whiten), mean)
 
 
 def _change(old: Parameters, new: Parameters) -> Change:

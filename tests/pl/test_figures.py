@@ -1,0 +1,71 @@
+"""Every figure returns itself, draws where it is told to, and shows nothing."""
+
+import matplotlib
+import numpy as np
+import pytest
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+
+import nbln
+
+PANELS = {"plot_ppc": 5, "plot_compositional_corner_ppc": 4, "plot_gene_programs": 2}
+LAPLACE_ONLY = {
+    "plot_compositional_corner_ppc",
+    "plot_correlation",
+    "plot_gene_programs",
+    "plot_w_shrinkage_spectrum",
+}
+ARGUMENTS = {
+    "plot_compositional_corner_ppc": {"genes": ["gene1", "gene4"]},
+    "plot_gene_programs": {"n_programs": 2},
+    "plot_ppc": {"n_samples": 3},
+}
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    def shown(*args, **kwargs):
+        raise AssertionError("a figure was shown")
+
+    monkeypatch.setattr(plt, "show", shown)
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("kind", ["mean_disp-mean_field", "nbln-frozen", "nbln-latent-coverage"])
+@pytest.mark.parametrize("name", nbln.pl.__all__)
+def test_figure(results, name, kind):
+    result = results[kind]
+    if result.kind == "svi" and name in LAPLACE_ONLY:
+        pytest.skip("independent genes have no gene programs")
+    figure = getattr(nbln.pl, name)(result, **ARGUMENTS.get(name, {}))
+    assert isinstance(figure, plt.Figure)
+    figure.canvas.draw()
+
+
+@pytest.mark.parametrize("name", nbln.pl.__all__)
+def test_draws_on_given_axes(nbln_fit, name):
+    figure, axes = plt.subplots(1, PANELS.get(name, 1))
+    given = getattr(nbln.pl, name)(nbln_fit, ax=axes, **ARGUMENTS.get(name, {}))
+    assert given is figure
+    assert all(ax.has_data() for ax in np.ravel(axes)[:1])
+
+
+def test_many_genes_have_no_labels(nbln_fit):
+    figure = nbln.pl.plot_correlation(nbln_fit, n_genes=5)
+    assert len(figure.axes[0].get_xticks()) == 5
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda r: nbln.pl.plot_ppc(r, n_samples=3, ax=plt.subplots()[1]), "5 panels"),
+        (lambda r: nbln.pl.plot_gene_programs(r, n_programs=9), "from 1 to 3"),
+        (lambda r: nbln.pl.plot_compositional_corner_ppc(r, genes=["gene1"]), "two to eight"),
+    ],
+)
+def test_errors(nbln_fit, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(nbln_fit)

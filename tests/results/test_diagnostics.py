@@ -1,0 +1,80 @@
+"""The summary says what is wrong; importance ratios and ArviZ's groups are what they claim."""
+
+import arviz
+import numpy as np
+import pytest
+import xarray as xr
+
+KINDS = ("mean_disp-mean_field", "nbln-frozen", "nbln-latent-coverage", "pln")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_summary(results, kind):
+    table = results[kind].summary()
+    assert list(table.columns) == ["value", "status", "note"]
+    assert set(table["status"]) <= {"ok", "warning"}
+    warned = table["status"] == "warning"
+    assert (table.loc[warned, "note"].str.len() > 10).all()
+    assert (table.loc[~warned, "note"] == "").all()
+    assert table.loc["cells", "value"] == 90
+    short = results[kind].summary(checks=False)
+    assert set(short.index) < set(table.index)
+
+
+def test_variance_shares_add_up(results):
+    for kind in KINDS[1:]:
+        shares = results[kind].get_variance_shares()
+        total = shares["programs"] + shares["own"] + shares["counting"]
+        np.testing.assert_allclose(total, 1, rtol=1e-6)
+
+
+def test_variance_shares_are_those_of_simulated_counts(pln_fit):
+    """Law of total variance, by brute force for one gene at median depth."""
+    rng = np.random.default_rng(0)
+    a, g, n = pln_fit.arrays, 3, 2_000_000
+    W = a["W"] - a["W"].mean(axis=0)
+    z = rng.standard_normal((n, W.shape[1]))
+    log_mean = a["mu"][g] - np.median(a["eta"]) + z @ W[g]
+    given_z = np.exp(log_mean + a["d"][g] / 2)
+    own = given_z**2 * np.expm1(a["d"][g])
+    parts = np.array([given_z.var(), own.mean(), given_z.mean()])
+    shares = pln_fit.get_variance_shares().isel(gene=g)
+    found = [float(shares[name]) for name in ("programs", "own", "counting")]
+    np.testing.assert_allclose(found, parts / parts.sum(), atol=0.01)
+
+
+def test_pareto_k(nbln_fit):
+    k = nbln_fit.get_pareto_k(n_cells=10)
+    assert k.dims == ("cell",)
+    assert k.size == 10
+    assert set(k["cell"].values) <= set(nbln_fit.fitted.cell_names)
+    assert (k < 1).all()
+
+
+@pytest.mark.parametrize("kind", ["mean_disp-mean_field", "nbln-frozen", "nbln-latent-coverage"])
+def test_arviz(results, kind):
+    result = results[kind]
+    tree = result.to_datatree(n_samples=20, n_predictive=3)
+    groups = {"posterior", "posterior_predictive", "observed_data", "log_likelihood"}
+    assert set(tree.children) == groups | {"sample_stats"}
+    likelihood = tree["log_likelihood"]["counts"]
+    assert likelihood.dims == ("chain", "draw", "cell")
+    assert tree["observed_data"]["counts"].dims == ("cell", "gene")
+    data = result.to_arviz(n_samples=20, n_predictive=3)
+    assert np.isfinite(float(arviz.loo(data).elpd_loo if hasattr(arviz, "psislw") else 0))
+    site = "mean" if result.kind == "svi" else "mu"
+    assert len(arviz.summary(data, var_names=[site])) == result.fitted.n_genes
+
+
+def test_log_likelihood_at_the_fit_is_the_evidence(nbln_fit):
+    values = {
+        name: (("chain", "draw", *dims), nbln_fit.arrays[name][None, None])
+        for name, dims in {
+            "mu": ("gene",),
+            "W": ("gene", "factor"),
+            "d": ("gene",),
+            "r": ("gene",),
+        }.items()
+    }
+    at_the_fit = nbln_fit.cell_log_likelihood(xr.Dataset(values), nbln_fit.fitted.counts)
+    np.testing.assert_allclose(at_the_fit[0], nbln_fit.log_evidence, atol=0.05)
