@@ -102,13 +102,17 @@ class Counts:
         selection = _select(totals, gene_coverage) if genes is None else _named(names, genes)
         gene_names, gene_totals = names[selection.kept], totals[selection.kept]
         if selection.has_other:
-            _check_other(names)
+            if genes is None:
+                _check_other(names, gene_coverage)
             gene_names = np.append(gene_names, OTHER_GENE)
             gene_totals = np.append(gene_totals, totals[selection.pooled].sum())
         never_seen = int((totals == 0).sum()) if genes is None else 0
         if never_seen:
             _log.info("%d genes without a single count are left out", never_seen)
 
+        stored = _settle(matrix, selection)
+        if genes is not None and selection.drops and not selection.has_other:
+            library_size = _kept_totals(stored["_matrix"], stored["_selection"], cell_names)
         return cls(
             cell_names=cell_names,
             gene_names=gene_names,
@@ -117,7 +121,7 @@ class Counts:
             has_other=selection.has_other,
             genes_never_seen=never_seen,
             fingerprint=_fingerprint(cell_names, gene_names, library_size, gene_totals),
-            **_settle(matrix, selection),
+            **stored,
         )
 
     @property
@@ -222,10 +226,27 @@ def _named(known: np.ndarray, genes: np.ndarray) -> Selection:
     return Selection(kept, others, len(known))
 
 
-def _check_other(names: np.ndarray) -> None:
+def _kept_totals(matrix: Matrix, selection: Selection, cells: np.ndarray) -> np.ndarray:
+    """Library sizes over the genes that are kept, where others are dropped."""
+    parts = []
+    for _, block in matrix.blocks():
+        dense = isinstance(block, np.ndarray)
+        chosen = selection.dense(block) if dense else selection.sparse(block)
+        parts.append(np.asarray(chosen.sum(axis=1, dtype=np.float64)).ravel())
+    totals = np.concatenate(parts)
+    empty = np.flatnonzero(totals == 0)
+    if len(empty):
+        raise ValueError(
+            f"adata: {len(empty)} cells have no counts in the genes of the fit, the first "
+            f'"{cells[empty[0]]}"; leave them out'
+        )
+    return totals
+
+
+def _check_other(names: np.ndarray, gene_coverage: float | None) -> None:
     if OTHER_GENE in names:
         raise ValueError(
-            f'fit(gene_coverage=): a gene is already called "{OTHER_GENE}", the name of the '
+            f'fit(gene_coverage={gene_coverage}): a gene is already called "{OTHER_GENE}", the name of the '
             "pooled genes; rename it, or keep every gene with gene_coverage=None"
         )
 

@@ -51,7 +51,8 @@ class Selection:
     pooled
         Indices of the genes summed in one last column; empty for no such column.
     n_columns
-        Columns of the matrix. Those neither kept nor pooled must be without counts.
+        Columns of the matrix. Where some are pooled, those neither kept nor pooled must be
+        without counts; otherwise their counts are dropped.
     """
 
     kept: Int[np.ndarray, " kept"]
@@ -66,8 +67,13 @@ class Selection:
 
     @property
     def is_identity(self) -> bool:
-        """Whether every column is kept."""
-        return len(self.kept) == self.n_columns
+        """Whether every column is kept, in its place."""
+        return np.array_equal(self.kept, np.arange(self.n_columns))
+
+    @property
+    def drops(self) -> bool:
+        """Whether there are columns that are neither kept nor pooled."""
+        return len(self.kept) + len(self.pooled) < self.n_columns
 
     @property
     def has_other(self) -> bool:
@@ -96,9 +102,10 @@ class Selection:
         """Select from rows of a CSR matrix; pooled genes become duplicate entries."""
         if self.is_identity:
             return block
-        # Columns left out hold explicit zeros at most, which may join any gene.
-        target = np.zeros(self.n_columns, np.int32)
+        # Columns left out go to one more gene, which is cut off.
+        target = np.full(self.n_columns, self.n_genes, np.int32)
         target[self.kept] = np.arange(len(self.kept))
         target[self.pooled] = len(self.kept)
-        shape = (len(block.indptr) - 1, self.n_genes)
-        return sp.csr_array((block.data, target[block.indices], block.indptr), shape=shape)
+        shape = (len(block.indptr) - 1, self.n_genes + self.drops)
+        chosen = sp.csr_array((block.data, target[block.indices], block.indptr), shape=shape)
+        return chosen[:, : self.n_genes] if self.drops else chosen

@@ -40,7 +40,10 @@ def test_figure(results, name, kind):
     result = results[kind]
     if result.kind == "svi" and name in LAPLACE_ONLY:
         pytest.skip("independent genes have no gene programs")
-    figure = getattr(nbln.pl, name)(result, **ARGUMENTS.get(name, {}))
+    arguments = ARGUMENTS.get(name, {})
+    if "genes" in arguments:
+        arguments = {"genes": list(result.fitted.gene_names[1:3])}
+    figure = getattr(nbln.pl, name)(result, **arguments)
     assert isinstance(figure, plt.Figure)
     figure.canvas.draw()
 
