@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow lint peers bench
+.PHONY: help venv demo test test-slow lint peers bench docs
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -32,12 +32,22 @@ peers: ## make .venv-peers with pyPLNmodels, which `make bench` runs beside nbln
 
 bench: $(VENV)/.test ## measure recovery and speed beside other packages
 	$(BIN)/python benchmarks/recovery.py
+	$(BIN)/python benchmarks/likelihoods.py
+
+docs: $(VENV)/.docs ## make the figures of the documentation, and its pages in site/
+	$(BIN)/python docs/figures.py
+	$(BIN)/mkdocs build --quiet
 
 # Stamps: installed again only when pyproject.toml has changed.
 $(VENV)/.test: pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@echo "installing nbln and its tests' packages in $(VENV) (minutes the first time)"
 	@$(PIP) -e ".[test]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.test
+	@echo "installing the documentation's packages in $(VENV)"
+	@$(PIP) -e ".[docs]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test
