@@ -246,8 +246,8 @@ def _kept_totals(matrix: Matrix, selection: Selection, cells: np.ndarray) -> np.
 def _check_other(names: np.ndarray, gene_coverage: float | None) -> None:
     if OTHER_GENE in names:
         raise ValueError(
-            f'fit(gene_coverage={gene_coverage}): a gene is already called "{OTHER_GENE}", the name of the '
-            "pooled genes; rename it, or keep every gene with gene_coverage=None"
+            f'fit(gene_coverage={gene_coverage}): a gene is already called "{OTHER_GENE}", the '
+            "name of the pooled genes; rename it, or keep every gene with gene_coverage=None"
         )
 
 
