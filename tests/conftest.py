@@ -68,19 +68,32 @@ def quick_svi(adata, parameterization, guide, priors=None):
     )
 
 
+class Lazily(dict):
+    """Values made when they are first asked for, by functions without arguments."""
+
+    def __init__(self, makers):
+        self._makers = makers
+
+    def __missing__(self, key):
+        self[key] = self._makers[key]()
+        return self[key]
+
+
 @pytest.fixture(scope="session")
-def results(adata, nbvcp, nbln_fit, nbln_latent, pln_fit):
-    """One result of every kind."""
-    return {
-        "mean_disp-mean_field": nbvcp,
-        "mean_odds-mean_field": quick_svi(adata, "mean_odds", "mean_field"),
-        "canonical-mean_field": quick_svi(adata, "canonical", "mean_field"),
-        "mean_disp-low_rank": quick_svi(adata, "mean_disp", "low_rank"),
-        "mean_odds-low_rank": quick_svi(
-            adata, "mean_odds", "low_rank", {"capture_efficiency": None}
-        ),
-        "canonical-low_rank": quick_svi(adata, "canonical", "low_rank"),
-        "pln": pln_fit,
-        "nbln-frozen": nbln_fit,
-        "nbln-latent-coverage": nbln_latent,
-    }
+def results(adata, request):
+    """One result of every kind, fitted when it is first asked for."""
+    return Lazily(
+        {
+            "mean_disp-mean_field": lambda: request.getfixturevalue("nbvcp"),
+            "mean_odds-mean_field": lambda: quick_svi(adata, "mean_odds", "mean_field"),
+            "canonical-mean_field": lambda: quick_svi(adata, "canonical", "mean_field"),
+            "mean_disp-low_rank": lambda: quick_svi(adata, "mean_disp", "low_rank"),
+            "mean_odds-low_rank": lambda: quick_svi(
+                adata, "mean_odds", "low_rank", {"capture_efficiency": None}
+            ),
+            "canonical-low_rank": lambda: quick_svi(adata, "canonical", "low_rank"),
+            "pln": lambda: request.getfixturevalue("pln_fit"),
+            "nbln-frozen": lambda: request.getfixturevalue("nbln_fit"),
+            "nbln-latent-coverage": lambda: request.getfixturevalue("nbln_latent"),
+        }
+    )

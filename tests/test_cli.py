@@ -111,7 +111,7 @@ def test_fit_of_independent_genes_has_no_pairs(h5ad, tmp_path):
     code, text = run("fit", h5ad, "--out", tmp_path, "--model", "nbvcp")
     assert code == 0, text
     assert "no gene pairs" in text
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["fit.nc", "fitted.h5ad"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fit.nc", "fitted.h5ad", "report.html"]
 
 
 def test_a_fit_that_stops_too_early_says_so(h5ad, tmp_path):

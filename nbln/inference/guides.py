@@ -102,7 +102,7 @@ class LowRank(Guide):
 
     def sample_genes(self, parameters):
         joint = self.posterior(parameters)
-        loc = jnp.concatenate([loc.ravel() for loc in joint.loc.values()])
+        loc = jnp.concatenate([loc.ravel() for _, loc in sorted(joint.loc.items())])
         flat = numpyro.sample(
             "_genes",
             dist.LowRankMultivariateNormal(loc, joint.factor, joint.scale**2),
@@ -115,7 +115,7 @@ class LowRank(Guide):
             numpyro.sample(name, dist.Delta(constrained, -jacobian).to_event(value.ndim))
 
     def posterior(self, parameters):
-        sd = jnp.concatenate([sd.ravel() for _, sd in self.genes.values()])
+        sd = jnp.concatenate([sd.ravel() for _, (_, sd) in sorted(self.genes.items())])
         loc = {
             name: loc + scale * parameters[f"{name}_loc"]
             for name, (loc, scale) in self.genes.items()

@@ -115,7 +115,7 @@ class MeanFieldPosterior(Posterior):
 
 
 class LowRankPosterior(Posterior):
-    """Genes' coordinates, flattened, are Gaussian with covariance F Fᵀ + diag(s²)."""
+    """Genes' coordinates, flattened by site, are Gaussian with covariance F Fᵀ + diag(s²)."""
 
     loc: dict[str, Array]
     factor: Float[Array, "coordinate rank"]
@@ -134,9 +134,9 @@ class LowRankPosterior(Posterior):
         return cls(_saved_eta(arrays), loc, arrays["genes_factor"], arrays["genes_scale"])
 
     def unflatten(self, flat):
-        """Split the last axis into sites."""
+        """Split the last axis into sites, which are in alphabetical order."""
         sites, start = {}, 0
-        for name, loc in self.loc.items():
+        for name, loc in sorted(self.loc.items()):
             part = flat[..., start : start + loc.size]
             sites[name] = part.reshape(*flat.shape[:-1], *loc.shape)
             start += loc.size
