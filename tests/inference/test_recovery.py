@@ -31,3 +31,10 @@ def test_independent_genes_have_no_programs(seed):
     adata = nbln.datasets.simulate(400, 150, 0, seed=seed)
     result = nbln.fit(adata, progress=False)
     assert result.w_prior_diagnostics["effective_rank"] <= 2
+
+
+def test_overdispersed_programs_are_kept():
+    """Loadings whose signal-to-noise ratio is low one by one, and not all together."""
+    adata = nbln.datasets.simulate(1200, 150, 3, mean_log_dispersion=0.0, seed=21)
+    result = nbln.fit(adata, progress=False)
+    assert result.w_prior_diagnostics["effective_rank"] == 3
