@@ -16,7 +16,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
        max-width: 62rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
-figcaption { color: #555; font-size: .9rem; max-width: 44rem; }
+figcaption, .meaning { color: #555; font-size: .9rem; max-width: 44rem; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; }
 th, td { text-align: left; padding: .2rem .8rem .2rem 0; vertical-align: top;
@@ -27,6 +27,12 @@ dt { font-weight: 600; } dd { margin: 0; }
 @media (max-width: 36rem) { dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; } }
 """
 SHOWN_PAIRS = 30
+MEANING = (
+    "sigma: learned scales of the programs. variance: mean shares of a gene's variance of "
+    "counts, by programs, of its own, by counting. pareto_k_95: 95 % quantile over cells of Pareto "
+    "k̂; below 0.7 the cells' factors can be trusted. misfit: share of genes outside 99 % of the "
+    "predictive draws; 1 % are by chance."
+)
 
 
 def page(result, checks, summary: pd.DataFrame, counts=None, truth=None) -> str:
@@ -46,6 +52,7 @@ def page(result, checks, summary: pd.DataFrame, counts=None, truth=None) -> str:
         _sentences(report.lines(result, truth)),
         "<h2>Is it to be believed?</h2>",
         _summary(summary),
+        f"<p class='meaning'>{MEANING}</p>",
     ]
     for title, caption, figure in _figures(result, checks, counts):
         parts.append(f"<h2>{html.escape(title)}</h2>{_picture(figure, title, caption)}")
@@ -53,7 +60,11 @@ def page(result, checks, summary: pd.DataFrame, counts=None, truth=None) -> str:
         pairs = result.top_pairs(SHOWN_PAIRS)
         parts += ["<h2>Strongest gene pairs</h2>", _table(pairs.round(3), index=False)]
     worst = worst_genes(checks, "zero_fraction").round(3).reset_index()
-    parts += ["<h2>Genes whose zeros the model describes worst</h2>", _table(worst, index=False)]
+    parts += [
+        "<h2>Genes whose zeros the model describes worst</h2>",
+        "<p class='meaning'>Only p-values within 0.005 of 0 or 1 are misfits.</p>",
+        _table(worst, index=False),
+    ]
     parts.append(f"<p>nbln {nbln.__version__}</p>")
     head = f'<meta charset="utf-8"><title>nbln report</title><style>{STYLE}</style>'
     view = '<meta name="viewport" content="width=device-width, initial-scale=1">'

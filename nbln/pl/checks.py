@@ -143,6 +143,7 @@ def plot_compositional_corner_ppc(
     ax
         Axes for all pairs and genes: the square of the number of genes.
     """
+    style.need_programs(res)
     fitted = res.fitted
     data = fitted.data(counts)
     names_ = strongest_genes(res, 4) if genes is None else np.asarray(genes)

@@ -41,6 +41,7 @@ def plot_w_shrinkage_spectrum(res, ax=None):
     The learned scale of each column is overlaid where the loadings prior has one, times the square
     root of the number of genes: the norm that it leads one to expect.
     """
+    style.need_programs(res)
     figure, ax = style.new_axes(ax)
     found = res.w_prior_diagnostics
     norms = np.asarray(found["column_frobenius_compositional"])

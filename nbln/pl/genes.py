@@ -28,6 +28,7 @@ def plot_correlation(
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import squareform
 
+    style.need_programs(res)
     if genes is None:
         genes = list(strongest_genes(res, n_genes))
     found = res.get_correlation(kind=kind, genes=genes)
@@ -72,6 +73,7 @@ def plot_gene_programs(res, n_top: int = 12, n_programs: int | None = None, ax=N
     ax
         As many axes as programs.
     """
+    style.need_programs(res)
     if n_programs is None:
         n_programs = min(max(res.w_prior_diagnostics["effective_rank"], 1), 9)
     if not 1 <= n_programs <= res.latent_dim:

@@ -10,6 +10,12 @@ DIVERGING = "RdBu_r"
 POINTS = dict(s=9, alpha=0.6, linewidths=0)
 
 
+def need_programs(res) -> None:
+    """Raise for a fit of independent genes."""
+    if res.kind != "laplace":
+        raise ValueError("independent genes have no programs or correlations; fit model='nbln'")
+
+
 def new_axes(ax, figsize=(5.0, 4.0)):
     """The figure and axes to draw on: those given, or new ones."""
     import matplotlib.pyplot as plt

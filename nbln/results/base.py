@@ -91,8 +91,8 @@ class Fitted:
         if adata is None:
             if self.counts is None:
                 raise ValueError(
-                    "this result was loaded from a file and does not hold the counts; "
-                    "pass them again with counts=adata"
+                    "this result was loaded from a file and does not hold the counts; pass them "
+                    "again with counts=adata (summary(checks=False) does without)"
                 )
             return self.counts
         counts = (
@@ -105,11 +105,26 @@ class Fitted:
             )
         )
         if counts.fingerprint != self.fingerprint:
-            raise ValueError(
-                f"counts=: not the data of this fit ({self.n_cells} cells x {self.n_genes} genes, "
-                f"given {counts.n_cells} x {counts.n_genes}; names or totals differ)"
-            )
+            raise ValueError(f"counts=: not the data of this fit: {self._difference(counts)}")
         return counts
+
+    def _difference(self, counts: Counts) -> str:
+        """How other counts differ, in words."""
+        if (self.n_cells, self.n_genes) != (counts.n_cells, counts.n_genes):
+            return (
+                f"{self.n_cells} cells x {self.n_genes} genes, given {counts.n_cells} x "
+                f"{counts.n_genes}"
+            )
+        pairs = (
+            ("cells", self.cell_names, counts.cell_names),
+            ("genes", self.gene_names, counts.gene_names),
+        )
+        for what, ours, theirs in pairs:
+            if set(ours) != set(theirs):
+                return f"{what} of other names"
+            if not np.array_equal(ours, theirs):
+                return f"the same {what} in another order; put them in the order of result.fitted"
+        return "the same names, other counts"
 
 
 def find(wanted, known: np.ndarray, what: str) -> np.ndarray:
@@ -120,9 +135,12 @@ def find(wanted, known: np.ndarray, what: str) -> np.ndarray:
     KeyError
         Names the first that is unknown.
     """
-    positions = pd.Index(known).get_indexer(pd.Index(np.atleast_1d(wanted)))
+    wanted = np.atleast_1d(wanted)
+    positions = pd.Index(known).get_indexer(pd.Index(wanted))
     missing = np.flatnonzero(positions < 0)
     if len(missing):
-        first = np.atleast_1d(wanted)[missing[0]]
+        first = wanted[missing[0]].item()
         raise KeyError(f"{what}={first!r}: not in this fit of {len(known)} {what}")
+    if not len(positions):
+        raise ValueError(f"{what}=[]: name one at least, or leave it out for all")
     return positions

@@ -143,8 +143,8 @@ def predictive_checks(
 ) -> xr.Dataset:
     """See `LaplaceResult.check`."""
     fitted: Fitted = result.fitted
-    blocks = predictive.count_draws(result, ppc_level, n_samples, seed, counts)
     data = fitted.data(counts)
+    blocks = predictive.count_draws(result, ppc_level, n_samples, seed, data)
     chosen = _chosen(fitted, data.gene_totals, genes)
     bins = _Bins.up_to(_largest(data, n_samples))
     library = float(np.median(fitted.library_size))
@@ -174,7 +174,7 @@ def _chosen(fitted: Fitted, totals, genes) -> Int[np.ndarray, " chosen"]:
     if genes is not None:
         chosen = find(genes, fitted.gene_names, "genes")
         if len(chosen) < 2:
-            raise ValueError(f"check(genes={list(genes)!r}): name two genes at least, or none")
+            raise ValueError(f"check(genes={genes!r}): name two genes at least, or none")
         return chosen
     real = np.flatnonzero(fitted.real_genes)
     return np.sort(real[np.argsort(-totals[real], kind="stable")[:N_GENES]])

@@ -66,6 +66,8 @@ class Covariance:
 
 def top_pairs(covariance: Covariance, gene_names: np.ndarray, n: int) -> pd.DataFrame:
     """The `n` pairs of genes with the largest absolute correlation, strongest first."""
+    if n < 1:
+        raise ValueError(f"top_pairs(n={n}): must be at least 1")
     n_genes = len(gene_names)
     columns = np.arange(n_genes)
     best = [(np.empty(0), np.empty(0, int), np.empty(0, int))]

@@ -166,6 +166,8 @@ def _k_hat(result, counts, seed):
 
 def pareto_k(result, counts, n_cells: int, seed: int) -> xr.DataArray:
     """See `LaplaceResult.get_pareto_k`."""
+    if n_cells < 1:
+        raise ValueError(f"get_pareto_k(n_cells={n_cells}): must be at least 1")
     fitted = result.fitted
     data = fitted.data(counts)
     rng = np.random.default_rng(seed)

@@ -138,6 +138,11 @@ class Result(abc.ABC):
         counts
             The AnnData of the fit; needed after loading, unless `checks` is False.
         """
+        if not isinstance(checks, bool | xr.Dataset):
+            raise TypeError(
+                f"summary(checks=): expected what check() gave, True or False; got "
+                f"{type(checks).__name__}" + ("; the data are counts=" if counts is None else "")
+            )
         if checks is False:
             return self._summarise(None, None, seed)
         data = self.fitted.data(counts)

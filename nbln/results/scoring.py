@@ -30,7 +30,12 @@ def matched(result, adata, layer: str | None = None) -> Counts:
     """The counts of `adata`, of exactly the genes of the fit."""
     fitted = result.fitted
     layer = fitted.settings.get("layer") if layer is None else layer
-    return Counts.from_anndata(adata, layer=layer, genes=fitted.gene_names)
+    try:
+        return Counts.from_anndata(adata, layer=layer, genes=fitted.gene_names)
+    except (TypeError, ValueError, KeyError) as error:
+        # The door speaks of `fit`; here it is the other cells that are at fault.
+        message = str(error.args[0]).replace("fit(", "transform or score(", 1)
+        raise type(error)(message) from None
 
 
 def transform(result, adata, layer: str | None) -> xr.Dataset:
@@ -81,8 +86,11 @@ def compare(
     ValueError
         No results, or results of different genes.
     """
-    if not results:
-        raise ValueError("compare(results={}): give a dict of fitted models by name")
+    if not isinstance(results, Mapping) or not results:
+        raise ValueError("compare(results=): give a dict of fitted models by name, {'nbln': res}")
+    for name, result in results.items():
+        if not hasattr(result, "fitted"):
+            raise TypeError(f"compare(results=): {name!r} is a {type(result).__name__}, not a fit")
     first, *others = results.items()
     genes = set(first[1].fitted.gene_names)
     for name, result in others:
