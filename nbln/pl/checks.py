@@ -7,6 +7,7 @@ import numpy as np
 from nbln.pl import style
 from nbln.pl.genes import strongest_genes
 from nbln.results.base import find
+from nbln.results.checks import misfits
 
 PANELS = {
     "mean": ("mean count", True),
@@ -14,7 +15,6 @@ PANELS = {
     "zero_fraction": ("share of zeros", False),
     "quantile_99": ("99 % quantile", True),
 }
-EXTREME = 0.005
 CELLS_A_GROUP = 25  # of a pseudobulk
 
 
@@ -34,20 +34,19 @@ def plot_ppc(
     ax
         Five axes.
     """
-    found = checks if checks is not None else res.check(ppc_level, n_samples, counts=counts)
     figure, axes = style.new_grid(ax, 5, 3)
+    found = checks if checks is not None else res.check(ppc_level, n_samples, counts=counts)
     for panel, (name, (label, log)) in zip(axes, PANELS.items(), strict=False):
-        _observed_predicted(panel, found[name], label, log)
+        _observed_predicted(panel, found[name], misfits(found, name), label, log)
     _residuals(axes[-1], found)
     level = found.attrs["ppc_level"]
     figure.suptitle(f"Predictive checks, {level}, {found.attrs['n_samples']} draws")
     return figure
 
 
-def _observed_predicted(ax, statistic, label, log):
-    observed, predicted, low, high, p = (
-        statistic.sel(quantity=q).values
-        for q in ("observed", "predicted", "low", "high", "p_value")
+def _observed_predicted(ax, statistic, bad, label, log):
+    observed, predicted, low, high = (
+        statistic.sel(quantity=q).values for q in ("observed", "predicted", "low", "high")
     )
     if log:  # a zero has no place on a logarithmic axis: half of the smallest other value
         positive = np.concatenate([observed, predicted])
@@ -55,7 +54,6 @@ def _observed_predicted(ax, statistic, label, log):
         observed, predicted, low, high = (
             np.maximum(x, least) for x in (observed, predicted, low, high)
         )
-    bad = (p < EXTREME) | (p > 1 - EXTREME)
     ax.vlines(observed, low, high, color=style.GREY, lw=0.4, alpha=0.5, rasterized=True)
     for chosen, colour in ((~bad, style.BLUE), (bad, style.RED)):
         ax.scatter(
@@ -68,7 +66,7 @@ def _observed_predicted(ax, statistic, label, log):
 
 def _residuals(ax, found):
     distance = found["residual_distance"].values
-    bad = found["residual_p_value"].values < 2 * EXTREME
+    bad = misfits(found, "residuals")
     ax.hist(distance, bins=40, color=style.BLUE)
     if bad.any():
         ax.axvline(distance[bad].min(), color=style.RED, ls="--", lw=1)
@@ -150,6 +148,8 @@ def plot_compositional_corner_ppc(
     chosen = find(names_, fitted.gene_names, "genes")
     if not 2 <= len(chosen) <= 8:
         raise ValueError(f"genes=: two to eight genes make a corner, given {len(chosen)}")
+    n = len(chosen)
+    figure, axes = style.new_grid(ax, n * n, n, size=(2.3, 2.1))
     drawn = res.get_compositional_samples(n_samples).values[0][:, chosen]
     rows = np.concatenate(
         [data.rows(slice(s, s + 512))[:, chosen] for s in range(0, data.n_cells, 512)]
@@ -163,8 +163,6 @@ def plot_compositional_corner_ppc(
         "pseudobulk": (np.log10((pooled + 0.5) / depth[:, None]), style.ORANGE),
         "model": (np.log10(drawn), style.BLUE),
     }
-    n = len(chosen)
-    figure, axes = style.new_grid(ax, n * n, n, size=(2.3, 2.1))
     for i in range(n):
         for j in range(n):
             panel = axes[i * n + j]

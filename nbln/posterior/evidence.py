@@ -1,6 +1,5 @@
 """Laplace evidence of every cell, differentiable exactly in the parameters."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -54,12 +53,26 @@ def capture_loss(
 
 
 def _gaussian_eta(cells, columns, z, covariance):
-    """Mean and standard deviation of η = -(o + value v ζ) before truncation."""
+    """Mean and standard deviation of η before truncation."""
     e = columns.truncated.index(True)
     row = z.shape[0] - len(columns.value) + e
     scale = jnp.abs(columns.value[e]) * cells.scale[:, e]
-    mean = -(cells.offset + columns.value[e] * cells.scale[:, e] * z[row])
-    return mean, scale * jnp.sqrt(covariance[row, row])
+    return loss_at(cells, columns, z), scale * jnp.sqrt(covariance[row, row])
+
+
+def loss_at(
+    cells: Cells, columns: Columns, z: Float[Array, "all_columns cell"]
+) -> Float[Array, " cell"]:
+    """η = -(o + value v ζ) at coordinates z."""
+    e = columns.truncated.index(True)
+    row = z.shape[0] - len(columns.value) + e
+    return -(cells.offset + columns.value[e] * cells.scale[:, e] * z[row])
+
+
+def log_prior_mass(cells: Cells, columns: Columns) -> Float[Array, " cell"]:
+    """log Φ(m/σ): the mass that the Gaussian prior of η has at η ≥ 0."""
+    e = columns.truncated.index(True)
+    return log_ndtr(-cells.offset / jnp.where(cells.mask > 0, cells.scale[:, e], 1.0))
 
 
 def _truncation(cells, columns, z, covariance):
@@ -67,6 +80,5 @@ def _truncation(cells, columns, z, covariance):
     if not any(columns.truncated):
         return jnp.zeros_like(cells.offset)
     mean, sd = _gaussian_eta(cells, columns, z, covariance)
-    e = columns.truncated.index(True)
-    scale = jax.numpy.where(cells.mask > 0, cells.scale[:, e], 1.0)
-    return log_ndtr(mean / jnp.where(cells.mask > 0, sd, 1.0)) - log_ndtr(-cells.offset / scale)
+    mass = log_ndtr(mean / jnp.where(cells.mask > 0, sd, 1.0))
+    return mass - log_prior_mass(cells, columns)

@@ -8,12 +8,12 @@ joint distribution of z̃ and all residuals degenerate where genes are many.)
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import log_ndtr, logsumexp
+from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from nbln.linalg import small
 from nbln.posterior import mode
-from nbln.posterior.evidence import HALF_LOG_2PI
+from nbln.posterior.evidence import HALF_LOG_2PI, log_prior_mass, loss_at
 from nbln.posterior.mode import Cells, Columns, Parameters
 
 POINTS = 7
@@ -74,8 +74,5 @@ def _truncation(cells, columns, z):
     """The prior of a capture loss beyond its Gaussian: none below 0, its mass above."""
     if not any(columns.truncated):
         return jnp.zeros_like(cells.offset)
-    e = columns.truncated.index(True)
-    scale = jnp.where(cells.mask > 0, cells.scale[:, e], 1.0)
-    row = z.shape[0] - len(columns.value) + e
-    loss = -(cells.offset + columns.value[e] * scale * z[row])
-    return jnp.where(loss >= 0, 0.0, -jnp.inf) - log_ndtr(-cells.offset / scale)
+    inside = jnp.where(loss_at(cells, columns, z) >= 0, 0.0, -jnp.inf)
+    return inside - log_prior_mass(cells, columns)

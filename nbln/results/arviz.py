@@ -8,15 +8,15 @@ import xarray as xr
 from nbln import vocabulary as names
 from nbln.distributions.negative_binomial import nb_log_prob
 from nbln.posterior import evidence, mode
-from nbln.posterior.blocks import blocks
-from nbln.posterior.mode import Augmentation, Parameters
+from nbln.posterior.mode import Parameters
 from nbln.results import predictive
+from nbln.results.cells import blocks_at_mode
 
 LOG_LIKELIHOOD = names.COUNTS  # one observation is a cell
 
 
 def datatree(result, n_samples: int, n_predictive: int, seed: int, counts) -> xr.DataTree:
-    """See `LaplaceResult.to_datatree`."""
+    """See `Result.to_datatree`."""
     predictive.check_n_samples(n_samples)
     data = result.fitted.data(counts)
     posterior = result.draw_parameters(n_samples, seed)
@@ -65,18 +65,12 @@ def laplace_draws(result, n_samples: int, seed: int) -> xr.Dataset:
 
 def laplace_log_likelihood(result, posterior: xr.Dataset, data) -> np.ndarray:
     """Laplace evidence of every cell at each draw of the parameters, (draw, cell)."""
-    arrays = result.arrays
-    coordinates = np.concatenate([arrays["z"], arrays["coordinates"]], axis=1)
-    added = Augmentation(arrays["offset"], arrays["scale"], result.columns)
     draws = [_parameters(result, posterior, i) for i in range(posterior.sizes[names.DRAW])]
     values = np.empty((len(draws), data.n_cells), np.float32)
-    for block, cells in blocks(data, added):
-        n = block.stop - block.start
-        z = np.zeros((len(cells.mask), coordinates.shape[1]), np.float32)
-        z[:n] = coordinates[block]
+    for block, cells, z in blocks_at_mode(result, data):
         for i, parameters in enumerate(draws):
-            found = _evidence(parameters, cells, result.columns, z.T)
-            values[i, block] = np.asarray(found)[:n]
+            found = _evidence(parameters, cells, result.columns, z)
+            values[i, block] = np.asarray(found)[: block.stop - block.start]
     return values
 
 

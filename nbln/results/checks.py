@@ -21,6 +21,7 @@ from nbln.results import predictive
 from nbln.results.base import Fitted, find
 
 QUANTILE = 0.99
+EXTREME = 0.005  # predictive p-values this near to 0 or 1 are called misfits
 N_GENES = 50  # for correlations, unless genes are named: the most abundant ones
 RESIDUAL_BINS = 500
 QUANTITIES = ("observed", "predicted", "low", "high", "p_value")
@@ -141,7 +142,7 @@ def ranks(observed, drawn, rng: np.random.Generator):
 def predictive_checks(
     result, ppc_level: str, n_samples: int, genes: Sequence[str] | None, seed: int, counts=None
 ) -> xr.Dataset:
-    """See `LaplaceResult.check`."""
+    """See `Result.check`."""
     fitted: Fitted = result.fitted
     data = fitted.data(counts)
     blocks = predictive.count_draws(result, ppc_level, n_samples, seed, data)
@@ -203,6 +204,14 @@ def _dataset(fitted, chosen, observed, predicted, residuals, rng, how) -> xr.Dat
     }
     attributes = {"ppc_level": how[0], "n_samples": how[1]}
     return xr.Dataset(variables, coords=coordinates, attrs=attributes)
+
+
+def misfits(checks: xr.Dataset, statistic: str) -> np.ndarray:
+    """(gene,) which genes lie outside the central 99 % of the draws, or fail by ``"residuals"``."""
+    if statistic == "residuals":
+        return checks["residual_p_value"].values < 2 * EXTREME
+    p = checks[statistic].sel(quantity="p_value").values
+    return (p < EXTREME) | (p > 1 - EXTREME)
 
 
 def worst_genes(checks: xr.Dataset, statistic: str, n: int = 10) -> pd.DataFrame:

@@ -9,9 +9,8 @@ import xarray as xr
 from nbln import vocabulary as names
 from nbln.data.counts import Counts
 from nbln.posterior import draws, mode
-from nbln.posterior.blocks import blocks
-from nbln.posterior.mode import Augmentation
 from nbln.results.base import find
+from nbln.results.cells import blocks_at_mode
 
 SCALES = ("rate", "log_rate", "composition")
 N_DRAWS = 64  # of log-rates, for compositions
@@ -24,18 +23,12 @@ def denoised(result, scale: str, genes, counts) -> xr.Dataset:
     fitted = result.fitted
     data: Counts = fitted.data(counts)
     chosen = np.arange(fitted.n_genes) if genes is None else find(genes, fitted.gene_names, "genes")
-    arrays = result.arrays
-    coordinates = np.concatenate([arrays["z"], arrays["coordinates"]], axis=1)
-    added = Augmentation(arrays["offset"], arrays["scale"], result.columns)
     values = [np.empty((fitted.n_cells, len(chosen)), np.float32) for _ in range(2)]
-    for block, cells in blocks(data, added):
-        n = block.stop - block.start
-        z = np.zeros((len(cells.mask), coordinates.shape[1]), np.float32)
-        z[:n] = coordinates[block]
+    for block, cells, z in blocks_at_mode(result, data):
         key = jax.random.fold_in(jax.random.key(0), block.start)
-        found = _moments(key, result.parameters, cells, result.columns, jnp.asarray(z.T), scale)
+        found = _moments(key, result.parameters, cells, result.columns, z, scale)
         for array, moment in zip(values, found, strict=True):
-            array[block] = np.asarray(moment)[:n, chosen]
+            array[block] = np.asarray(moment)[: block.stop - block.start, chosen]
     dims = names.CELL, names.GENE
     coords = {names.CELL: fitted.cell_names, names.GENE: fitted.gene_names[chosen]}
     variables = {name: (dims, x) for name, x in zip(("mean", "sd"), values, strict=True)}

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -12,15 +11,14 @@ from jaxtyping import Float
 
 from nbln import vocabulary as names
 from nbln.posterior import importance, mode
-from nbln.posterior.mode import Cells
 from nbln.results import psis
+from nbln.results.cells import at_mode
+from nbln.results.checks import misfits
 
 K_HAT_LIMIT = 0.7  # beyond it importance sampling cannot correct the Laplace posterior
-EXTREME = 0.005  # predictive p-values this near to 0 or 1 are called misfits
 MISFIT_SHARE = 0.10  # of genes that may be misfits; by chance 1 % are
 RESIDUAL_SHARE = 0.05  # by residuals, which a fit to the same counts makes more uniform
 N_CELLS, N_DRAWS = 40, 200  # for Pareto k̂
-CELL_ARRAYS = "offset", "scale", "z", "coordinates"
 OK, WARNING = "ok", "warning"
 
 
@@ -39,7 +37,7 @@ def table(rows: list[Row]) -> pd.DataFrame:
 
 
 def of_laplace(result, checks: xr.Dataset | None, counts, seed: int) -> pd.DataFrame:
-    """See `LaplaceResult.summary`."""
+    """See `Result.summary`."""
     rows = [*_convergence(result), *_programs(result), *_variance(result)]
     if counts is not None:
         rows.append(_k_hat(result, counts, seed))
@@ -49,7 +47,7 @@ def of_laplace(result, checks: xr.Dataset | None, counts, seed: int) -> pd.DataF
 
 
 def of_svi(result, checks: xr.Dataset | None) -> pd.DataFrame:
-    """See `SVIResult.summary`."""
+    """See `Result.summary`."""
     rows = [
         Row("cells", result.fitted.n_cells),
         Row("genes", int(result.fitted.real_genes.sum())),
@@ -144,10 +142,9 @@ def _misfits(checks: xr.Dataset, model: str):
         "nbvcp": "; genes vary together or with heavy tails: try model='nbln'",
     }.get(model, "; look at them with check() and nbln.pl.plot_ppc")
     for name, what in remedies.items():
-        p = checks[name].sel(quantity="p_value")
-        share = float(((p < EXTREME) | (p > 1 - EXTREME)).mean())
+        share = float(misfits(checks, name).mean())
         yield _misfit(f"misfit_{name}", share, what + better)
-    share = float((checks["residual_p_value"] < 2 * EXTREME).mean())
+    share = float(misfits(checks, "residuals").mean())
     what = "the distribution of single counts is off"
     yield _misfit("misfit_residuals", share, what + better, RESIDUAL_SHARE)
 
@@ -173,10 +170,7 @@ def pareto_k(result, counts, n_cells: int, seed: int) -> xr.DataArray:
     rng = np.random.default_rng(seed)
     n_cells = min(n_cells, fitted.n_cells)
     chosen = np.sort(rng.choice(fitted.n_cells, n_cells, replace=False))
-    arrays = {name: jnp.asarray(result.arrays[name][chosen]) for name in CELL_ARRAYS}
-    rows = jnp.asarray(data.rows(chosen))
-    cells = Cells(rows, jnp.ones(n_cells), arrays["offset"], arrays["scale"])
-    z = jnp.concatenate([arrays["z"], arrays["coordinates"]], axis=1).T
+    cells, z = at_mode(result, data, chosen)
     key = jax.random.key(seed)
     ratios = np.asarray(_ratios(key, result.parameters, cells, result.columns, z))
     return xr.DataArray(

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import Int
@@ -17,7 +16,7 @@ from jaxtyping import Int
 from nbln import vocabulary as names
 from nbln.data.counts import Counts
 from nbln.posterior import draws, mode
-from nbln.posterior.mode import Cells
+from nbln.results.cells import at_mode
 
 LEVELS = ("marginal", "library_anchored", "per_cell")
 BLOCK_BYTES = 2**27  # of the draws that are held at once
@@ -31,7 +30,7 @@ Sampler = Callable[[slice, np.random.Generator], Rates]
 def count_draws(
     result, ppc_level: str, n_samples: int, seed: int, counts=None
 ) -> Iterator[tuple[slice, Int[np.ndarray, "draw cell gene"]]]:
-    """Predictive counts of some cells after others; see `LaplaceResult.get_ppc_samples`.
+    """Predictive counts of some cells after others; see `Result.get_ppc_samples`.
 
     Memory is that of one block, however many cells there are. Same seed, same draws.
     """
@@ -135,19 +134,10 @@ def compositions(result, n_samples, seed) -> xr.DataArray:
 
 def _own_rates(result, data, size, block, n_samples, seed, r):
     """exp(f) with f drawn from the posterior of each cell of a block."""
-    n = block.stop - block.start
-    missing = size - n  # one shape, so that the kernel is compiled once
-
-    def padded(array):
-        return jnp.asarray(np.pad(array, ((0, missing), *[(0, 0)] * (array.ndim - 1))))
-
-    arrays = result.arrays
-    mask = padded(np.ones(n, np.float32))
-    offset, scale = padded(arrays["offset"][block]), padded(arrays["scale"][block])
-    cells = Cells(padded(data.rows(block)), mask, offset, scale)
-    z = padded(np.concatenate([arrays["z"][block], arrays["coordinates"][block]], axis=1)).T
+    cells, z = at_mode(result, data, block, size)  # one shape: the kernel is compiled once
     key = jax.random.fold_in(jax.random.key(seed), block.start)
     drawn = draw_cells(key, result.parameters, cells, result.columns, z, n_samples)
+    n = block.stop - block.start
     return ((np.exp(np.asarray(x)[:n]), r) for x in drawn)
 
 

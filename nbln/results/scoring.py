@@ -39,7 +39,7 @@ def matched(result, adata, layer: str | None = None) -> Counts:
 
 
 def transform(result, adata, layer: str | None) -> xr.Dataset:
-    """See `LaplaceResult.transform`."""
+    """See `Result.transform`."""
     counts = matched(result, adata, layer)
     added = _augmentation(result, counts)
     k = result.parameters.W.shape[1]
@@ -51,7 +51,7 @@ def transform(result, adata, layer: str | None) -> xr.Dataset:
 
 
 def score(result, adata, layer: str | None, n_samples: int, seed: int) -> xr.DataArray:
-    """See `LaplaceResult.score`."""
+    """See `Result.score`."""
     counts = matched(result, adata, layer)
     added = augmentation(result.capture_rule.of(counts.library_size))
     (values,) = _over_cells(_evidence, counts, added, result.parameters, seed, n_samples)
