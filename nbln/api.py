@@ -57,7 +57,7 @@ def fit(
     """Fit a model of single-cell counts.
 
     ``fit(adata)`` alone runs the recommended pipeline: NBVCP by SVI, then NBLN by Laplace with
-    capture losses frozen from it, dispersions and means learned, horseshoe loadings.
+    capture losses frozen from it, dispersions and means learned, sparse horseshoe loadings.
 
     Parameters
     ----------
@@ -76,8 +76,8 @@ def fit(
         By site: ``mean``, ``r`` and ``phi`` (mean and sd of the natural log), ``mu`` (mean, sd),
         ``d`` (shape, rate of an inverse gamma), ``p`` (a, b of a beta); ``capture_efficiency``:
         (log_M0, sigma_M), or None for fixed offsets by library size; ``loadings``:
-        ``{"type": "horseshoe_columnwise", "tau_scale": 1.0}``, ``neg_columnwise`` (alpha, beta),
-        ``gaussian`` (scale) or ``none``.
+        ``{"type": "horseshoe_sparse", "tau_scale": 1.0}``, ``horseshoe_columnwise`` (tau_scale),
+        ``neg_columnwise`` (alpha, beta), ``gaussian`` (scale) or ``none``.
     parameterization
         Of nbvcp: ``"mean_disp"`` (default), ``"mean_odds"`` or ``"canonical"``.
     informative_priors_from
@@ -293,6 +293,7 @@ def _laplace_result(model, fitted, program, fit: LaplaceFit, frozen, source) -> 
         columns=program.augmentation.columns,
         scales={name: np.asarray(value) for name, value in fit.scales.items()},
         precision=np.asarray(fit.normal),
+        loadings_precision=np.asarray(fit.loadings_precision),
         log_r_sd=None if fit.log_r_sd is None else np.asarray(fit.log_r_sd),
         trace=fit.trace,
         converged=fit.converged,

@@ -15,7 +15,7 @@ from nbln.inference.cascade import KEYS, MATCHES, CascadeConfig
 from nbln.inference.guides import GUIDES
 from nbln.models.nbvcp import PARAMETERIZATIONS
 from nbln.priors.capture import CaptureRule
-from nbln.priors.loadings import LOADINGS_PRIORS, HorseshoeColumnwise, LoadingsPrior
+from nbln.priors.loadings import LOADINGS_PRIORS, HorseshoeSparse, LoadingsPrior
 from nbln.priors.univariate import Beta, InverseGamma, LogNormal, Normal, Prior
 
 ENGINES = {"nbvcp": ("svi",), "pln": ("laplace",), "nbln": ("laplace",)}
@@ -33,18 +33,19 @@ DEFAULTS: dict[str, Prior] = {
     names.PROBABILITY: Beta(1.0, 1.0),
 }
 _SHOWN = {names.ETA: "capture_efficiency", names.LOADINGS: "loadings"}
-RESIDUAL_MODE = 0.133
+RESIDUAL_MODE = 0.1
 
 
-def residual_prior(n_cells: int) -> InverseGamma:
-    """The default prior of d: mode 0.133, worth one cell in fifty.
+def residual_prior(model: str, n_cells: int) -> InverseGamma:
+    """The default prior of d: mode 0.1, and where r is learned too, worth one cell in fifty.
 
     Counts say how large d + 1/r is, and next to nothing about its parts: log d and log r are
     correlated 0.9 and more at every depth. What they seem to say grows with the cells and is
     biased by the Laplace approximation, toward d; so the prior that decides has to grow as well.
-    Its mode was chosen by recovery of known correlations, over sizes of simulated data.
+    Its mode was chosen by recovery of known correlations, over sizes of simulated data. Without
+    r, as in PLN, counts determine d, and the prior is weak.
     """
-    shape = 2 + n_cells / 100
+    shape = 2 + (n_cells / 100 if names.DISPERSION in SITES[model] else 0)
     return InverseGamma(shape, RESIDUAL_MODE * (shape + 1))
 
 
@@ -184,7 +185,7 @@ class Priors:
 
     def sites(self, n_cells: int) -> dict[str, Prior]:
         """The prior of every site, given or default."""
-        defaults = {**DEFAULTS, names.RESIDUAL: residual_prior(n_cells)}
+        defaults = {**DEFAULTS, names.RESIDUAL: residual_prior(self._model, n_cells)}
         return {site: defaults[site] for site in SITES[self._model]} | self._given
 
     @property
@@ -276,7 +277,7 @@ def _pair(key: str, value: Any, form: str = "(log_M0, sigma_M)") -> tuple[float,
 
 def _loadings(value: Any) -> LoadingsPrior:
     if value is None:
-        return HorseshoeColumnwise()
+        return HorseshoeSparse()
     if isinstance(value, str):
         value = {"type": value}
     argument = "fit(priors={'loadings'"

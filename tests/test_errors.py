@@ -219,7 +219,7 @@ ARGUMENTS = {
     "loadings type": (
         {"priors": {"loadings": {"type": "horsehoe"}}},
         ValueError,
-        rf"{LOADINGS}.*'horsehoe'.*none, gaussian, horseshoe_columnwise, neg_columnwise",
+        rf"{LOADINGS}.*'horsehoe'.*none, gaussian, horseshoe_columnwise, horseshoe_sparse",
     ),
     "loadings text": (
         {"priors": {"loadings": "lasso"}},

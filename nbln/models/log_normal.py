@@ -8,7 +8,6 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 from nbln import vocabulary as names
-from nbln.linalg import gauge
 from nbln.models.base import LogNormalModel, Site, sample_capture, sample_site
 from nbln.posterior.mode import Augmentation, Columns
 from nbln.priors.capture import Capture, LatentCapture
@@ -38,7 +37,7 @@ def program(
     shape = (n_genes, model.latent_dim)
     flat = dist.ImproperUniform(dist.constraints.real, (), event_shape=shape)
     W = numpyro.sample(names.LOADINGS, flat)
-    numpyro.factor("W_prior", model.loadings.log_density(gauge.squared_norms(W), scales, n_genes))
+    numpyro.factor("W_prior", model.loadings.log_density(W, scales))
     d = sample_site(names.RESIDUAL, model.priors[names.RESIDUAL], (n_genes,))
     variance = jnp.sum(W**2, axis=1) + d
     values = {

@@ -6,6 +6,7 @@ import numpyro.distributions as dist
 
 from nbln import vocabulary as names
 from nbln.linalg import small
+from nbln.priors.loadings import HorseshoeSparse, Rows
 
 
 def of_laplace(result) -> dict[str, dist.Distribution]:
@@ -28,12 +29,28 @@ def of_laplace(result) -> dict[str, dist.Distribution]:
 def _row_sd(result):
     """Conditional sd of [μ, w] of every gene, (1 + factor, gene), from the packed precision."""
     precision = small.unpack_bordered(jnp.asarray(result.precision))
-    scales = result.scales
-    variance = scales["psi"] if "psi" in scales else scales.get("lambda", np.inf) ** 2
-    shrinkage = np.concatenate([[0.0], np.broadcast_to(1 / variance, result.latent_dim)])
-    precision = precision + jnp.diag(jnp.asarray(shrinkage, precision.dtype))[:, :, None]
+    prior = jnp.asarray(result.loadings_precision, precision.dtype).T
+    diagonal = jnp.concatenate([jnp.zeros_like(prior[:1]), prior])
+    precision = precision + jnp.eye(len(diagonal))[:, :, None] * diagonal
     covariance, _ = small.inverse_and_log_det(precision)
     return jnp.sqrt(jnp.diagonal(covariance, axis1=0, axis2=1).T)
+
+
+def membership(result) -> np.ndarray:
+    """(gene, factor) posterior probability of the slab; 0 in columns without signal."""
+    if "inclusion" not in result.scales:
+        raise ValueError(
+            "get_membership(): this fit's loadings prior has no spike and slab; fit with "
+            "priors={'loadings': 'horseshoe_sparse'}, the default"
+        )
+    W = result.arrays[names.LOADINGS]
+    centre = result.scales["centre"] + W.mean(axis=0)
+    rows = Rows(W, _row_sd(result)[1:].T ** 2, centre, result.loadings_precision)
+    rows = Rows(*(jnp.asarray(x) for x in rows))
+    scales = {name: jnp.asarray(value) for name, value in result.scales.items()}
+    found = np.asarray(HorseshoeSparse().membership(scales, rows))
+    signal = np.arange(W.shape[1]) < result.w_prior_diagnostics["effective_rank"]
+    return np.where(signal, found, 0.0)
 
 
 def _residual(result):

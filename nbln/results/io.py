@@ -15,7 +15,7 @@ import xarray as xr
 from nbln import vocabulary as names
 from nbln.results.base import Fitted
 
-FORMAT, VERSION = "nbln", 1
+FORMAT, VERSION = "nbln", 2
 ENGINE = "h5netcdf"
 Groups = dict[str, xr.Dataset]
 

@@ -34,8 +34,9 @@ from nbln.results.svi import SVIResult
 class LaplaceResult(Result):
     """A fitted log-normal model.
 
-    Plain arrays are what was fitted; accessors without ``_`` label them. The factors are in the
-    principal-axis basis of W_⊥, largest first.
+    Plain arrays are what was fitted; accessors without ``_`` label them. The factors are largest
+    first: under a prior of sparse loadings (the default) in the basis in which the loadings are
+    sparse, which identifies them up to sign; under the others in the principal axes of W_⊥.
 
     Attributes
     ----------
@@ -50,6 +51,8 @@ class LaplaceResult(Result):
         Learned scales of the loadings prior.
     precision
         (gene, moments) packed complete-data precision of [mu, W] of each gene.
+    loadings_precision
+        (gene, factor) precision of the Gaussian prior that stands for the loadings' own.
     log_r_sd
         (gene,) conditional posterior sd of log r; None without a dispersion.
     trace
@@ -71,6 +74,7 @@ class LaplaceResult(Result):
     columns: Columns
     scales: dict[str, np.ndarray]
     precision: np.ndarray
+    loadings_precision: np.ndarray
     log_r_sd: np.ndarray | None
     trace: np.ndarray
     converged: bool
@@ -138,6 +142,21 @@ class LaplaceResult(Result):
         """W_⊥, (gene, factor): loadings less their column means, which no capture loss changes."""
         centred = gauge.compositional(self.arrays[names.LOADINGS])
         return self.fitted.label(centred, (names.GENE, names.FACTOR), "W_compositional")
+
+    def get_membership(self) -> xr.DataArray:
+        """Posterior probability that each gene belongs to each program, (gene, factor).
+
+        A gene belongs where its loading comes from the slab of spike and slab, conditional on the
+        cells' factors and on the scales. Programs that do not carry signal have probability 0.
+
+        Raises
+        ------
+        ValueError
+            The fit had another loadings prior than ``horseshoe_sparse``.
+        """
+        return self.fitted.label(
+            distributions.membership(self), (names.GENE, names.FACTOR), "membership"
+        )
 
     def get_gauge_diagnostics(self) -> dict[str, float]:
         """Frobenius norms of W_⊥ and of the all-ones part 1w̄ᵀ, and the second over the first."""
@@ -324,6 +343,7 @@ class LaplaceResult(Result):
             "gradient_norm": ((names.CELL,), self.gradient_norm),
             "log_evidence": ((names.CELL,), self.log_evidence),
             "precision": ((names.GENE, "moment"), self.precision),
+            "loadings_precision": ((names.GENE, names.FACTOR), self.loadings_precision),
             "log_r_sd": ((names.GENE,), self.log_r_sd),
         }
         scales = {n: ((names.FACTOR,) * np.ndim(x), x) for n, x in self.scales.items()}
@@ -349,6 +369,7 @@ class LaplaceResult(Result):
             columns=Columns(**{n: tuple(x) for n, x in plain["columns"].items()}),
             scales={str(n): groups["scales"][n].values for n in groups["scales"]},
             precision=fit["precision"].values,
+            loadings_precision=fit["loadings_precision"].values,
             log_r_sd=fit["log_r_sd"].values if "log_r_sd" in fit else None,
             trace=fit["trace"].values,
             converged=plain["converged"],

@@ -16,7 +16,7 @@ from nbln.models.nbln import NBLN
 from nbln.models.nbvcp import NBVCP, PARAMETERIZATIONS
 from nbln.models.pln import PLN
 from nbln.priors.capture import KnownCapture, LatentCapture
-from nbln.priors.loadings import LOADINGS_PRIORS
+from nbln.priors.loadings import LOADINGS_PRIORS, SHARES, SMALLEST_SPIKE
 from nbln.priors.univariate import Beta, Frozen, InverseGamma, LogNormal, Normal
 
 C, G, K = 4, 6, 2
@@ -66,8 +66,8 @@ def random_values(model, seed):
         shape = tuple(sizes[dim] for dim in site.dims)
         if site.name in ("mu", "W", "x"):
             values[site.name] = rng.normal(0.5, 1.0, shape)
-        elif site.name == "p":
-            values[site.name] = rng.uniform(0.1, 0.9, shape)
+        elif site.name in ("p", "inclusion", "spike"):
+            values[site.name] = rng.uniform(0.1, 0.5, shape)
         else:
             values[site.name] = rng.uniform(0.1, 2.5, shape)
     if isinstance(model.capture, KnownCapture):
@@ -78,9 +78,13 @@ def random_values(model, seed):
 def scale_density(prior, values):
     """Hyperpriors of the loadings' scales, by SciPy."""
     if "tau" in values:
-        return stats.halfcauchy.logpdf(values["tau"], scale=prior.tau_scale) + np.sum(
+        columns = stats.halfcauchy.logpdf(values["tau"], scale=prior.tau_scale) + np.sum(
             stats.halfcauchy.logpdf(values["lambda"], scale=values["tau"])
         )
+        if "spike" not in values:
+            return columns
+        widths = K * (np.log(np.diff(SHARES)) + np.log1p(-SMALLEST_SPIKE))
+        return columns - widths.item() + stats.norm.logpdf(values["centre"], 0, 10).sum()
     if "gamma" in values:
         return stats.gamma.logpdf(values["gamma"], prior.alpha, scale=1 / prior.beta) + np.sum(
             stats.expon.logpdf(values["psi"], scale=1 / values["gamma"])
@@ -116,9 +120,8 @@ def log_normal_joint(model, values, counts):
     total = float(jnp.sum(channel.log_prob(jnp.asarray(counts), jnp.asarray(f))))
     W, d = values["W"], values["d"]
     total += stats.multivariate_normal.logpdf(values["x"], values["mu"], W @ W.T + np.diag(d)).sum()
-    norms = np.sum((W - W.mean(axis=0)) ** 2, axis=0)
     scales = {n: jnp.asarray(values[n]) for n, _ in model.loadings.sites(K)}
-    total += float(model.loadings.log_density(jnp.asarray(norms), scales, G))
+    total += float(model.loadings.log_density(jnp.asarray(W), scales))
     total += scale_density(model.loadings, values) + priors_density(model, values)
     return total + capture_density(model.capture, values["eta"])
 

@@ -32,6 +32,44 @@ def test_principal_axes_are_a_rotation_to_orthogonal_columns_largest_first(W):
     np.testing.assert_allclose(gram - np.diag(np.diag(gram)), 0, atol=1e-3)
 
 
+def sparse_columns(n_genes=300, n_factors=3, seed=3):
+    rng = np.random.default_rng(seed)
+    strong = rng.random((n_genes, n_factors)) < 0.2
+    W = np.where(strong, rng.normal(0, 0.6, strong.shape), 0.02 * rng.normal(size=strong.shape))
+    return (W - W.mean(axis=0)).astype(np.float32)
+
+
+def turned_by(W, degrees, axes=(0, 1)):
+    rotation = np.eye(W.shape[1], dtype=np.float32)
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    rotation[np.ix_(axes, axes)] = [[c, -s], [s, c]]
+    return W @ rotation
+
+
+def test_sparse_axes_find_sparse_columns_again():
+    W = sparse_columns()
+    everything = jnp.ones(3, bool)
+    found = turned_by(turned_by(W, 35), -20, (1, 2))
+    axes = np.asarray(gauge.sparse_axes(found, everything))
+    np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-5)
+    overlap = np.abs(W.T @ found @ axes) / np.sum(W**2, axis=0)[:, None]
+    np.testing.assert_allclose(overlap, np.eye(3), atol=0.08)
+
+
+def test_sparse_axes_leave_the_other_columns_alone():
+    W = turned_by(sparse_columns(), 30)
+    axes = np.asarray(gauge.sparse_axes(W, jnp.array([True, True, False])))
+    np.testing.assert_allclose(axes[2], [0, 0, 1], atol=1e-6)
+    np.testing.assert_allclose(axes[:, 2], [0, 0, 1], atol=1e-6)
+    assert abs(axes[0, 1]) > 0.3
+
+
+@pytest.mark.parametrize("W", [np.zeros((9, 2), np.float32), np.ones((9, 1), np.float32)])
+def test_sparse_axes_of_nothing(W):
+    nothing = jnp.zeros(W.shape[1], bool)
+    np.testing.assert_allclose(gauge.sparse_axes(W, nothing), np.eye(W.shape[1]), atol=1e-6)
+
+
 @pytest.mark.parametrize("size", [1e-4, 1e-2, 0.3])
 def test_relative_change_estimates_the_dense_norm(W, size):
     new = W + size * np.random.default_rng(1).normal(size=W.shape).astype(np.float32)

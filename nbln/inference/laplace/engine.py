@@ -79,6 +79,7 @@ class LaplaceFit(NamedTuple):
 
     parameters: Parameters
     scales: dict[str, Array]
+    loadings_precision: Float[Array, "gene factor"]  # of the prior that the last rows were under
     cells: CellFit
     normal: Float[Array, "gene moments"]  # complete-data precision of [μ, W], packed
     log_r_sd: Float[Array, " gene"] | None  # conditional, by curvature
@@ -121,6 +122,7 @@ def fit_laplace(
     return LaplaceFit(
         state.parameters,
         state.scales,
+        state.precision,
         cells,
         sums.normal,
         _log_r_sd(state.parameters.channel, sums.channel, tails, model.priors),
@@ -156,31 +158,39 @@ def _first_state(model, plain: Parameters, sums, probes) -> mstep.State:
     # The scales of columns that are all as large as the largest.
     norms = gauge.squared_norms(W)
     scales = model.loadings.start(jnp.full_like(norms, jnp.max(norms)), n_genes)
+    precision = jnp.broadcast_to(1 / model.loadings.column_sd(scales, k) ** 2, W.shape)
     rotation = mstep.Rotation(jnp.eye(k), jnp.zeros(k))
-    first = jnp.zeros((), jnp.int32)
+    zero = jnp.zeros((), jnp.int32)
     parameters = Parameters(mu, W, plain.d, plain.channel)
     damping = mstep.Damping.start(n_genes)
-    return strong(mstep.State(first, parameters, scales, rotation, damping))
+    return strong(mstep.State(zero, parameters, scales, precision, zero, rotation, damping))
 
 
 def _iterate(model, source, state, z, tails, config, progress):
     """Iterate until converged; reads each iteration's change while the next one runs."""
     trace, previous, converged, sums = [], None, False, None
+
+    def record(change, sharpening):
+        """Note an iteration's change, and whether it was the last that is needed."""
+        trace.append([float(x) for x in change])
+        # Sparse loadings have converged only with the scales of their entries.
+        final = not model.loadings.sparse or int(sharpening) >= mstep.SHARP
+        return final and max(trace[-1]) <= config.tol
+
     with Progress("Laplace", config.n_steps, progress) as bar:
         for _ in range(config.n_steps):
             sums, z = source.scan(e_step, z, state, source.columns)
             state, change = m_step(model, state, sums, tails)
             if previous is not None:
-                trace.append([float(x) for x in previous])
+                converged = record(*previous)
                 bar.advance(f"change {max(trace[-1]):.1e}")
                 if not np.isfinite(trace[-1]).all():
                     raise FloatingPointError(_diverged(len(trace), trace[-1]))
-                if converged := max(trace[-1]) <= config.tol:
+                if converged:
                     break
-            previous = change
+            previous = change, state.sharpening
         if not converged and previous is not None:
-            trace.append([float(x) for x in previous])
-            converged = max(trace[-1]) <= config.tol
+            converged = record(*previous)
     if not converged:
         log.warning(
             "the Laplace fit did not converge in n_steps=%d iterations; the last one changed the "

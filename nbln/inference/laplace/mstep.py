@@ -7,6 +7,7 @@ a weighted regression on the factors, whose mean and covariance are then absorbe
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from nbln import vocabulary as names
@@ -16,12 +17,17 @@ from nbln.linalg.dtypes import strong
 from nbln.models.base import LogNormalModel
 from nbln.posterior import mode
 from nbln.posterior.mode import Cells, Columns, Parameters, dot
-from nbln.priors.loadings import Scales
+from nbln.priors.loadings import Rows, Scales
 
 FORMING = 5  # iterations before columns may collapse
+SHARP = 4  # iterations since the columns settled: the first whose change is that of the entries
+SETTLED = 0.005  # largest change of the loadings at which entries may differ in scale
 LARGEST_SHARE = 0.75  # of the loadings' posterior variance that counts as size of a column
+VANISHING = 0.05  # of the norm of the largest column: smaller ones keep their axes
+EDGE = 0.7  # of genes/cells, in the limit below which columns vanish
 SMALL = 0.3  # of the largest scale: columns below it may shrink faster
 TURNING = 0.05  # least move of a mean, natural log, that counts as turning back
+SHORTEST = 0.25  # share of a step; a row that stood still would grow with its factors' scale
 LARGEST_MOVE = 2.0  # of [μ, w] of one gene in one iteration, natural log
 
 
@@ -56,7 +62,8 @@ class Damping(NamedTuple):
     def after(self, move: Float[Array, " gene"]) -> "Damping":
         """The shares for a step that would move the means by `move`."""
         back = (move * self.move < 0) & (jnp.abs(move) > TURNING)
-        return Damping(move, jnp.where(back, self.length / 2, jnp.minimum(1.2 * self.length, 1)))
+        length = jnp.where(back, self.length / 2, 1.2 * self.length)
+        return Damping(move, jnp.clip(length, SHORTEST, 1))
 
 
 class State(NamedTuple):
@@ -65,6 +72,8 @@ class State(NamedTuple):
     iteration: Int[Array, ""]
     parameters: Parameters
     scales: Scales
+    precision: Float[Array, "gene factor"]  # of the Gaussian prior that stands for the loadings'
+    sharpening: Int[Array, ""]  # iterations since the columns settled, for sparse loadings
     rotation: Rotation
     damping: Damping
 
@@ -117,32 +126,54 @@ def update(
     n_cells, n_genes, k = sums.moments[0], *old.W.shape
     variance = jnp.sum(old.W**2, axis=1) + old.d
     priors = {name: prior.at(variance) for name, prior in model.priors.items()}
-    lam = model.loadings.column_sd(state.scales, k)
-    mu, W, spread, damping = _regress(old, sums, priors[names.MU], lam, state.damping)
-    mu, W, basis, rotation = _expand(mu, W, sums, absorb_mean=not priors[names.MU].frozen)
+    mu, W, rows, spread, damping = _regress(old, sums, priors[names.MU], state)
+    turned = model.loadings.sparse & (state.sharpening > 0)
+    absorb_mean = not priors[names.MU].frozen
+    mu, W, basis, order, rotation = _expand(mu, W, sums, turned, absorb_mean)
     d = priors[names.RESIDUAL].posterior_mode(sums.residual, n_cells)
     channel = old.channel.maximise(sums.channel, tails, priors)
     new = Parameters(mu, W, d, channel)
+    change = _change(old, new)
     norms = gauge.squared_norms(W)
     # With all of the posterior variance noise would never shrink; with none of it programs
-    # vanish whose loadings have a signal-to-noise ratio below 3. This share puts the limit at
-    # (1 + √(genes/cells))², the edge of the spectrum of noise (Marchenko & Pastur 1967).
-    share = jnp.clip(1 - n_genes / n_cells, 0, LARGEST_SHARE)
+    # vanish whose loadings have a signal-to-noise ratio below 3. A share 1 - γ puts the limit at
+    # (1 + √γ)², the edge of the spectrum of noise (Marchenko & Pastur 1967) for γ = genes/cells;
+    # of counts, which say less than Gaussian data, the edge is nearer.
+    share = jnp.clip(1 - EDGE * n_genes / n_cells, 0, LARGEST_SHARE)
     norms = norms + share * jnp.sum(basis * dot(spread, basis), axis=0)
     # Small columns on their way down go twice as far; a fixed point stays where it is.
+    lam = model.loadings.column_sd(state.scales, k)
     ratio = jnp.minimum(1, norms / (n_genes * lam**2))
     norms = jnp.where(norms < SMALL**2 * jnp.max(norms), norms * ratio, norms)
     # While the factors still take shape no column may collapse: until then the scales are those
     # that columns as large as the largest would have.
     forming = state.iteration < FORMING
     norms = jnp.where(forming, jnp.max(norms), norms)
-    scales = model.loadings.update(state.scales, norms, n_genes)
-    state = State(state.iteration + 1, new, scales, rotation, damping)
-    return strong(state), _change(old, new)
+    scales, precision = _reweigh(model.loadings, state, rows, norms, order)
+    settled = turned | (~forming & (change.loadings < SETTLED))
+    sharpening = jnp.where(settled, state.sharpening + 1, 0)
+    state = State(state.iteration + 1, new, scales, precision, sharpening, rotation, damping)
+    return strong(state), change
 
 
-def _regress(old, sums, prior, lam, damping):
-    """Rows [μ, w] of every gene, with column precision λ⁻² around free column means b."""
+def _reweigh(loadings, state, rows, norms, order):
+    """Scales, and the precision of each entry's prior: by column, or once settled by entry."""
+    sharp = state.sharpening > 1  # after the first iteration on sparse axes
+    shape, entries = {}, None
+    if loadings.sparse:
+        shape, entries, expected = loadings.sharpen(state.scales, rows)
+        norms = jnp.where(sharp, expected[order], norms)
+    n_genes, k = rows.mean.shape
+    scales = loadings.update(state.scales, norms, n_genes)
+    scales |= {name: jnp.where(sharp, x[order], scales[name]) for name, x in shape.items()}
+    precision = jnp.broadcast_to(1 / loadings.column_sd(scales, k) ** 2, (n_genes, k))
+    if entries is not None:
+        precision = jnp.where(sharp, entries[:, order], precision)
+    return scales, precision
+
+
+def _regress(old, sums, prior, state):
+    """Rows [μ, w] of every gene, the loadings' prior of given precision around free means b."""
     mu = old.mu
     N, rhs = small.unpack_bordered(sums.normal), sums.response.T
     if prior.frozen:
@@ -153,30 +184,34 @@ def _regress(old, sums, prior, lam, damping):
     else:
         gradient, curvature = prior.penalty(mu)
         N, rhs = N.at[0, 0].add(curvature), rhs.at[0].add(gradient)
-    shrinkage = jnp.concatenate([jnp.zeros(1), 1 / lam**2])
-    covariance, _ = small.inverse_and_log_det(N + jnp.diag(shrinkage)[:, :, None])
+    diagonal = jnp.concatenate([jnp.zeros_like(mu)[None], state.precision.T])
+    eye = jnp.eye(len(diagonal), dtype=mu.dtype)[:, :, None]
+    covariance, _ = small.inverse_and_log_det(N + eye * diagonal)
     plain = small.multiply(covariance, rhs)
     # Σ_g [Λ - Λ(N+Λ)⁻¹Λ] b = Σ_g Λ (N+Λ)⁻¹ rhs, w-block. The bracket is Λ (N+Λ)⁻¹ N, without
-    # the cancellation; scaled by λ on both sides it is symmetric and well conditioned.
-    unit = jnp.where(jnp.isfinite(lam), lam, 1.0)
-    bracket = jnp.einsum("ijg,jlg->il", covariance, N, precision="highest")[1:, 1:]
-    inverse, _ = small.inverse_and_log_det((bracket * unit / unit[:, None])[:, :, None])
-    b = unit * dot(inverse[:, :, 0], jnp.sum(plain, axis=1)[1:] / unit)
-    toward = jnp.concatenate([jnp.zeros(1), b]) * shrinkage
-    theta = plain + jnp.sum(covariance * toward[:, None], axis=1)
+    # the cancellation; scaled to the size of the entries on both sides it is well conditioned.
+    weighted = diagonal[:, None] * covariance
+    bracket = jnp.einsum("ijg,jlg->il", weighted, N, precision="highest")[1:, 1:]
+    size = jnp.mean(state.precision, axis=0)
+    unit = jnp.where(size > 0, 1 / jnp.sqrt(size), 1.0)
+    bracket = bracket * unit * unit[:, None] + jnp.diag(jnp.where(size > 0, 0.0, 1.0))
+    inverse, _ = small.inverse_and_log_det(bracket[:, :, None])
+    b = unit * dot(inverse[:, :, 0], unit * jnp.sum(diagonal * plain, axis=1)[1:])
+    theta = plain + jnp.sum(weighted[1:].swapaxes(0, 1) * b[:, None], axis=1)
     # A regression on a working response is a Newton step, here taken at most so far: the rows of
     # a rare gene that few cells express would overshoot while the factors still move.
     move = theta - jnp.concatenate([jnp.zeros_like(mu)[None], old.W.T])
     length = jnp.sqrt(jnp.sum(move**2, axis=0))
     move = move * jnp.minimum(1, LARGEST_MOVE / jnp.maximum(length, 1e-12))
-    damping = damping.after(move[0])
+    damping = state.damping.after(move[0])
     move = move * damping.length
-    spread = jnp.sum(covariance[1:, 1:], axis=2)
-    return mu + move[0], old.W + move[1:].T, spread, damping
+    W, loadings = old.W + move[1:].T, covariance[1:, 1:]
+    rows = Rows(theta[1:].T, jnp.einsum("jjg->gj", loadings), b, state.precision)
+    return mu + move[0], W, rows, jnp.sum(loadings, axis=2), damping
 
 
-def _expand(mu, W, sums, absorb_mean):
-    """Absorb mean and covariance of the factors; turn to the principal axes of W_⊥."""
+def _expand(mu, W, sums, sparse, absorb_mean):
+    """Absorb mean and covariance of the factors; turn to the principal or sparse axes of W_⊥."""
     k = W.shape[1]
     mean = sums.moments[1 : k + 1] / sums.moments[0]
     covariance = small.unpack(sums.moments[k + 1 :, None])[:, :, 0] / sums.moments[0]
@@ -188,9 +223,21 @@ def _expand(mu, W, sums, absorb_mean):
     root = small.cholesky(covariance[:, :, None])
     whiten = small.inverse_lower(root)[:, :, 0]
     W = dot(W, root[:, :, 0])
-    axes = gauge.principal_axes(W)
+    axes, order = lax.cond(sparse, _sparse_axes, _principal_axes, W)
     basis = dot(root[:, :, 0], axes)
-    return mu, dot(W, axes), basis, Rotation(dot(axes.T, whiten), mean)
+    return mu, dot(W, axes), basis, order, Rotation(dot(axes.T, whiten), mean)
+
+
+def _principal_axes(W):
+    return gauge.principal_axes(W), jnp.arange(W.shape[1])
+
+
+def _sparse_axes(W):
+    """Sparse axes of the columns that are not about to vanish, largest first, and their order."""
+    norms = gauge.squared_norms(W)
+    axes = gauge.sparse_axes(W, norms > VANISHING**2 * jnp.max(norms))
+    order = jnp.argsort(-gauge.squared_norms(dot(W, axes)))
+    return axes[:, order], order
 
 
 def _change(old: Parameters, new: Parameters) -> Change:
