@@ -106,6 +106,7 @@ def bench(size: str, seed: int, runs: int, peer: Path | None, table: Table) -> N
             adata,
             informative_priors_from=source,
             informative_priors_match=match,
+            priors={"loadings": "horseshoe_columnwise"},
             progress=False,
         )
         seconds = f"{time.perf_counter() - began:.1f}"

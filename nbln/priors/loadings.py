@@ -194,7 +194,7 @@ class HorseshoeSparse(HorseshoeColumnwise):
         squares = jnp.sum(shares * ((kept * seen) ** 2 + kept / known), axis=1)
         norms = jnp.sum(squares, axis=0)
         n_genes = seen.shape[0]
-        spike = (squares[1] / size[1]) / (norms / n_genes)
+        spike = squares[1] / jnp.maximum(size[1], 1e-6) / (norms / n_genes)
         shape = {
             "inclusion": jnp.clip(size[0] / n_genes, *SHARES),
             "spike": jnp.clip(spike, SMALLEST_SPIKE, 1.0),

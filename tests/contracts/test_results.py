@@ -253,18 +253,6 @@ def test_diagnostics(kind, results):
     )
 
 
-def test_genes_with_large_loadings_are_members(results):
-    result = results["nbln-latent-coverage"]
-    found = result.get_membership()
-    rank = result.w_prior_diagnostics["effective_rank"]
-    assert found.dims == ("gene", "factor")
-    assert np.all((found >= 0) & (found <= 1))
-    assert not found[:, rank:].any()
-    first = result.W.values[:, 0]
-    assert rank >= 1
-    assert found[np.argmax(np.abs(first - np.median(first))), 0] > 0.9
-
-
 def test_membership_needs_spike_and_slab(results):
     with pytest.raises(ValueError, match=r"horseshoe_sparse"):
         results["nbln-frozen"].get_membership()

@@ -38,3 +38,37 @@ def test_overdispersed_programs_are_kept():
     adata = nbln.datasets.simulate(1200, 150, 3, mean_log_dispersion=0.0, seed=21)
     result = nbln.fit(adata, progress=False)
     assert result.w_prior_diagnostics["effective_rank"] == 3
+
+
+def test_programs_are_identified_with_their_genes():
+    """Sparse loadings are recovered as they are, up to order and sign."""
+    adata = nbln.datasets.simulate(1500, 300, 3, seed=4)
+    result = nbln.fit(adata, progress=False)
+    assert result.w_prior_diagnostics["effective_rank"] == 3
+    truth = adata[:, result.fitted.gene_names].varm["W"]
+    ours = result.get_W_compositional().values[:, :3]
+    overlap = np.abs(np.corrcoef(truth.T, ours.T)[:3, 3:])
+    match = overlap.argmax(axis=1)
+    assert sorted(match) == [0, 1, 2]
+    assert overlap.max(axis=1).min() > 0.9
+    member = result.get_membership().values[:, match] > 0.5
+    strong = np.abs(truth) > 0.5
+    assert member[strong].mean() > 0.9
+    assert member[np.abs(truth) < 0.1].mean() < 0.1
+
+
+def test_gaussian_loadings_lose_nothing_by_the_sparse_prior():
+    rng = np.random.default_rng(5)
+    adata = nbln.datasets.simulate(600, 150, 0, seed=5)
+    W = rng.normal(0, 0.35, (150, 3))
+    rate = np.exp(rng.normal(size=(600, 3)) @ W.T) * np.exp(adata.var["mu"].to_numpy())
+    adata.X = rng.poisson(rng.gamma(5.0, rate / 5.0)).astype(np.float32)
+    adata = adata[:, np.asarray(adata.X.sum(axis=0)).ravel() > 0].copy()
+    found = [
+        nbln.fit(adata, progress=False, priors={"loadings": prior}).get_covariance().values
+        for prior in ("horseshoe_sparse", "horseshoe_columnwise")
+    ]
+    W = W - W.mean(axis=0)
+    pairs = np.triu_indices(len(W), 1)
+    sparse, columns = (np.corrcoef(x[pairs], (W @ W.T)[pairs])[0, 1] for x in found)
+    assert sparse > columns - 0.01
