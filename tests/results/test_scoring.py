@@ -37,6 +37,14 @@ def test_the_model_of_the_data_wins(fits, split):
     assert (others["difference"] < -2 * others["standard_error"]).all(), table
 
 
+def test_nbln_is_not_worse_where_counts_are_poisson():
+    train, held_out = halves(20.0, 31)
+    fits = {model: nbln.fit(train, model=model, **QUIET) for model in ("nbln", "pln")}
+    difference = np.asarray(fits["nbln"].score(held_out)) - np.asarray(fits["pln"].score(held_out))
+    error = difference.std() * np.sqrt(len(difference))
+    assert difference.sum() > -2 * error
+
+
 def test_importance_sampling_agrees_with_laplace(fits, split):
     for result in fits.values():
         laplace = np.asarray(result.score(split[1][:20]))
