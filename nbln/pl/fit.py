@@ -81,6 +81,7 @@ def plot_capture(res, ax=None):
         low, high = (top - np.log(sizes) + sign * rule.sigma_m for sign in (-1, 1))
         ax.fill_between(sizes, np.maximum(low, 0), high, color=style.ORANGE, alpha=0.15, lw=0)
     ax.set_xscale("log")
+    style.plain_log(ax.xaxis)
     ax.set(xlabel="library size (counts)", ylabel="capture loss η (natural log)")
     ax.legend(frameon=False)
     return figure
