@@ -56,6 +56,10 @@ class LoadingsPrior(eqx.Module):
     def column_sd(self, scales: Scales, n_factors: int) -> Norms:
         """λ_j; infinite where there is no shrinkage."""
 
+    def column_precision(self, scales: Scales, shape: tuple[int, int]) -> Entries:
+        """λ_j⁻² for every gene; `shape` is (gene, factor)."""
+        return jnp.broadcast_to(1 / self.column_sd(scales, shape[1]) ** 2, shape)
+
     def sites(self, n_factors: int) -> tuple[tuple[str, Callable[[Scales], Any]], ...]:
         """(name, function of the earlier scales -> distribution) of each scale, in order."""
         del n_factors

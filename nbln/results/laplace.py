@@ -14,7 +14,7 @@ from nbln.channels.negative_binomial import NegativeBinomial
 from nbln.channels.poisson import Poisson
 from nbln.linalg import gauge
 from nbln.posterior.mode import Columns, Parameters
-from nbln.priors.loadings import FLOOR
+from nbln.priors.loadings import SMALLEST_SD
 from nbln.results import (
     arviz,
     correlation,
@@ -183,14 +183,13 @@ class LaplaceResult(Result):
             sigma = np.sqrt(self.scales["psi"])
         else:
             sigma = self.scales.get("lambda", per_gene)
-        smallest = 10 * FLOOR
-        rank = gauge.effective_rank(norms, floor=smallest * np.sqrt(len(W)))
+        rank = gauge.effective_rank(norms, floor=SMALLEST_SD * np.sqrt(len(W)))
         return {
             "column_frobenius_compositional": norms,
             "column_norm_effective_rank": rank,
             "effective_rank": rank,
             "sigma_k": np.asarray(sigma),
-            "scale_effective_rank": gauge.effective_rank(sigma, floor=smallest),
+            "scale_effective_rank": gauge.effective_rank(sigma, floor=SMALLEST_SD),
         }
 
     def _covariance(self, kind: str) -> tuple[correlation.Covariance, np.ndarray]:

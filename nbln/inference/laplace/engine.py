@@ -79,7 +79,7 @@ class LaplaceFit(NamedTuple):
 
     parameters: Parameters
     scales: dict[str, Array]
-    loadings_precision: Float[Array, "gene factor"]  # of the prior that the last rows were under
+    loadings_precision: Float[Array, "gene factor"]  # of the prior that follows from the last rows
     cells: CellFit
     normal: Float[Array, "gene moments"]  # complete-data precision of [μ, W], packed
     log_r_sd: Float[Array, " gene"] | None  # conditional, by curvature
@@ -158,7 +158,7 @@ def _first_state(model, plain: Parameters, sums, probes) -> mstep.State:
     # The scales of columns that are all as large as the largest.
     norms = gauge.squared_norms(W)
     scales = model.loadings.start(jnp.full_like(norms, jnp.max(norms)), n_genes)
-    precision = jnp.broadcast_to(1 / model.loadings.column_sd(scales, k) ** 2, W.shape)
+    precision = model.loadings.column_precision(scales, W.shape)
     rotation = mstep.Rotation(jnp.eye(k), jnp.zeros(k))
     zero = jnp.zeros((), jnp.int32)
     parameters = Parameters(mu, W, plain.d, plain.channel)

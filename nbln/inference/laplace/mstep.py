@@ -163,10 +163,9 @@ def _reweigh(loadings, state, rows, norms, order):
     if loadings.sparse:
         shape, entries, expected = loadings.sharpen(state.scales, rows)
         norms = jnp.where(sharp, expected[order], norms)
-    n_genes, k = rows.mean.shape
-    scales = loadings.update(state.scales, norms, n_genes)
+    scales = loadings.update(state.scales, norms, len(rows.mean))
     scales |= {name: jnp.where(sharp, x[order], scales[name]) for name, x in shape.items()}
-    precision = jnp.broadcast_to(1 / loadings.column_sd(scales, k) ** 2, (n_genes, k))
+    precision = loadings.column_precision(scales, rows.mean.shape)
     if entries is not None:
         precision = jnp.where(sharp, entries[:, order], precision)
     return scales, precision
