@@ -55,6 +55,11 @@ class Labels:
         return "adata.X" if self.layer is None else f'adata.layers["{self.layer}"]'
 
 
+def layer_names(adata: AnnData) -> tuple[str, ...]:
+    """Names of the layers; anndata from 0.13 on also lists ``adata.X`` there, as None."""
+    return tuple(str(name) for name in adata.layers if name is not None)
+
+
 def check_arguments(adata: Any, layer: str | None, gene_coverage: float | None) -> None:
     """Raise unless the arguments themselves make sense.
 
@@ -74,7 +79,7 @@ def check_arguments(adata: Any, layer: str | None, gene_coverage: float | None) 
         )
     if layer is not None and layer not in adata.layers:
         raise MissingLayerError(
-            f'fit(layer="{layer}"): no such layer; {_known(tuple(adata.layers))}'
+            f'fit(layer="{layer}"): no such layer; {_known(layer_names(adata))}'
         )
     if gene_coverage is None:
         return
@@ -211,4 +216,4 @@ def _no_counts(empty: np.ndarray, labels: Labels) -> NoReturn:
 
 
 def _known(layers: tuple[str, ...]) -> str:
-    return f"adata has layers {', '.join(map(str, layers))}" if layers else "adata has no layers"
+    return f"adata has layers {', '.join(layers)}" if layers else "adata has no layers"

@@ -95,7 +95,8 @@ class Counts:
         checks.check_shape(adata)
         cell_names = adata.obs_names.astype(str).to_numpy(dtype=str)
         names = adata.var_names.astype(str).to_numpy(dtype=str)
-        labels = checks.Labels(cell_names, names, layer, tuple(adata.layers), adata.isbacked)
+        layers = checks.layer_names(adata)
+        labels = checks.Labels(cell_names, names, layer, layers, adata.isbacked)
         matrix = checks.check_type(open_matrix(adata, layer), labels)
         library_size, totals = checks.checked_totals(matrix, labels)
 

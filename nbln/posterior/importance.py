@@ -17,7 +17,6 @@ from nbln.posterior.evidence import HALF_LOG_2PI, log_prior_mass, loss_at
 from nbln.posterior.mode import Cells, Columns, Parameters
 
 POINTS = 7
-TINY = 1e-30  # in place of d = 0, where a gene has no residual
 
 
 def log_ratios(
@@ -57,8 +56,10 @@ def _log_marginal(parameters, cells, columns, z, m):
     log_weights = np.log(weights / weights.sum()) + 0.5 * nodes**2
     f = mode.conditional_rates(parameters, cells, columns, z)
     t = 1 / (1 + parameters.d * parameters.channel.derivatives(cells.counts, f)[1])
-    sd = jnp.sqrt(jnp.maximum(parameters.d, TINY))
-    center, width = (f - m) / sd, jnp.sqrt(t)
+    # Without a residual f is m, but for rounding.
+    free = parameters.d > 0
+    sd = jnp.sqrt(parameters.d)
+    center, width = jnp.where(free, (f - m) / jnp.where(free, sd, 1.0), 0.0), jnp.sqrt(t)
 
     def term(node, log_weight):
         standard = center + width * node

@@ -6,15 +6,29 @@ import numpy as np
 from jaxtyping import Float
 
 LOWEST = 100.0  # nats below the largest: nothing, and finite
+TAIL = 0.2  # share of the ratios, at most, to which the tail is fitted
+EQUAL = 1e-3  # nats: ratios that are this close are equal
+ROUNDING = 1e-6  # of sums in float32, relative
 
 
 def pareto_k(log_ratios: Float[np.ndarray, "cell draw"]) -> Float[np.ndarray, " cell"]:
     """Shape of the generalised Pareto tail of each row's ratios (Vehtari et al. 2024).
 
-    Below 0.5 they have a variance; beyond 0.7 averages of them are not to be trusted.
+    Below 0.5 they have a variance; beyond 0.7 averages of them are not to be trusted. 0 where the
+    largest ratios are all equal: nothing is wrong, and no tail can be fitted.
     """
     log_ratios = np.asarray(log_ratios, np.float64)
-    log_ratios = np.maximum(log_ratios, log_ratios.max(axis=1, keepdims=True) - LOWEST)
+    largest = log_ratios.max(axis=1)
+    log_ratios = np.maximum(log_ratios, largest[:, None] - LOWEST)
+    found = np.zeros(len(log_ratios))
+    spread = largest - np.quantile(log_ratios, 1 - TAIL, axis=1)
+    tailed = spread > EQUAL + ROUNDING * np.abs(largest)
+    if tailed.any():
+        found[tailed] = _psislw(log_ratios[tailed])
+    return found
+
+
+def _psislw(log_ratios):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:  # ArviZ 1

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from nbln.data import checks
 from nbln.data.counts import Counts
 
 FORMS = {"dense": np.asarray, "csr": sp.csr_matrix, "csc": sp.csc_matrix}
@@ -290,7 +291,7 @@ def test_the_anndata_is_not_modified(form):
     pd.testing.assert_frame_equal(adata.obs, before.obs)
     pd.testing.assert_frame_equal(adata.var, before.var)
     assert adata.uns == before.uns
-    assert list(adata.layers) == ["counts"]
+    assert checks.layer_names(adata) == ("counts",)
 
 
 def parts(matrix):

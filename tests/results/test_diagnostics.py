@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from nbln.results import psis
+
 KINDS = ("mean_disp-mean_field", "nbln-frozen", "nbln-latent-coverage", "pln")
 
 
@@ -49,6 +51,16 @@ def test_pareto_k(nbln_fit):
     assert k.size == 10
     assert set(k["cell"].values) <= set(nbln_fit.fitted.cell_names)
     assert (k < 1).all()
+
+
+def test_pareto_k_of_equal_ratios_is_no_alarm():
+    """As of a fit without programs: all that differs between draws is rounding."""
+    rng = np.random.default_rng(0)
+    rounding = np.float32(-165) + np.float32(1.5e-5) * rng.integers(0, 2, (2, 500))
+    heavy = rng.pareto(2.0, (1, 500))
+    k = psis.pareto_k(np.concatenate([rounding, np.log(heavy), np.full((1, 500), -1e5)]))
+    assert (k[[0, 1, 3]] == 0).all()
+    assert 0.2 < k[2] < 0.9
 
 
 @pytest.mark.parametrize("kind", ["mean_disp-mean_field", "nbln-frozen", "nbln-latent-coverage"])
