@@ -24,18 +24,20 @@ def pareto_k(log_ratios: Float[np.ndarray, "cell draw"]) -> Float[np.ndarray, " 
     spread = largest - np.quantile(log_ratios, 1 - TAIL, axis=1)
     tailed = spread > EQUAL + ROUNDING * np.abs(largest)
     if tailed.any():
-        found[tailed] = _psislw(log_ratios[tailed])
+        found[tailed] = _k_hat(log_ratios[tailed])
     return found
 
 
-def _psislw(log_ratios):
+def _k_hat(log_ratios):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:  # ArviZ 1
+        try:  # ArviZ 1, whose `psislw` takes log-likelihoods: the reverse
             from arviz_stats.base import array_stats  # pyright: ignore[reportMissingImports]
-
-            return np.asarray(array_stats.psislw(log_ratios, axis=-1)[1])
         except ImportError:
             import arviz
 
             return np.asarray(arviz.psislw(log_ratios)[1])
+        ratios = np.exp(log_ratios - log_ratios.max(axis=1, keepdims=True))
+        return np.asarray(
+            array_stats.pareto_khat(ratios, chain_axis=None, draw_axis=-1, r_eff=1, tail="right")
+        )
