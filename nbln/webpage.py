@@ -8,7 +8,7 @@ import pandas as pd
 import nbln
 from nbln import pl, report
 from nbln.pl.style import to_png
-from nbln.results.checks import worst_genes
+from nbln.results.checks import extreme, worst_genes
 
 STYLE = """
 :root { color-scheme: light; }
@@ -30,8 +30,8 @@ SHOWN_PAIRS = 30
 MEANING = (
     "sigma: learned scales of the programs. variance: mean shares of a gene's variance of "
     "counts, by programs, of its own, by counting. pareto_k_95: 95 % quantile over cells of Pareto "
-    "k̂; below 0.7 the cells' factors can be trusted. misfit: share of genes outside 99 % of the "
-    "predictive draws; 1 % are by chance."
+    "k̂; below 0.7 the cells' factors can be trusted. misfit: share of genes outside the "
+    "predictive draws ({:.0%} are by chance); of misfit_residuals 1 % are by chance."
 )
 
 
@@ -47,12 +47,13 @@ def page(result, checks, summary: pd.DataFrame, counts=None, truth=None) -> str:
     truth
         What simulated data were drawn from, as in `report.lines`.
     """
+    level = extreme(checks.attrs["n_samples"])
     parts = [
         "<h1>nbln: report of a fit</h1>",
         _sentences(report.lines(result, truth)),
         "<h2>Is it to be believed?</h2>",
         _summary(summary),
-        f"<p class='meaning'>{MEANING}</p>",
+        f"<p class='meaning'>{MEANING.format(2 * level)}</p>",
     ]
     for title, caption, figure in _figures(result, checks, counts):
         parts.append(f"<h2>{html.escape(title)}</h2>{_picture(figure, title, caption)}")
@@ -62,7 +63,7 @@ def page(result, checks, summary: pd.DataFrame, counts=None, truth=None) -> str:
     worst = worst_genes(checks, "zero_fraction").round(3).reset_index()
     parts += [
         "<h2>Genes whose zeros the model describes worst</h2>",
-        "<p class='meaning'>Only p-values within 0.005 of 0 or 1 are misfits.</p>",
+        f"<p class='meaning'>Only p-values within {level:.1g} of 0 or 1 are misfits.</p>",
         _table(worst, index=False),
     ]
     parts.append(f"<p>nbln {nbln.__version__}</p>")
@@ -77,7 +78,7 @@ def _figures(result, checks, counts):
     yield (
         "Does it describe the data?",
         "Statistics of every gene in the data against draws from the fitted model. Points on the "
-        "line agree; orange ones lie outside 99 % of the draws.",
+        "line agree; orange ones lie outside all draws.",
         pl.plot_ppc(result, checks=checks),
     )
     yield (

@@ -7,7 +7,7 @@ import numpy as np
 from nbln.pl import style
 from nbln.pl.genes import strongest_genes
 from nbln.results.base import find
-from nbln.results.checks import misfits
+from nbln.results.checks import extreme, misfits
 
 PANELS = {
     "mean": ("mean count", True),
@@ -23,7 +23,8 @@ def plot_ppc(
 ):
     """Four statistics of every gene, observed against predicted, and the residuals' distances.
 
-    Genes outside the central 99 % of the predictive draws are marked.
+    Genes outside the predictive draws are marked: outside all of them, or outside the central
+    99 % where there are 199 or more.
 
     Parameters
     ----------
@@ -39,8 +40,9 @@ def plot_ppc(
     for panel, (name, (label, log)) in zip(axes, PANELS.items(), strict=False):
         _observed_predicted(panel, found[name], misfits(found, name), label, log)
     _residuals(axes[-1], found)
-    level = found.attrs["ppc_level"]
-    figure.suptitle(f"Predictive checks, {level}, {found.attrs['n_samples']} draws")
+    level, n_draws = found.attrs["ppc_level"], found.attrs["n_samples"]
+    chance = f"{2 * extreme(n_draws):.0%} of genes lie outside by chance"
+    figure.suptitle(f"Predictive checks, {level}, {n_draws} draws; {chance}")
     return figure
 
 
@@ -61,7 +63,7 @@ def _observed_predicted(ax, statistic, bad, label, log):
         )
     style.identity(ax, observed, predicted, log=log)
     ax.set(xlabel=f"observed {label}", ylabel="predicted")
-    ax.set_title(f"{bad.sum()} of {len(bad)} genes outside 99 %", fontsize="small")
+    ax.set_title(f"{bad.sum()} of {len(bad)} genes outside the draws", fontsize="small")
 
 
 def _residuals(ax, found):

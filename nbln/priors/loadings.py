@@ -38,6 +38,21 @@ class Rows(NamedTuple):
     centre: Float[Array, " factor"]  # b, of the prior
     precision: Entries  # of the prior
 
+    def likelihood(self) -> tuple[Entries, Entries]:
+        """Mean, relative to the centre, and precision that the counts alone give each entry."""
+        known = jnp.maximum(1 / self.variance - self.precision, 1e-6)
+        seen = (self.mean / self.variance - self.precision * self.centre) / known
+        return seen - self.centre, known
+
+
+def strength(seen: Entries, known: Entries) -> Norms:
+    """Mean squared ratio of a column's entries to their standard errors: 1 and more, by signal.
+
+    The expected square of an entry never falls below its posterior variance, so by that alone a
+    column of noise would stay.
+    """
+    return jnp.mean(known * seen**2, axis=0)
+
 
 class LoadingsPrior(eqx.Module):
     """Prior on the columns of W_⊥; its scales are learned with the loadings."""
@@ -204,10 +219,7 @@ class HorseshoeSparse(HorseshoeColumnwise):
             "spike": jnp.clip(spike, SMALLEST_SPIKE, 1.0),
             "centre": rows.centre - jnp.mean(rows.mean, axis=0),
         }
-        # Signal and noise over noise. The expected square of an entry never falls below its
-        # posterior variance, so by that alone a column of noise would stay.
-        strength = jnp.mean(known * seen**2, axis=0)
-        stays = (strength > NOISE) & (scales["lambda"] > SMALLEST_SD)
+        stays = (strength(seen, known) > NOISE) & (scales["lambda"] > SMALLEST_SD)
         precision = known * (1 / jnp.sum(shares * kept, axis=0) - 1)
         return shape, precision, jnp.where(stays, norms, 0.0)
 
@@ -221,8 +233,7 @@ class HorseshoeSparse(HorseshoeColumnwise):
         The last are the probability of the slab, and the share of the mean that slab and spike
         keep.
         """
-        known = jnp.maximum(1 / rows.variance - rows.precision, 1e-6)
-        seen = (rows.mean / rows.variance - rows.precision * rows.centre) / known - rows.centre
+        seen, known = rows.likelihood()
         slab, spike = self.variances(scales)
         log_odds = _log_normal(seen, slab + 1 / known) - _log_normal(seen, spike + 1 / known)
         member = jax.nn.sigmoid(jax.scipy.special.logit(scales["inclusion"]) + log_odds)

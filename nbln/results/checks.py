@@ -21,7 +21,7 @@ from nbln.results import predictive
 from nbln.results.base import Fitted, find
 
 QUANTILE = 0.99
-EXTREME = 0.005  # predictive p-values this near to 0 or 1 are called misfits
+EXTREME = 0.005  # predictive p-values this near to 0 or 1 are called misfits, given enough draws
 N_GENES = 50  # for correlations, unless genes are named: the most abundant ones
 RESIDUAL_BINS = 500
 QUANTITIES = ("observed", "predicted", "low", "high", "p_value")
@@ -206,12 +206,25 @@ def _dataset(fitted, chosen, observed, predicted, residuals, rng, how) -> xr.Dat
     return xr.Dataset(variables, coords=coordinates, attrs=attributes)
 
 
+def extreme(n_samples: int) -> float:
+    """Distance of a predictive p-value from 0 or 1 at which a gene is a misfit.
+
+    Draws too few to tell 99 % apart say one thing of an observation: whether it lies outside all.
+    """
+    return max(EXTREME, 1 / (n_samples + 1))
+
+
 def misfits(checks: xr.Dataset, statistic: str) -> np.ndarray:
-    """(gene,) which genes lie outside the central 99 % of the draws, or fail by ``"residuals"``."""
+    """(gene,) which genes lie outside the draws, or fail by ``"residuals"``.
+
+    Outside all draws, or outside the central 99 % where there are 199 draws or more; by chance
+    the share 2/(draws + 1), or 1 %, does.
+    """
     if statistic == "residuals":
         return checks["residual_p_value"].values < 2 * EXTREME
+    level = extreme(checks.attrs["n_samples"])
     p = checks[statistic].sel(quantity="p_value").values
-    return (p < EXTREME) | (p > 1 - EXTREME)
+    return (p < level) | (p > 1 - level)
 
 
 def worst_genes(checks: xr.Dataset, statistic: str, n: int = 10) -> pd.DataFrame:

@@ -13,10 +13,10 @@ from nbln import vocabulary as names
 from nbln.posterior import importance, mode
 from nbln.results import psis
 from nbln.results.cells import at_mode
-from nbln.results.checks import misfits
+from nbln.results.checks import extreme, misfits
 
 K_HAT_LIMIT = 0.7  # beyond it importance sampling cannot correct the Laplace posterior
-MISFIT_SHARE = 0.10  # of genes that may be misfits; by chance 1 % are
+MISFIT_SHARE = 0.10  # of genes that may be misfits beyond those that are by chance
 RESIDUAL_SHARE = 0.05  # by residuals, which a fit to the same counts makes more uniform
 N_CELLS, N_DRAWS = 40, 200  # for Pareto k̂
 OK, WARNING = "ok", "warning"
@@ -141,15 +141,16 @@ def _misfits(checks: xr.Dataset, model: str):
         "pln": "; counts vary more than Poisson: try model='nbln'",
         "nbvcp": "; genes vary together or with heavy tails: try model='nbln'",
     }.get(model, "; look at them with check() and nbln.pl.plot_ppc")
+    most = MISFIT_SHARE + 2 * extreme(checks.attrs["n_samples"])
     for name, what in remedies.items():
         share = float(misfits(checks, name).mean())
-        yield _misfit(f"misfit_{name}", share, what + better)
+        yield _misfit(f"misfit_{name}", share, what + better, most)
     share = float(misfits(checks, "residuals").mean())
     what = "the distribution of single counts is off"
     yield _misfit("misfit_residuals", share, what + better, RESIDUAL_SHARE)
 
 
-def _misfit(quantity, share, note, most=MISFIT_SHARE):
+def _misfit(quantity, share, note, most):
     bad = share > most
     return Row(quantity, share, *((WARNING, f"{share:.0%} of genes: {note}") if bad else ()))
 

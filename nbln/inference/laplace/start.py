@@ -11,6 +11,7 @@ from nbln.posterior.mode import Cells, Parameters, dot
 
 OVERSAMPLING = 8
 POWER_ITERATIONS = 3
+SPREAD = 1.0  # variance of a log-rate between cells that the shrinkage assumes
 
 
 class Sketch(eqx.Module):
@@ -25,12 +26,12 @@ class Sketch(eqx.Module):
 def sketch(parameters: Parameters, probes: Float[Array, "gene probe"], cells: Cells, z):
     """One chunk's part of a pass; its coordinates `z` pass through.
 
-    A residual is log(u + ½) less its mean, shrunk as the gene's own variance d and the
-    information of the count say: a zero of a rare gene says little.
+    A residual is log(u + ½) less its mean, shrunk as the information of the count says: a zero
+    of a rare gene says little.
     """
     f = jnp.log(cells.counts + 0.5)
     a = parameters.channel.derivatives(cells.counts, f)[1]
-    shrink = parameters.d * a / (1 + parameters.d * a) * cells.mask[:, None]
+    shrink = SPREAD * a / (1 + SPREAD * a) * cells.mask[:, None]
     residual = shrink * (f - parameters.mu - cells.offset[:, None])
     inner = dot(residual, probes)
     sums = Sketch(
