@@ -19,7 +19,7 @@ from nbln.models.pln import PLN
 from nbln.priors.capture import KnownCapture
 from nbln.priors.marginal import R_MAX
 from nbln.results import io
-from nbln.results.base import Fitted
+from nbln.results.base import Fitted, check_whole
 from nbln.results.laplace import LaplaceResult
 from nbln.results.svi import SVIResult
 
@@ -120,6 +120,7 @@ def fit(
     FloatingPointError
         The fit diverged; the message names the step and the parameter.
     """
+    check_whole("fit(seed", seed, 0)
     options.check_unknown(unknown, [k for k in inspect.signature(fit).parameters if k != "unknown"])
     engine = options.check_engine(model, inference_method)
     kind = options.check_parameterization(model, parameterization)
@@ -261,7 +262,7 @@ def _fit_log_normal(
     result = _laplace_result(
         model, Fitted.of(counts, settings, seconds), program, fitted, frozen, source
     )
-    if result.w_prior_diagnostics["effective_rank"] == 0:
+    if fitted.converged and result.w_prior_diagnostics["effective_rank"] == 0:
         log.warning(
             "no gene program was found: the counts show no correlation between genes beyond what "
             "depth explains, or there are too few cells to see it"

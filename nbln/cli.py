@@ -207,7 +207,10 @@ def _leave(result, targets: dict[str, Path], n_pairs: int, adata=None, truth=Non
         pairs.to_csv(targets[PAIRS], index=False)
         said.append((targets[PAIRS], f"the {len(pairs):,} most correlated pairs of genes"))
         console.print()
-        console.print(_pairs_table(pairs.head(SHOWN_PAIRS), truth))
+        if result.w_prior_diagnostics["effective_rank"]:
+            console.print(_pairs_table(pairs.head(SHOWN_PAIRS), truth))
+        else:
+            _say("No gene program was found: the correlations of all pairs of genes are 0.")
     else:
         _say(f"\nA model of independent genes has no gene pairs, so there is no {PAIRS}.")
     page = webpage.page(result, checks, summary, data, truth)

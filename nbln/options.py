@@ -32,6 +32,8 @@ DEFAULTS: dict[str, Prior] = {
     names.ODDS: LogNormal(0.0, 10.0),
     names.PROBABILITY: Beta(1.0, 1.0),
 }
+LARGEST_LOG_M0 = math.log(1e12)
+MOST_SIGMA = 5.0  # by which the largest library may exceed M0
 _SHOWN = {names.ETA: "capture_efficiency", names.LOADINGS: "loadings"}
 RESIDUAL_MODE = 0.1
 
@@ -68,12 +70,15 @@ def choose(argument: str, value: Any, accepted: Iterable[str]) -> str:
     accepted = list(accepted)
     if isinstance(value, str) and value in accepted:
         return value
+    what = argument.removeprefix("fit(").split("=")[0].replace("_", " ")
+    raise ValueError(f"{argument}={value!r}): unknown {what}; {_choice(value, accepted)}")
+
+
+def _choice(value: Any, accepted: list[str]) -> str:
+    """What there is to choose from, and a guess at what was meant."""
     near = difflib.get_close_matches(str(value), accepted, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    what = argument.removeprefix("fit(").split("=")[0].replace("_", " ")
-    raise ValueError(
-        f"{argument}={value!r}): unknown {what}; choose one of {', '.join(accepted)}{hint}"
-    )
+    return f"choose one of {', '.join(accepted)}{hint}"
 
 
 def check_engine(model: str, inference_method: str | None) -> str:
@@ -107,7 +112,7 @@ def check_latent_dim(latent_dim: Any, n_cells: int, n_genes: int) -> int:
     if not whole or not 1 <= latent_dim <= largest:
         raise ValueError(
             f"fit(latent_dim={latent_dim!r}): must be a whole number from 1 to {largest}, fewer "
-            f"than the {n_cells} cells and the {n_genes} genes"
+            f"than the {n_cells} cells and the {n_genes} genes (16 where it is not given)"
         )
     return int(latent_dim)
 
@@ -171,7 +176,9 @@ class Priors:
         shown = [_SHOWN.get(key, key) for key in known]
         for key in given:
             if key not in known:
-                choose(f"fit(priors={{{key!r}: ...}}) key", key, shown)
+                raise ValueError(
+                    f"fit(priors={{{key!r}: ...}}): unknown prior; {_choice(key, shown)}"
+                )
         self._given = {s: _site_prior(s, given[s]) for s in SITES[model] if s in given}
         self._model = model
         self.loadings = _loadings(given.get(names.LOADINGS))
@@ -198,6 +205,7 @@ class Priors:
         if self.fixed_offset:
             return CaptureRule.library_offset(library_size), "fixed offsets by library size"
         if self._capture is not None:
+            _check_capture(*self._capture, float(library_size.max()))
             return CaptureRule(*self._capture), "capture prior as given"
         rule = CaptureRule.mrna_content(library_size)
         return rule, (
@@ -275,6 +283,21 @@ def _pair(key: str, value: Any, form: str = "(log_M0, sigma_M)") -> tuple[float,
     return first, second
 
 
+def _check_capture(log_m0: float, sigma_m: float, largest: float) -> None:
+    """Raise where no cell, or one at least, could have been captured like that."""
+    given = f"fit(priors={{'capture_efficiency': ({log_m0:g}, {sigma_m:g})}})"
+    if log_m0 > LARGEST_LOG_M0:
+        raise ValueError(
+            f"{given}: log_M0 is the natural log of the counts that a cell holds; is "
+            f"(np.log({log_m0:g}), {sigma_m:g}) meant?"
+        )
+    if math.log(largest) - log_m0 > MOST_SIGMA * sigma_m:
+        raise ValueError(
+            f"{given}: M0 = {math.exp(log_m0):,.0f} counts a cell, and the largest library has "
+            f"{largest:,.0f}; give the natural log of what a cell holds before capture"
+        )
+
+
 def _loadings(value: Any) -> LoadingsPrior:
     if value is None:
         return HorseshoeSparse()
@@ -287,7 +310,13 @@ def _loadings(value: Any) -> LoadingsPrior:
             f"'tau_scale': 1.0}}; types are {', '.join(LOADINGS_PRIORS)}"
         )
     parameters = dict(value)
-    kind = LOADINGS_PRIORS[choose(f"{argument}: type", parameters.pop("type"), LOADINGS_PRIORS)]
+    name = parameters.pop("type")
+    if not isinstance(name, str) or name not in LOADINGS_PRIORS:
+        raise ValueError(
+            f"{argument}: {{'type': {name!r}}}}}): unknown type of prior; "
+            f"{_choice(name, list(LOADINGS_PRIORS))}"
+        )
+    kind = LOADINGS_PRIORS[name]
     known = [field.name for field in dataclasses.fields(kind)]
     for name, number in parameters.items():
         if name not in known:

@@ -31,7 +31,8 @@ MEANING = (
     "sigma: learned scales of the programs. variance: mean shares of a gene's variance of "
     "counts, by programs, of its own, by counting. pareto_k_95: 95 % quantile over cells of Pareto "
     "k̂; below 0.7 the cells' factors can be trusted. misfit: share of genes outside the "
-    "predictive draws ({:.0%} are by chance); of misfit_residuals 1 % are by chance."
+    "predictive draws ({:.0%} are by chance); of misfit_residuals 1 % are by "
+    "chance. far_genes: misfits of the mean that are off by a factor of 3 or more."
 )
 
 
@@ -58,8 +59,10 @@ def page(result, checks, summary: pd.DataFrame, counts=None, truth=None) -> str:
     for title, caption, figure in _figures(result, checks, counts):
         parts.append(f"<h2>{html.escape(title)}</h2>{_picture(figure, title, caption)}")
     if result.kind == "laplace":
-        pairs = result.top_pairs(SHOWN_PAIRS)
-        parts += ["<h2>Strongest gene pairs</h2>", _table(pairs.round(3), index=False)]
+        shown = _table(result.top_pairs(SHOWN_PAIRS).round(3), index=False)
+        if not result.w_prior_diagnostics["effective_rank"]:
+            shown = "<p>No gene program was found.</p>"
+        parts += ["<h2>Strongest gene pairs</h2>", shown]
     worst = worst_genes(checks, "zero_fraction").round(3).reset_index()
     parts += [
         "<h2>Genes whose zeros the model describes worst</h2>",

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import nbln
 from nbln.cli import app
 
-N_CELLS, N_GENES = 80, 40  # one shape, so that what one test compiles serves the others
+N_CELLS, N_GENES = 150, 80  # one shape, so that what one test compiles serves the others
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -105,6 +105,14 @@ def test_fit_of_a_file(h5ad, counts, tmp_path, storage):
     fitted = ad.read_h5ad(out / "fitted.h5ad")
     assert (fitted.X != counts.X).nnz == 0
     assert fitted.uns["nbln"]["converged"]
+
+
+def test_a_fit_without_programs_says_so_in_place_of_pairs(tmp_path):
+    nbln.datasets.simulate(N_CELLS, N_GENES, 0, seed=1).write_h5ad(tmp_path / "counts.h5ad")
+    code, text = run("fit", tmp_path / "counts.h5ad", "--out", tmp_path / "fit")
+    assert code == 0, text
+    assert "Strongest gene pairs" not in text
+    assert "correlations of all pairs of genes are 0" in text
 
 
 def test_fit_of_independent_genes_has_no_pairs(h5ad, tmp_path):

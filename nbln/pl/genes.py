@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from nbln.pl import style
+from nbln.results.base import check_whole
+
+MOST_TOP = 100  # genes of a program that a figure has room for
 
 LABELLED = 60  # genes whose names fit beside a heat map
 
@@ -30,7 +33,7 @@ def plot_correlation(
 
     style.need_programs(res)
     if genes is None:
-        genes = list(strongest_genes(res, n_genes))
+        genes = list(strongest_genes(res, check_whole("n_genes", n_genes, 2)))
     found = res.get_correlation(kind=kind, genes=genes)
     values = found.values
     if len(values) > 2:
@@ -67,7 +70,7 @@ def plot_gene_programs(res, n_top: int = 12, n_programs: int | None = None, ax=N
     Parameters
     ----------
     n_top
-        Genes a program.
+        Genes a program, 100 at most.
     n_programs
         Programs, largest first; by default all that carry signal, nine at most.
     ax
@@ -81,7 +84,7 @@ def plot_gene_programs(res, n_top: int = 12, n_programs: int | None = None, ax=N
     real = np.flatnonzero(res.fitted.real_genes)
     W = np.asarray(res.get_W_compositional())[real]
     labels = res.fitted.gene_names[real]
-    n_top = min(n_top, len(labels))
+    n_top = min(check_whole("n_top", n_top), MOST_TOP, len(labels))
     figure, axes = style.new_grid(ax, n_programs, 3, size=(3.0, 0.19 * n_top + 0.9))
     for k, panel in enumerate(axes):
         chosen = np.argsort(-np.abs(W[:, k]), kind="stable")[:n_top]

@@ -10,6 +10,7 @@ from nbln.distributions.negative_binomial import nb_log_prob
 from nbln.posterior import evidence, mode
 from nbln.posterior.mode import Parameters
 from nbln.results import predictive
+from nbln.results.base import check_whole
 from nbln.results.cells import blocks_at_mode
 
 LOG_LIKELIHOOD = names.COUNTS  # one observation is a cell
@@ -17,7 +18,7 @@ LOG_LIKELIHOOD = names.COUNTS  # one observation is a cell
 
 def datatree(result, n_samples: int, n_predictive: int, seed: int, counts) -> xr.DataTree:
     """See `Result.to_datatree`."""
-    predictive.check_n_samples(n_samples)
+    check_whole("n_samples", n_samples)
     data = result.fitted.data(counts)
     posterior = result.draw_parameters(n_samples, seed)
     likelihood = result.cell_log_likelihood(posterior, data)

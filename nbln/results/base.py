@@ -1,5 +1,6 @@
 """What every result knows: whose cells and genes, and how it was fitted."""
 
+import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,7 +93,7 @@ class Fitted:
             if self.counts is None:
                 raise ValueError(
                     "this result was loaded from a file and does not hold the counts; pass them "
-                    "again with counts=adata (summary(checks=False) does without)"
+                    "again with counts=adata"
                 )
             return self.counts
         counts = (
@@ -127,6 +128,21 @@ class Fitted:
         return "the same names, other counts"
 
 
+def check_whole(argument: str, value: Any, least: int = 1) -> int:
+    """`value`, if it is a whole number of at least `least`; `argument` as in ``fit(seed``.
+
+    Raises
+    ------
+    ValueError
+        It is not.
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least:
+        given = f"{argument}={value!r}{')' if '(' in argument else ''}"
+        raise ValueError(f"{given}: must be a whole number, at least {least}")
+    return int(value)
+
+
 def find(wanted, known: np.ndarray, what: str) -> np.ndarray:
     """Positions of names among the known ones.
 
@@ -140,7 +156,10 @@ def find(wanted, known: np.ndarray, what: str) -> np.ndarray:
     missing = np.flatnonzero(positions < 0)
     if len(missing):
         first = wanted[missing[0]].item()
-        raise KeyError(f"{what}={first!r}: not in this fit of {len(known)} {what}")
+        folded = {str(name).casefold(): str(name) for name in known}
+        near = difflib.get_close_matches(str(first).casefold(), folded, n=1)
+        hint = f"; did you mean {folded[near[0]]!r}?" if near else ""
+        raise KeyError(f"{what}={first!r}: not in this fit of {len(known)} {what}{hint}")
     if not len(positions):
         raise ValueError(f"{what}=[]: name one at least, or leave it out for all")
     return positions

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from nbln.results.base import check_whole
+
 KINDS = ("compositional", "log_rate", "clr")
 BLOCK = 512
 
@@ -66,8 +68,7 @@ class Covariance:
 
 def top_pairs(covariance: Covariance, gene_names: np.ndarray, n: int) -> pd.DataFrame:
     """The `n` pairs of genes with the largest absolute correlation, strongest first."""
-    if n < 1:
-        raise ValueError(f"top_pairs(n={n}): must be at least 1")
+    n = check_whole("top_pairs(n", n)
     n_genes = len(gene_names)
     columns = np.arange(n_genes)
     best = [(np.empty(0), np.empty(0, int), np.empty(0, int))]

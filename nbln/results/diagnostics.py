@@ -16,7 +16,10 @@ from nbln.results.cells import at_mode
 from nbln.results.checks import extreme, misfits
 
 K_HAT_LIMIT = 0.7  # beyond it importance sampling cannot correct the Laplace posterior
-MISFIT_SHARE = 0.10  # of genes that may be misfits beyond those that are by chance
+FAR = 3.0  # ratio of predicted and observed mean counts
+TINY_MEAN = 1e-6  # counts a cell
+N_NAMED = 5
+MISFIT_SHARE = 0.15  # of genes that may be misfits beyond those that are by chance
 RESIDUAL_SHARE = 0.05  # by residuals, which a fit to the same counts makes more uniform
 N_CELLS, N_DRAWS = 40, 200  # for Pareto k̂
 OK, WARNING = "ok", "warning"
@@ -87,7 +90,7 @@ def _programs(result):
     note: tuple = ()
     if rank == 0:
         note = WARNING, "no gene program found: every correlation is zero; more cells may show some"
-    elif rank == result.latent_dim:
+    elif rank == result.latent_dim and result.scales:  # learned scales could have removed one
         note = WARNING, "every program offered is used: fit again with a larger latent_dim"
     yield Row("latent_dim", result.latent_dim)
     yield Row("effective_rank", rank, *note)
@@ -132,7 +135,7 @@ def variance_shares(result) -> xr.Dataset:
 def _misfits(checks: xr.Dataset, model: str):
     """Genes whose counts the model would not have produced."""
     remedies = {
-        "mean": "means are off: was the fit converged?",
+        "mean": "means are off",
         "variance": "variances are off",
         "zero_fraction": "zeros are off",
         "quantile_99": "the largest counts are off",
@@ -145,9 +148,25 @@ def _misfits(checks: xr.Dataset, model: str):
     for name, what in remedies.items():
         share = float(misfits(checks, name).mean())
         yield _misfit(f"misfit_{name}", share, what + better, most)
+    yield _far_genes(checks)
     share = float(misfits(checks, "residuals").mean())
     what = "the distribution of single counts is off"
     yield _misfit("misfit_residuals", share, what + better, RESIDUAL_SHARE)
+
+
+def _far_genes(checks: xr.Dataset):
+    """Genes that a fresh cell would have far more or far less of than the data have."""
+    observed, predicted = (checks["mean"].sel(quantity=q).values for q in ("observed", "predicted"))
+    distance = np.abs(np.log(np.maximum(predicted, TINY_MEAN) / np.maximum(observed, TINY_MEAN)))
+    far = np.flatnonzero(misfits(checks, "mean") & (distance > np.log(FAR)))
+    if not len(far):
+        return Row("far_genes", 0)
+    worst = far[np.argsort(-distance[far], kind="stable")][:N_NAMED]
+    named = ", ".join(str(name) for name in checks[names.GENE].values[worst])
+    note = (
+        f"means off by a factor of {FAR:g} and more, most in {named}: distrust what involves them"
+    )
+    return Row("far_genes", len(far), WARNING, note)
 
 
 def _misfit(quantity, share, note, most):

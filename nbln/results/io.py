@@ -77,6 +77,8 @@ def nested(groups: Groups, under: str) -> Groups:
 def write(path: str | os.PathLike, kind: str, groups: Groups) -> None:
     """Write the groups of a result of this kind; the file appears whole or not at all."""
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"save({str(path)!r}): no such folder: {path.parent}")
     root = xr.Dataset(attrs={"format": FORMAT, "format_version": VERSION, "kind": kind})
     tree = xr.DataTree.from_dict({"/": root} | {f"/{n}": d for n, d in groups.items()})
     partial = path.with_name(path.name + ".partial")

@@ -16,6 +16,7 @@ from jaxtyping import Int
 from nbln import vocabulary as names
 from nbln.data.counts import Counts
 from nbln.posterior import draws, mode
+from nbln.results.base import check_whole
 from nbln.results.cells import at_mode
 
 LEVELS = ("marginal", "library_anchored", "per_cell")
@@ -38,7 +39,7 @@ def count_draws(
         raise ValueError(
             f"ppc_level={ppc_level!r}: unknown level; choose one of {', '.join(LEVELS)}"
         )
-    check_n_samples(n_samples)
+    check_whole("n_samples", n_samples)
     fitted = result.fitted
     size = block_cells(n_samples, fitted.n_cells, fitted.n_genes)
     data = None
@@ -119,7 +120,7 @@ def svi_sampler(result, ppc_level, n_samples, seed) -> Sampler:
 
 def compositions(result, n_samples, seed) -> xr.DataArray:
     """Softmax of fresh log-rates, one cell a draw."""
-    check_n_samples(n_samples)
+    check_whole("n_samples", n_samples)
     rng = np.random.default_rng(seed)
     rows = [
         _fresh_rates(result, frozen.get(names.MU), 1, rng)[0]
@@ -180,10 +181,3 @@ def _anchored(mean, r, library_size, rng):
     """Counts of each cell's own total, shared out in proportion to gamma rates."""
     rates = _gamma_rates(mean, r, rng).astype(np.float64)
     return rng.multinomial(library_size.astype(int), rates / rates.sum(axis=1, keepdims=True))
-
-
-def check_n_samples(n_samples) -> None:
-    """Raise unless a whole number of draws, at least one."""
-    whole = isinstance(n_samples, int | np.integer) and not isinstance(n_samples, bool)
-    if not whole or n_samples < 1:
-        raise ValueError(f"n_samples={n_samples!r}: must be a whole number, at least 1")

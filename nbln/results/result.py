@@ -11,7 +11,7 @@ import xarray as xr
 from nbln.posterior.mode import Parameters
 from nbln.priors.capture import CaptureRule
 from nbln.results import arviz, io, predictive, scoring
-from nbln.results.base import Fitted
+from nbln.results.base import Fitted, check_whole
 from nbln.results.checks import predictive_checks
 
 SUMMARY_DRAWS = 40  # of the predictive checks behind a summary
@@ -173,7 +173,7 @@ class Result(abc.ABC):
         ValueError
             A gene of the fit is missing (named), or the counts are not counts.
         """
-        predictive.check_n_samples(n_samples)
+        check_whole("n_samples", n_samples)
         return scoring.score(self, adata, layer, n_samples, seed)
 
     def transform(self, adata, layer: str | None = None) -> xr.Dataset:

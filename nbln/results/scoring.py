@@ -5,6 +5,7 @@ from a source of independent genes, so have new cells; their evidence always int
 capture prior, so that models are compared on the same terms.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,8 @@ from nbln.models.log_normal import augmentation
 from nbln.posterior import evidence, importance, mode
 from nbln.posterior.blocks import blocks
 from nbln.posterior.mode import Augmentation, Cells, Columns, Parameters
+
+log = logging.getLogger("nbln")
 
 TOL, MAX_STEPS = 1e-3, 50
 
@@ -99,6 +102,11 @@ def compare(
                 f"compare(results=): {first[0]!r} and {name!r} were fitted to different genes, so "
                 "their evidence is not comparable; fit both with the same genes and gene_coverage"
             )
+    if len({result.capture_rule.log_library is None for result in results.values()}) > 1:
+        log.warning(
+            "compare(results=): some fits have fixed offsets and some a capture prior; those with "
+            "offsets are given each cell's depth, the others have to predict it"
+        )
     scores = pd.DataFrame(
         {
             name: np.asarray(result.score(adata, layer=layer, n_samples=n_samples), np.float64)

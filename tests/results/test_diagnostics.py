@@ -45,6 +45,17 @@ def test_variance_shares_are_those_of_simulated_counts(pln_fit):
     np.testing.assert_allclose(found, parts / parts.sum(), atol=0.01)
 
 
+def test_genes_whose_means_are_far_off_are_named(nbln_fit):
+    checks = nbln_fit.check(n_samples=10)
+    assert nbln_fit.summary(checks=checks).loc["far_genes", "status"] == "ok"
+    gene = checks["gene"].values[3]
+    where = {"gene": gene, "quantity": ["observed", "p_value"]}
+    checks["mean"].loc[where] = np.array([1e3, 1.0])
+    row = nbln_fit.summary(checks=checks).loc["far_genes"]
+    assert (row["value"], row["status"]) == (1, "warning")
+    assert gene in row["note"]
+
+
 def test_pareto_k(nbln_fit):
     k = nbln_fit.get_pareto_k(n_cells=10)
     assert k.dims == ("cell",)
