@@ -25,7 +25,8 @@ SETTLED = 0.005  # largest change of the loadings at which entries may differ in
 LARGEST_SHARE = 0.75  # of the loadings' posterior variance that counts as size of a column
 VANISHING = 0.05  # of the norm of the largest column: smaller ones keep their axes
 EDGE = 0.7  # of genes/cells, in the limit below which columns vanish
-HASTE = 5  # further steps at once of a column of noise that shrinks
+SMALL = 0.3  # of the largest scale: shrinking columns below it take one further step at once
+HASTE = 5  # further steps at once of a shrinking column of noise
 TURNING = 0.05  # least move of a mean, natural log, that counts as turning back
 SHORTEST = 0.25  # share of a step; a row that stood still would grow with its factors' scale
 LARGEST_MOVE = 2.0  # of [μ, w] of one gene in one iteration, natural log
@@ -141,11 +142,12 @@ def update(
     # of counts, which say less than Gaussian data, the edge is nearer.
     share = jnp.clip(1 - EDGE * n_genes / n_cells, 0, LARGEST_SHARE)
     norms = norms + share * jnp.sum(basis * dot(spread, basis), axis=0)
-    # Columns of noise on their way down go faster; a fixed point stays where it is.
+    # Columns of noise, and small ones, on their way down go faster; a fixed point stays.
     lam = model.loadings.column_sd(state.scales, k)
     ratio = jnp.minimum(1, norms / (n_genes * lam**2))
+    small = norms < SMALL**2 * jnp.max(norms)
     weak = strength(*rows.likelihood()) <= NOISE
-    norms = jnp.where(weak, norms * ratio**HASTE, norms)
+    norms = norms * ratio ** jnp.where(weak, HASTE, jnp.where(small, 1, 0))
     # While the factors still take shape no column may collapse: until then the scales are those
     # that columns as large as the largest would have.
     forming = state.iteration < FORMING
