@@ -67,18 +67,17 @@ def choose(argument: str, value: Any, accepted: Iterable[str]) -> str:
     ValueError
         It is not; the message lists what is and guesses what was meant.
     """
-    accepted = list(accepted)
+    what = argument.removeprefix("fit(").split("=")[0].replace("_", " ")
+    return _accepted(value, list(accepted), f"{argument}={value!r})", what)
+
+
+def _accepted(value: Any, accepted: list[str], given: str, what: str) -> str:
+    """`value` if it is accepted; `given` is how the user wrote it, `what` it should have been."""
     if isinstance(value, str) and value in accepted:
         return value
-    what = argument.removeprefix("fit(").split("=")[0].replace("_", " ")
-    raise ValueError(f"{argument}={value!r}): unknown {what}; {_choice(value, accepted)}")
-
-
-def _choice(value: Any, accepted: list[str]) -> str:
-    """What there is to choose from, and a guess at what was meant."""
     near = difflib.get_close_matches(str(value), accepted, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"choose one of {', '.join(accepted)}{hint}"
+    raise ValueError(f"{given}: unknown {what}; choose one of {', '.join(accepted)}{hint}")
 
 
 def check_engine(model: str, inference_method: str | None) -> str:
@@ -176,9 +175,7 @@ class Priors:
         shown = [_SHOWN.get(key, key) for key in known]
         for key in given:
             if key not in known:
-                raise ValueError(
-                    f"fit(priors={{{key!r}: ...}}): unknown prior; {_choice(key, shown)}"
-                )
+                _accepted(key, shown, f"fit(priors={{{key!r}: ...}})", "prior")
         self._given = {s: _site_prior(s, given[s]) for s in SITES[model] if s in given}
         self._model = model
         self.loadings = _loadings(given.get(names.LOADINGS))
@@ -311,12 +308,8 @@ def _loadings(value: Any) -> LoadingsPrior:
         )
     parameters = dict(value)
     name = parameters.pop("type")
-    if not isinstance(name, str) or name not in LOADINGS_PRIORS:
-        raise ValueError(
-            f"{argument}: {{'type': {name!r}}}}}): unknown type of prior; "
-            f"{_choice(name, list(LOADINGS_PRIORS))}"
-        )
-    kind = LOADINGS_PRIORS[name]
+    shown = f"{argument}: {{'type': {name!r}}}}})"
+    kind = LOADINGS_PRIORS[_accepted(name, list(LOADINGS_PRIORS), shown, "type of prior")]
     known = [field.name for field in dataclasses.fields(kind)]
     for name, number in parameters.items():
         if name not in known:

@@ -48,7 +48,7 @@ def page(result, checks, summary: pd.DataFrame, counts=None, truth=None) -> str:
     truth
         What simulated data were drawn from, as in `report.lines`.
     """
-    level = extreme(checks.attrs["n_samples"])
+    level = extreme(checks)
     parts = [
         "<h1>nbln: report of a fit</h1>",
         _sentences(report.lines(result, truth)),
@@ -59,9 +59,9 @@ def page(result, checks, summary: pd.DataFrame, counts=None, truth=None) -> str:
     for title, caption, figure in _figures(result, checks, counts):
         parts.append(f"<h2>{html.escape(title)}</h2>{_picture(figure, title, caption)}")
     if result.kind == "laplace":
-        shown = _table(result.top_pairs(SHOWN_PAIRS).round(3), index=False)
-        if not result.w_prior_diagnostics["effective_rank"]:
-            shown = "<p>No gene program was found.</p>"
+        shown = "<p>No gene program was found.</p>"
+        if result.w_prior_diagnostics["effective_rank"]:
+            shown = _table(result.top_pairs(SHOWN_PAIRS).round(3), index=False)
         parts += ["<h2>Strongest gene pairs</h2>", shown]
     worst = worst_genes(checks, "zero_fraction").round(3).reset_index()
     parts += [

@@ -41,7 +41,7 @@ def plot_ppc(
         _observed_predicted(panel, found[name], misfits(found, name), label, log)
     _residuals(axes[-1], found)
     level, n_draws = found.attrs["ppc_level"], found.attrs["n_samples"]
-    chance = f"{2 * extreme(n_draws):.0%} of genes lie outside by chance"
+    chance = f"{2 * extreme(found):.0%} of genes lie outside by chance"
     figure.suptitle(f"Predictive checks, {level}, {n_draws} draws; {chance}")
     return figure
 

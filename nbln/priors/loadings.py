@@ -44,14 +44,14 @@ class Rows(NamedTuple):
         seen = (self.mean / self.variance - self.precision * self.centre) / known
         return seen - self.centre, known
 
+    def strength(self) -> Norms:
+        """Mean squared ratio of a column's entries to their standard errors: signal and noise.
 
-def strength(seen: Entries, known: Entries) -> Norms:
-    """Mean squared ratio of a column's entries to their standard errors: 1 and more, by signal.
-
-    The expected square of an entry never falls below its posterior variance, so by that alone a
-    column of noise would stay.
-    """
-    return jnp.mean(known * seen**2, axis=0)
+        The expected square of an entry never falls below its posterior variance, so by that alone
+        a column of noise would stay.
+        """
+        seen, known = self.likelihood()
+        return jnp.mean(known * seen**2, axis=0)
 
 
 class LoadingsPrior(eqx.Module):
@@ -219,7 +219,7 @@ class HorseshoeSparse(HorseshoeColumnwise):
             "spike": jnp.clip(spike, SMALLEST_SPIKE, 1.0),
             "centre": rows.centre - jnp.mean(rows.mean, axis=0),
         }
-        stays = (strength(seen, known) > NOISE) & (scales["lambda"] > SMALLEST_SD)
+        stays = (rows.strength() > NOISE) & (scales["lambda"] > SMALLEST_SD)
         precision = known * (1 / jnp.sum(shares * kept, axis=0) - 1)
         return shape, precision, jnp.where(stays, norms, 0.0)
 

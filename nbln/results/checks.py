@@ -206,12 +206,12 @@ def _dataset(fitted, chosen, observed, predicted, residuals, rng, how) -> xr.Dat
     return xr.Dataset(variables, coords=coordinates, attrs=attributes)
 
 
-def extreme(n_samples: int) -> float:
+def extreme(checks: xr.Dataset) -> float:
     """Distance of a predictive p-value from 0 or 1 at which a gene is a misfit.
 
     Draws too few to tell 99 % apart say one thing of an observation: whether it lies outside all.
     """
-    return max(EXTREME, 1 / (n_samples + 1))
+    return max(EXTREME, 1 / (checks.attrs["n_samples"] + 1))
 
 
 def misfits(checks: xr.Dataset, statistic: str) -> np.ndarray:
@@ -222,7 +222,7 @@ def misfits(checks: xr.Dataset, statistic: str) -> np.ndarray:
     """
     if statistic == "residuals":
         return checks["residual_p_value"].values < 2 * EXTREME
-    level = extreme(checks.attrs["n_samples"])
+    level = extreme(checks)
     p = checks[statistic].sel(quantity="p_value").values
     return (p < level) | (p > 1 - level)
 

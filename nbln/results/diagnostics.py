@@ -144,7 +144,7 @@ def _misfits(checks: xr.Dataset, model: str):
         "pln": "; counts vary more than Poisson: try model='nbln'",
         "nbvcp": "; genes vary together or with heavy tails: try model='nbln'",
     }.get(model, "; look at them with check() and nbln.pl.plot_ppc")
-    most = MISFIT_SHARE + 2 * extreme(checks.attrs["n_samples"])
+    most = MISFIT_SHARE + 2 * extreme(checks)
     for name, what in remedies.items():
         share = float(misfits(checks, name).mean())
         yield _misfit(f"misfit_{name}", share, what + better, most)

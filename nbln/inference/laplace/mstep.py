@@ -17,7 +17,7 @@ from nbln.linalg.dtypes import strong
 from nbln.models.base import LogNormalModel
 from nbln.posterior import mode
 from nbln.posterior.mode import Cells, Columns, Parameters, dot
-from nbln.priors.loadings import NOISE, Rows, Scales, strength
+from nbln.priors.loadings import NOISE, Rows, Scales
 
 FORMING = 5  # iterations before columns may collapse
 SHARP = 4  # iterations since the columns settled: the first whose change is that of the entries
@@ -146,7 +146,7 @@ def update(
     lam = model.loadings.column_sd(state.scales, k)
     ratio = jnp.minimum(1, norms / (n_genes * lam**2))
     small = norms < SMALL**2 * jnp.max(norms)
-    weak = strength(*rows.likelihood()) <= NOISE
+    weak = rows.strength() <= NOISE
     norms = norms * ratio ** jnp.where(weak, HASTE, jnp.where(small, 1, 0))
     # While the factors still take shape no column may collapse: until then the scales are those
     # that columns as large as the largest would have.
