@@ -1,11 +1,12 @@
 """Gene-gene regulation from single-cell counts: negative-binomial log-normal models in JAX."""
 
-from nbln import datasets, pl
+from nbln import datasets, pl, registry
 from nbln.api import fit, load
 from nbln.inference.laplace.engine import LaplaceConfig
-from nbln.inference.svi import SVIConfig
+from nbln.inference.svi.engine import SVIConfig
+from nbln.priors.shrinkage import Shrinkage
+from nbln.results.compare import compare
 from nbln.results.laplace import LaplaceResult
-from nbln.results.scoring import compare
 from nbln.results.svi import SVIResult
 
 __version__ = "0.1.0"
@@ -14,9 +15,11 @@ __all__ = [
     "LaplaceResult",
     "SVIConfig",
     "SVIResult",
+    "Shrinkage",
     "compare",
     "datasets",
     "fit",
     "load",
     "pl",
+    "registry",
 ]

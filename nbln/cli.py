@@ -166,13 +166,13 @@ def _session(debug: bool) -> Iterator[None]:
         log.setLevel(level)
 
 
-def _targets(out: Path, source: Path | None = None) -> dict[str, Path]:
+def _targets(out: Path, original: Path | None = None) -> dict[str, Path]:
     """Where each result goes; raises early where it cannot, or where the input lies."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out}: is a file; give a directory")
     targets = {name: out / name for name in (FIT, FITTED, PAIRS, REPORT)}
     for target in targets.values():
-        if source is not None and target.exists() and target.samefile(source):
+        if original is not None and target.exists() and target.samefile(original):
             raise ValueError(
                 f"--out {out}: {target.name} there is the input file, which would be overwritten; "
                 "give another directory"
@@ -202,7 +202,7 @@ def _leave(result, targets: dict[str, Path], n_pairs: int, adata=None, truth=Non
         (targets[FIT], "the fit, for nbln.load"),
         (targets[FITTED], "the counts with the results (keys that contain nbln)"),
     ]
-    if isinstance(result, nbln.LaplaceResult):
+    if result.has_programs:
         pairs = result.top_pairs(n_pairs)
         pairs.to_csv(targets[PAIRS], index=False)
         said.append((targets[PAIRS], f"the {len(pairs):,} most correlated pairs of genes"))
@@ -231,8 +231,8 @@ def _pairs_table(pairs, truth) -> Table:
     if truth is not None:
         table.add_column("true", justify="right")
     for first, second, value in pairs.itertuples(index=False):
-        known = [] if truth is None else [f"{truth.correlation.loc[first, second]:.3f}"]
-        table.add_row(Text(first), Text(second), f"{value:.3f}", *known)
+        true = [] if truth is None else [f"{truth.correlation.loc[first, second]:.3f}"]
+        table.add_row(Text(first), Text(second), f"{value:.3f}", *true)
     return table
 
 

@@ -1,56 +1,28 @@
-"""Keywords of `fit` into models, priors and configurations, or an error that says what to do."""
+"""Keywords of `fit` into priors and the use of a source, or an error that says what to do."""
 
 import dataclasses
-import difflib
 import math
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from nbln import vocabulary as names
+from nbln.arguments import check_whole, choose, choose_from
 from nbln.inference.cascade import KEYS, MATCHES, CascadeConfig
-from nbln.inference.guides import GUIDES
-from nbln.models.nbvcp import PARAMETERIZATIONS
 from nbln.priors.capture import CaptureRule
-from nbln.priors.loadings import LOADINGS_PRIORS, HorseshoeSparse, LoadingsPrior
+from nbln.priors.loadings import LoadingsPrior
+from nbln.priors.shrinkage import Shrinkage
+from nbln.priors.sparse import HorseshoeSparse
 from nbln.priors.univariate import Beta, InverseGamma, LogNormal, Normal, Prior
+from nbln.registry import LOADINGS_PRIORS, Row
 
-ENGINES = {"nbvcp": ("svi",), "pln": ("laplace",), "nbln": ("laplace",)}
-SITES = {
-    "nbvcp": (names.MEAN, names.DISPERSION, names.ODDS, names.PROBABILITY),
-    "pln": (names.MU, names.RESIDUAL),
-    "nbln": (names.MU, names.DISPERSION, names.RESIDUAL),
-}
-
-DEFAULTS: dict[str, Prior] = {
-    names.MEAN: LogNormal(0.0, 10.0),
-    names.MU: Normal(0.0, 10.0),
-    names.DISPERSION: LogNormal(math.log(5.0), 2.0),
-    names.ODDS: LogNormal(0.0, 10.0),
-    names.PROBABILITY: Beta(1.0, 1.0),
-}
-LARGEST_LOG_M0 = math.log(1e12)
-MOST_SIGMA = 5.0  # by which the largest library may exceed M0
-_SHOWN = {names.ETA: "capture_efficiency", names.LOADINGS: "loadings"}
-RESIDUAL_MODE = 0.1
-
-
-def residual_prior(model: str, n_cells: int) -> InverseGamma:
-    """The default prior of d: mode 0.1, and where r is learned too, worth one cell in fifty.
-
-    Counts say how large d + 1/r is, and next to nothing about its parts: log d and log r are
-    correlated 0.9 and more at every depth. What they seem to say grows with the cells and is
-    biased by the Laplace approximation, toward d; so the prior that decides has to grow as well.
-    Its mode was chosen by recovery of known correlations, over sizes of simulated data. Without
-    r, as in PLN, counts determine d, and the prior is weak.
-    """
-    shape = 2 + (n_cells / 100 if names.DISPERSION in SITES[model] else 0)
-    return InverseGamma(shape, RESIDUAL_MODE * (shape + 1))
-
-
+LARGEST_LOG_M0 = math.log(1e12)  # a cell holds far fewer counts: whoever says more gave no log
+MOST_SIGMA = 5.0  # standard deviations of M0 by which the largest library may exceed it
+SHOWN = {names.ETA: "capture_efficiency"}  # what users call a site
 FORMS = {
     Normal: "(loc, scale): mean and standard deviation",
     LogNormal: "(loc, scale): mean and standard deviation of the natural log",
@@ -59,53 +31,105 @@ FORMS = {
 }
 
 
-def choose(argument: str, value: Any, accepted: Iterable[str]) -> str:
-    """`value` if it is accepted.
+@dataclass(frozen=True)
+class Priors:
+    """The ``priors=`` argument, checked: sites by name, the loadings, the capture.
+
+    Attributes
+    ----------
+    row
+        The model.
+    given
+        Priors of sites that the user gave.
+    loadings
+        Prior of the loadings, given or default.
+    capture_prior
+        (log_M0, sigma_M) if given; None: offsets fixed by library size; "default" if neither.
+    written
+        The argument as the user wrote it, for the record.
+    """
+
+    row: Row
+    given: Mapping[str, Prior]
+    loadings: LoadingsPrior
+    capture_prior: tuple[float, float] | str | None = "default"
+    written: str | None = None
+
+    @classmethod
+    def of(cls, row: Row, argument: Mapping[str, Any] | None) -> "Priors":
+        """Check what the user gave.
+
+        Raises
+        ------
+        ValueError
+            An unknown key, a key together with its alias, a wrong tuple, an unknown type or
+            parameter of the loadings prior.
+        """
+        if argument is not None and not isinstance(argument, Mapping):
+            raise ValueError(f"fit(priors=): expected a dict, got {type(argument).__name__}")
+        given = resolve_aliases("fit(priors", argument or {}, row)
+        defaults = row.program.default_priors(1)
+        keys = (*defaults, names.ETA, *((names.LOADINGS,) if row.has_loadings else ()))
+        for key in given:
+            if key not in keys:
+                shown = [SHOWN.get(k, "loadings" if k == names.LOADINGS else k) for k in keys]
+                choose_from(shown, key, f"fit(priors={{{key!r}: ...}})", "prior")
+        sites = {s: _site_prior(s, given[s], type(defaults[s])) for s in defaults if s in given}
+        capture = given.get(names.ETA, "default")
+        if capture is not None and capture != "default":
+            capture = _pair("capture_efficiency", capture)
+        written = None if argument is None else repr(argument)
+        return cls(row, sites, _loadings(given.get(names.LOADINGS)), capture, written)
+
+    def sites(self, n_cells: int) -> dict[str, Prior]:
+        """The prior of each site, given or default."""
+        return self.row.program.default_priors(n_cells) | dict(self.given)
+
+    @property
+    def fixed_offset(self) -> bool:
+        """Whether capture was given as None: a fixed offset by library size."""
+        return self.capture_prior is None
+
+    def capture(self, library_size: np.ndarray) -> tuple[CaptureRule, str]:
+        """How capture follows from library size, and a sentence for the log."""
+        if self.capture_prior is None:
+            return CaptureRule.library_offset(library_size), "fixed offsets by library size"
+        if not isinstance(self.capture_prior, str):
+            _check_capture(*self.capture_prior, float(library_size.max()))
+            return CaptureRule(*self.capture_prior), "capture prior as given"
+        rule = CaptureRule.mrna_content(library_size)
+        return rule, (
+            f"no capture prior given: M0 = {math.exp(rule.log_m0):,.0f} counts a cell (the larger "
+            f"of 100,000 and twice the largest library), sigma_M = {rule.sigma_m}"
+        )
+
+
+def resolve_aliases(argument: str, given: Mapping[str, Any], row: Row) -> dict[str, Any]:
+    """Keys as names of the model's sites.
 
     Raises
     ------
     ValueError
-        It is not; the message lists what is and guesses what was meant.
+        A key together with its alias.
     """
-    what = argument.removeprefix("fit(").split("=")[0].replace("_", " ")
-    return _accepted(value, list(accepted), f"{argument}={value!r})", what)
-
-
-def _accepted(value: Any, accepted: list[str], given: str, what: str) -> str:
-    """`value` if it is accepted; `given` is how the user wrote it, `what` it should have been."""
-    if isinstance(value, str) and value in accepted:
-        return value
-    near = difflib.get_close_matches(str(value), accepted, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{given}: unknown {what}; choose one of {', '.join(accepted)}{hint}")
-
-
-def check_engine(model: str, inference_method: str | None) -> str:
-    """The engine of a model, or an error that lists the pairs that exist."""
-    engines = ENGINES[choose("fit(model", model, ENGINES)]
-    if inference_method is None:
-        return engines[0]
-    every = sorted({engine for pair in ENGINES.values() for engine in pair})
-    choose("fit(inference_method", inference_method, every)
-    if inference_method not in engines:
-        pairs = ", ".join(f"{m} + {e}" for m, known in ENGINES.items() for e in known)
-        raise ValueError(
-            f"fit(model={model!r}, inference_method={inference_method!r}): no such pair; "
-            f"there are {pairs}"
-        )
-    return inference_method
-
-
-def check_unknown(unknown: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Raise for keywords that `fit` does not have."""
-    for keyword in unknown:
-        near = difflib.get_close_matches(keyword, list(known), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise TypeError(f"fit({keyword}=...): unknown keyword{hint}; known: {', '.join(known)}")
+    resolved: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for key, value in given.items():
+        site = row.site(key)
+        if site in resolved:
+            raise ValueError(f"{argument}): {origin[site]!r} and {key!r} are the same; give one")
+        resolved[site], origin[site] = value, key
+    return resolved
 
 
 def check_latent_dim(latent_dim: Any, n_cells: int, n_genes: int) -> int:
-    """A whole number of factors, fewer than cells and than genes."""
+    """A whole number of factors, fewer than cells and than genes.
+
+    Raises
+    ------
+    ValueError
+        It is not.
+    """
     whole = isinstance(latent_dim, int | np.integer) and not isinstance(latent_dim, bool)
     largest = min(n_cells, n_genes) - 1
     if not whole or not 1 <= latent_dim <= largest:
@@ -116,116 +140,7 @@ def check_latent_dim(latent_dim: Any, n_cells: int, n_genes: int) -> int:
     return int(latent_dim)
 
 
-def configure(config, given: Any, argument: str, **overrides):
-    """The engine's settings: its defaults or `given`, with the direct keywords on top."""
-    if given is None:
-        given = config()
-    if not isinstance(given, config):
-        raise TypeError(
-            f"fit({argument}=): expected a {config.__name__}, got {type(given).__name__}"
-        )
-    known = {field.name for field in dataclasses.fields(config)}
-    chosen = {}
-    for name, value in overrides.items():
-        if value is None:
-            continue
-        if name not in known:
-            raise ValueError(f"fit({name}={value!r}): the {argument} engine has no such setting")
-        smallest = 0 if name == "tol" else 1
-        kind = numbers.Real if name == "tol" else numbers.Integral
-        if not isinstance(value, kind) or isinstance(value, bool) or value < smallest:
-            raise ValueError(
-                f"fit({name}={value!r}): must be a "
-                f"{'number' if name == 'tol' else 'whole number'} of at least {smallest}"
-            )
-        chosen[name] = value
-    if "guide" in known:
-        choose("fit(svi=SVIConfig(guide", given.guide, GUIDES)
-    return dataclasses.replace(given, **chosen)
-
-
-def check_parameterization(model: str, parameterization: str | None):
-    """The parameterization object of NBVCP; None for models that have one way only."""
-    if model != "nbvcp":
-        if parameterization is not None:
-            raise ValueError(
-                f"fit(parameterization={parameterization!r}): model {model} has one "
-                "parameterization; leave it out, or give it to the nbvcp source"
-            )
-        return None
-    chosen = "mean_disp" if parameterization is None else parameterization
-    return PARAMETERIZATIONS[choose("fit(parameterization", chosen, PARAMETERIZATIONS)]()
-
-
-class Priors:
-    """The ``priors=`` argument, checked: sites by name, the loadings, the capture.
-
-    Raises
-    ------
-    ValueError
-        An unknown key, a key together with its alias, a wrong tuple, an unknown type or parameter
-        of the loadings prior.
-    """
-
-    def __init__(self, model: str, given: Mapping[str, Any] | None):
-        if given is not None and not isinstance(given, Mapping):
-            raise ValueError(f"fit(priors=): expected a dict, got {type(given).__name__}")
-        given = resolve_aliases("fit(priors", given or {}, model)
-        known = (*SITES[model], names.ETA, *((names.LOADINGS,) if model != "nbvcp" else ()))
-        shown = [_SHOWN.get(key, key) for key in known]
-        for key in given:
-            if key not in known:
-                _accepted(key, shown, f"fit(priors={{{key!r}: ...}})", "prior")
-        self._given = {s: _site_prior(s, given[s]) for s in SITES[model] if s in given}
-        self._model = model
-        self.loadings = _loadings(given.get(names.LOADINGS))
-        self.has_capture = names.ETA in given
-        capture = given.get(names.ETA)
-        self._capture = None if capture is None else _pair("capture_efficiency", capture)
-
-    def take_capture(self, other: "Priors") -> None:
-        """Use the capture prior of another model's priors."""
-        self.has_capture, self._capture = other.has_capture, other._capture
-
-    def sites(self, n_cells: int) -> dict[str, Prior]:
-        """The prior of every site, given or default."""
-        defaults = {**DEFAULTS, names.RESIDUAL: residual_prior(self._model, n_cells)}
-        return {site: defaults[site] for site in SITES[self._model]} | self._given
-
-    @property
-    def fixed_offset(self) -> bool:
-        """Whether capture was given as None: a fixed offset by library size."""
-        return self.has_capture and self._capture is None
-
-    def capture(self, library_size: np.ndarray) -> tuple[CaptureRule, str]:
-        """How capture follows from library size, and a sentence for the log."""
-        if self.fixed_offset:
-            return CaptureRule.library_offset(library_size), "fixed offsets by library size"
-        if self._capture is not None:
-            _check_capture(*self._capture, float(library_size.max()))
-            return CaptureRule(*self._capture), "capture prior as given"
-        rule = CaptureRule.mrna_content(library_size)
-        return rule, (
-            f"no capture prior given: M0 = {math.exp(rule.log_m0):,.0f} counts a cell (the larger "
-            f"of 100,000 and twice the largest library), sigma_M = {rule.sigma_m}"
-        )
-
-
-def resolve_aliases(argument: str, given: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """Keys as names of sites; in NBVCP the mean expression is `mean`."""
-    found: dict[str, Any] = {}
-    origin: dict[str, str] = {}
-    for key, value in given.items():
-        site = names.ALIASES.get(key, key) if isinstance(key, str) else key
-        if model == "nbvcp" and site == names.MU and key != names.MU:
-            site = names.MEAN
-        if site in found:
-            raise ValueError(f"{argument}): {origin[site]!r} and {key!r} are the same; give one")
-        found[site], origin[site] = value, key
-    return found
-
-
-def cascade_config(model: str, tau, freeze, match, n_samples) -> CascadeConfig:
+def cascade_config(row: Row, tau, freeze, match, n_samples) -> CascadeConfig:
     """The ``informative_priors_*`` arguments, checked.
 
     Raises
@@ -234,7 +149,8 @@ def cascade_config(model: str, tau, freeze, match, n_samples) -> CascadeConfig:
         tau not positive, an unknown or repeated key, a key the model does not have, an unknown
         match, n_samples below 2.
     """
-    has = [key for key in KEYS if model == "nbln" or key != names.DISPERSION]
+    sites = {*row.program.default_priors(1), names.ETA}
+    has = [key for key in KEYS if key in sites]
     if freeze is None:
         freeze = tuple(key for key in (names.DISPERSION, names.ETA) if key in has)
     if isinstance(freeze, str):
@@ -243,8 +159,8 @@ def cascade_config(model: str, tau, freeze, match, n_samples) -> CascadeConfig:
     repeated = {key for key in freeze if list(freeze).count(key) > 1}
     if repeated:
         raise ValueError(f"{argument}={tuple(freeze)!r}): {sorted(repeated)[0]!r} is given twice")
-    sites = resolve_aliases(argument, dict.fromkeys(freeze), model)
-    for key in sites:
+    frozen = resolve_aliases(argument, dict.fromkeys(freeze), row)
+    for key in frozen:
         if key not in has:
             choose(argument, key, has)
     if not isinstance(tau, numbers.Real) or not float(tau) > 0:
@@ -253,13 +169,11 @@ def cascade_config(model: str, tau, freeze, match, n_samples) -> CascadeConfig:
             "for starting values and frozen keys only"
         )
     choose("fit(informative_priors_match", match, MATCHES)
-    if not isinstance(n_samples, numbers.Integral) or n_samples < 2:
-        raise ValueError(f"fit(informative_priors_n_samples={n_samples!r}): must be at least 2")
-    return CascadeConfig(float(tau), tuple(sites), match, int(n_samples))
+    check_whole("fit(informative_priors_n_samples", n_samples, 2)
+    return CascadeConfig(float(tau), tuple(frozen), match, int(n_samples))
 
 
-def _site_prior(site: str, value: Any) -> Prior:
-    kind: Any = InverseGamma if site == names.RESIDUAL else type(DEFAULTS[site])
+def _site_prior(site: str, value: Any, kind: Any) -> Prior:
     first, second = _pair(site, value, FORMS[kind])
     if kind in (InverseGamma, Beta) and first <= 0:
         raise ValueError(f"fit(priors={{{site!r}: {value!r}}}): both numbers must be positive")
@@ -309,14 +223,17 @@ def _loadings(value: Any) -> LoadingsPrior:
     parameters = dict(value)
     name = parameters.pop("type")
     shown = f"{argument}: {{'type': {name!r}}}}})"
-    kind = LOADINGS_PRIORS[_accepted(name, list(LOADINGS_PRIORS), shown, "type of prior")]
-    known = [field.name for field in dataclasses.fields(kind)]
+    kind = LOADINGS_PRIORS[choose_from(list(LOADINGS_PRIORS), name, shown, "type of prior")]
+    shrinkage = parameters.pop("shrinkage", Shrinkage())
+    if not isinstance(shrinkage, Shrinkage):
+        raise TypeError(f"{argument}: ...}}): shrinkage={shrinkage!r} must be an nbln.Shrinkage")
+    fields = [field.name for field in dataclasses.fields(kind) if field.name != "shrinkage"]
     for name, number in parameters.items():
-        if name not in known:
+        if name not in fields:
             raise ValueError(
                 f"{argument}: ...}}): {value['type']} has no parameter {name!r}; "
-                f"it has {', '.join(known) or 'none'}"
+                f"it has {', '.join(fields) or 'none'}"
             )
         if not isinstance(number, numbers.Real) or not 0 < float(number) < math.inf:
             raise ValueError(f"{argument}: ...}}): {name}={number!r} must be a positive number")
-    return kind(**{name: float(number) for name, number in parameters.items()})
+    return kind(**{n: float(number) for n, number in parameters.items()}, shrinkage=shrinkage)

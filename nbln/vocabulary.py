@@ -1,4 +1,6 @@
-"""Every string key, once: site names and their aliases, AnnData keys, dimensions."""
+"""All string keys in one place: sites and their aliases, AnnData keys, dimensions."""
+
+from typing import NamedTuple
 
 # Sites of the models (MATH symbols that users see).
 MU = "mu"
@@ -22,8 +24,19 @@ ALIASES = {
     "residual_variance": RESIDUAL,
 }
 
-# Dimensions of every labelled result.
+# Dimensions of labelled results.
 CHAIN, DRAW, CELL, GENE, GENE_, FACTOR = "chain", "draw", "cell", "gene", "gene_", "factor"
+
+
+class Site(NamedTuple):
+    """One random variable of a model: its name, the dims of its shape, what it means."""
+
+    name: str
+    dims: tuple[str, ...]
+    meaning: str
+
+
+ETA_SITE = Site(ETA, (CELL,), "capture loss, capture efficiency exp(-eta)")
 
 # The column that pools the genes outside `gene_coverage`.
 OTHER_GENE = "_other"

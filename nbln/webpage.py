@@ -8,7 +8,7 @@ import pandas as pd
 import nbln
 from nbln import pl, report
 from nbln.pl.style import to_png
-from nbln.results.checks import extreme, worst_genes
+from nbln.questions.checks import extreme, worst_genes
 
 STYLE = """
 :root { color-scheme: light; }
@@ -58,7 +58,7 @@ def page(result, checks, summary: pd.DataFrame, counts=None, truth=None) -> str:
     ]
     for title, caption, figure in _figures(result, checks, counts):
         parts.append(f"<h2>{html.escape(title)}</h2>{_picture(figure, title, caption)}")
-    if result.kind == "laplace":
+    if result.has_programs:
         shown = "<p>No gene program was found.</p>"
         if result.w_prior_diagnostics["effective_rank"]:
             shown = _table(result.top_pairs(SHOWN_PAIRS).round(3), index=False)
@@ -80,30 +80,29 @@ def _figures(result, checks, counts):
     """Title, caption and figure, in the order of the questions that a reader asks."""
     yield (
         "Does it describe the data?",
-        "Statistics of every gene in the data against draws from the fitted model. Points on the "
+        "Statistics of each gene in the data against draws from the fitted model. Points on the "
         "line agree; orange ones lie outside all draws.",
         pl.plot_ppc(result, checks=checks),
     )
     yield (
         "Mean and variance",
-        "Counts of every gene in the data and by the model.",
+        "Counts of each gene in the data and by the model.",
         pl.plot_mean_variance(result, counts=counts),
     )
-    if result.kind == "laplace":
+    if result.has_programs:
         yield from _programs(result, counts)
     yield (
         "Capture",
-        "Capture loss of every cell; the line and the band are what its library size leads one to "
+        "Capture loss of each cell; the line and the band are what its library size leads one to "
         "expect.",
         pl.plot_capture(result),
     )
     yield "Convergence", "How the fit settled.", pl.plot_loss(result)
-    source = getattr(result, "cascade_source", None)
-    if source is not None:
+    if result.earlier is not None:
         yield (
             "Convergence of the independent genes",
             "The first stage, whose capture losses and starting values the fit took over.",
-            pl.plot_loss(source),
+            pl.plot_loss(result.earlier),
         )
 
 

@@ -1,12 +1,29 @@
 """Data and fits that many tests read and none changes."""
 
+import gc
+from pathlib import Path
+
 import anndata
+import jax
 import numpy as np
 import pytest
 
 import nbln
 
 SMALL = dict(progress=False, latent_dim=3)
+# Linux gives a process 65,530 memory maps. Compiled programs take several each, and JAX keeps them
+# all: a process that has run most of the tests would die when it compiles one more.
+MOST_MAPS = 25_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room_for_compiled_code():
+    """After a file of tests, let go of compiled programs if there are very many."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_text().count("\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -68,7 +68,7 @@ def test_demo_reports_and_leaves_three_files(tmp_path):
         "SVI stage: converged after",
         "Laplace stage: converged after",
         "Effective rank",
-        "(truth: 4)",
+        "Truth 4 programs",
         "Gauge ratio",
         "Pearson r",
         "Strongest gene pairs",
@@ -146,7 +146,7 @@ def test_pooled_genes_are_no_genes(h5ad, tmp_path):
         (("--layer", "scaled"), "whole numbers"),
         (("--latent-dim", N_GENES), "must be a whole number from 1 to"),
         (("--gene-coverage", 2), "must lie in (0, 1]"),
-        (("--n-steps", 0), "must be a whole number of at least 1"),
+        (("--n-steps", 0), "must be a whole number, at least 1"),
     ],
 )
 def test_arguments_that_cannot_be(h5ad, tmp_path, arguments, words):

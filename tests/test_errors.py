@@ -11,6 +11,7 @@ import scipy.sparse as sp
 import nbln
 
 QUICK = dict(progress=False, n_steps=1)
+PROGRAMS = {"nbln": {"latent_dim": 2}, "pln": {"latent_dim": 2}}  # nbvcp has no programs
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_wrong_counts(case, model, good):
     adata = change(good)
     before = snapshot(adata)
     with pytest.raises(error, match=message):
-        nbln.fit(adata, model=model, latent_dim=2, **QUICK)
+        nbln.fit(adata, model=model, **QUICK, **PROGRAMS.get(model, {}))
     assert_unchanged(adata, before)
 
 
@@ -134,7 +135,8 @@ def test_no_anndata(given):
         nbln.fit(given, **QUICK)
 
 
-# What the arguments can be: (arguments, error, what the message says)
+# What the arguments can be: (arguments, error, what the message says); a function makes arguments
+# that are refused as soon as they are made.
 
 LOADINGS = r"fit\(priors=.*'loadings'"
 ARGUMENTS = {
@@ -263,7 +265,7 @@ ARGUMENTS = {
     "svi": ({"svi": {"guide": "mean_field"}}, TypeError, r"fit\(svi=\).*SVIConfig.*dict"),
     "laplace": ({"laplace": 3}, TypeError, r"fit\(laplace=\).*LaplaceConfig.*int"),
     "guide": (
-        {"model": "nbvcp", "svi": nbln.SVIConfig(guide="flow")},
+        lambda: {"model": "nbvcp", "svi": nbln.SVIConfig(guide="flow")},
         ValueError,
         r"guide='flow'.*mean_field, low_rank",
     ),
@@ -320,12 +322,18 @@ ARGUMENTS = {
 }
 
 
+def quick_fit(adata, arguments):
+    given = arguments() if callable(arguments) else arguments
+    programs = PROGRAMS.get(given.get("model", "nbln"), {})
+    nbln.fit(adata, **programs | QUICK | given)
+
+
 @pytest.mark.parametrize("case", ARGUMENTS)
 def test_wrong_arguments(case, good):
     arguments, error, message = ARGUMENTS[case]
     before = snapshot(good)
     with pytest.raises(error, match=message):
-        nbln.fit(good, **{"latent_dim": 2, **QUICK, **arguments})
+        quick_fit(good, arguments)
     assert_unchanged(good, before)
 
 

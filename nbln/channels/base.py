@@ -1,22 +1,65 @@
-"""What the Laplace engine asks of a count channel: a count given its log-rate."""
+"""What the rest of the package asks of a count channel: a count given its log-rate."""
 
 import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+import numpyro.distributions as dist
+from jaxtyping import Array, Float, Int
 
 from nbln.data.histogram import CountTails
 from nbln.priors.univariate import Prior
+from nbln.vocabulary import Site
 
 Matrix = Float[Array, "cell gene"]
+HostMatrix = Float[np.ndarray, "cell gene"]
+
+LARGEST_LOG_RATE = np.log(1e9)  # of a count that is drawn: draws are int32
 
 
 class Channel(eqx.Module):
-    """Distribution of a count u given its log-rate f, elementwise, log-concave in f.
+    """Distribution of a count u given its log-rate f: mean eᶠ, log-concave in f.
 
-    The channel's own parameters are its leaves, one entry a gene.
+    A channel knows its own parameters, which are its leaves, positive on their natural scale, and
+    answers for them: nobody else asks which they are. Methods of the first group run inside
+    compiled code, those of the second on the host, in NumPy.
     """
+
+    sites: ClassVar[tuple[Site, ...]]  # the parameters: dims (gene,), or () where genes share one
+
+    @classmethod
+    @abc.abstractmethod
+    def start(cls, log_r: Float[Array, " gene"]) -> "Channel":
+        """The channel before the first iteration, from first log dispersions."""
+
+    @classmethod
+    @abc.abstractmethod
+    def of(cls, values: Mapping[str, Any]) -> "Channel":
+        """The channel of these parameters, on their natural scale; others are passed over."""
+
+    @abc.abstractmethod
+    def values(self) -> dict[str, Array]:
+        """The parameters by site, on their natural scale."""
+
+    def state(self) -> dict[str, Array]:
+        """Its fields, as a file keeps them: to the last bit, which `values` may round."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def restore(cls, state: Mapping[str, Any]) -> "Channel":
+        """The reverse of `state`."""
+        return cls(**state)
+
+    @classmethod
+    def default_priors(cls) -> dict[str, Prior]:
+        """What is believed of each parameter unless the user says otherwise."""
+        return {}
+
+    # In compiled code
 
     @abc.abstractmethod
     def log_prob(self, u: Matrix, f: Matrix) -> Matrix:
@@ -26,10 +69,14 @@ class Channel(eqx.Module):
     def derivatives(self, u: Matrix, f: Matrix) -> tuple[Matrix, Matrix, Matrix]:
         """Score s = ∂ℓ/∂f, information a = -∂²ℓ/∂f² ≥ 0 and its derivative ∂a/∂f."""
 
+    @abc.abstractmethod
+    def distribution(self, f: Matrix) -> dist.Distribution:
+        """As a NumPyro distribution of counts."""
+
     def statistics(
         self, u: Matrix, f: Matrix, variance: Matrix, mask: Float[Array, " cell"]
     ) -> Float[Array, "sums gene"]:
-        """Sums over cells from which the channel's parameters are learned; none by default.
+        """Sums over cells from which the parameters are learned; none by default.
 
         The log-rates are Gaussian with mean `f` and the given variance.
         """
@@ -43,18 +90,41 @@ class Channel(eqx.Module):
         del sums, tails, priors
         return self
 
-    @property
-    def r(self) -> Float[Array, " gene"] | None:
-        """Dispersion of every gene; None for a channel without."""
-        return None
+    def settling(self) -> Float[Array, " parameter"]:
+        """What has to stand still for the channel to have converged; by default a constant."""
+        return jnp.zeros(1)
 
-    def settling(self) -> Float[Array, " gene"] | None:
-        """What has to stand still for the channel to have converged; None without parameters."""
-        return None
-
-    def log_r_sd(
+    def conditional_sd(
         self, sums: Float[Array, "sums gene"], tails: CountTails, priors: dict[str, Prior]
-    ) -> Float[Array, " gene"] | None:
-        """Posterior standard deviation of log r given everything else; None without an r."""
+    ) -> dict[str, Array]:
+        """Posterior sd of each parameter's natural log, given all else; 0 if frozen."""
         del sums, tails, priors
-        return None
+        return {}
+
+    # On the host
+
+    def rates(self, rng: np.random.Generator, f: HostMatrix) -> HostMatrix:
+        """Rates that counts are Poisson draws of, the channel's own variation in them."""
+        del rng
+        return np.exp(f)
+
+    def sample(self, rng: np.random.Generator, f: HostMatrix) -> Int[np.ndarray, "cell gene"]:
+        """Draws of the counts."""
+        return rng.poisson(self.rates(rng, np.minimum(f, LARGEST_LOG_RATE)))
+
+    @abc.abstractmethod
+    def variance(self, f: HostMatrix) -> HostMatrix:
+        """Variance of a count given its log-rate; the mean is eᶠ."""
+
+    @abc.abstractmethod
+    def expected_variance(
+        self, loc: HostMatrix, variance: Float[np.ndarray, " gene"]
+    ) -> HostMatrix:
+        """Mean of `variance` over log-rates that are Gaussian with this mean and variance."""
+
+    def moments(
+        self, loc: HostMatrix, variance: Float[np.ndarray, " gene"]
+    ) -> tuple[HostMatrix, HostMatrix]:
+        """Mean and variance of a count whose log-rate is Gaussian (law of total variance)."""
+        mean = np.exp(loc + 0.5 * variance)
+        return mean, self.expected_variance(loc, variance) + mean**2 * np.expm1(variance)

@@ -1,25 +1,52 @@
 """Negative-binomial counts with a dispersion per gene: the channel of NBLN."""
 
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from nbln import vocabulary as names
 from nbln.channels.base import Channel
-from nbln.distributions.negative_binomial import nb_log_prob
+from nbln.distributions.negative_binomial import NegativeBinomialLogMean, nb_log_prob
+from nbln.priors.marginal import R_MAX
+from nbln.priors.univariate import Frozen, LogNormal, Prior, SmoothPrior
+from nbln.vocabulary import Site
 
-LOG_R_MIN, LOG_R_MAX = -7.0, 9.2  # beyond 1e4 the counts are Poisson to float32
-LARGEST_STEP = 1.0  # of log r in one iteration
+# Where nothing is known: the middle of what UMI counts of single cells show, 1 to 20.
+TYPICAL_R = 5.0
+# Below it nearly all counts of a gene with a mean of 1 are 0, and those that are not huge.
+LOG_R_MIN = -7.0
+LOG_R_MAX = math.log(R_MAX)
+LARGEST_STEP = 1.0  # of log r in one iteration: a Newton step beyond is an extrapolation
 
 
 class NegativeBinomial(Channel):
     """u ~ NB(mean eᶠ, concentration r): variance mean + mean²/r."""
 
+    sites = (Site(names.DISPERSION, (names.GENE,), "dispersion: variance of a count is m + m²/r"),)
+
     log_r: Float[Array, " gene"]
 
+    @classmethod
+    def start(cls, log_r):
+        return cls(log_r)
+
+    @classmethod
+    def of(cls, values):
+        return cls(jnp.log(jnp.asarray(values[names.DISPERSION])))
+
+    @classmethod
+    def default_priors(cls):
+        return {names.DISPERSION: LogNormal(math.log(TYPICAL_R), 2.0)}
+
+    def values(self):
+        return {names.DISPERSION: self.r}
+
     @property
-    def r(self):
-        """Concentration of every gene."""
+    def r(self) -> Float[Array, " gene"]:
+        """Concentration of each gene."""
         return jnp.exp(self.log_r)
 
     def log_prob(self, u, f):
@@ -29,6 +56,9 @@ class NegativeBinomial(Channel):
         r, low, high = self._shares(f)
         information = (u + r) * low * high
         return u * high - r * low, information, information * (high - low)
+
+    def distribution(self, f):
+        return NegativeBinomialLogMean(f, self.r)
 
     def statistics(self, u, f, variance, mask):
         """First and second derivative of E[log NB] in log r, less their digamma part.
@@ -47,10 +77,10 @@ class NegativeBinomial(Channel):
     def maximise(self, sums, tails, priors):
         """One safeguarded Newton step of log r per gene."""
         prior = priors[names.DISPERSION]
-        if prior.frozen:
-            return NegativeBinomial(jnp.log(prior.mode()))
+        if isinstance(prior, Frozen):
+            return NegativeBinomial(jnp.log(jnp.asarray(prior.value)))
         gradient, curvature = self.slopes(sums, tails)
-        prior_gradient, prior_curvature = prior.penalty(self.log_r)
+        prior_gradient, prior_curvature = _smooth(prior).penalty(self.log_r)
         # Where the likelihood is not concave, the prior's curvature alone sets the step.
         curvature = jnp.maximum(curvature, 0) + prior_curvature + 1e-6
         step = (gradient + prior_gradient) / curvature
@@ -58,17 +88,33 @@ class NegativeBinomial(Channel):
         return NegativeBinomial(jnp.clip(log_r, LOG_R_MIN, LOG_R_MAX))
 
     def settling(self):
-        """Log of the excess variance 1/r, blind to differences between r far above 100."""
+        """Log of 1/r + 0.01: of what counts show of r, which is little above 100."""
         return jnp.log(1 / self.r + 0.01)
 
-    def log_r_sd(self, sums, tails, priors):
+    def conditional_sd(self, sums, tails, priors):
         """By curvature; 0 where r is frozen."""
         prior = priors[names.DISPERSION]
         if prior.frozen:
-            return jnp.zeros_like(self.log_r)
-        own = getattr(prior, "source", prior)
-        curvature = jnp.maximum(self.slopes(sums, tails)[1], 0) + own.penalty(self.log_r)[1]
-        return 1 / jnp.sqrt(curvature)
+            return {names.DISPERSION: jnp.zeros_like(self.log_r)}
+        curvature = jnp.maximum(self.slopes(sums, tails)[1], 0)
+        curvature = curvature + _smooth(prior).penalty(self.log_r)[1]
+        return {names.DISPERSION: 1 / jnp.sqrt(curvature)}
+
+    def rates(self, rng, f):
+        """Gamma rates with mean eᶠ and shape r."""
+        r = np.asarray(self.r)
+        return rng.gamma(np.broadcast_to(r, f.shape), np.exp(f) / r)
+
+    def variance(self, f):
+        return np.exp(f) + np.exp(2 * f) * self._excess
+
+    def expected_variance(self, loc, variance):
+        return np.exp(loc + 0.5 * variance) + np.exp(2 * (loc + variance)) * self._excess
+
+    @property
+    def _excess(self):
+        """1/r, on the host in float64."""
+        return np.exp(-np.asarray(self.log_r, np.float64))
 
     def slopes(self, sums, tails) -> tuple[Float[Array, " gene"], Float[Array, " gene"]]:
         """First and minus the second derivative of the expected log-likelihood in log r."""
@@ -80,6 +126,11 @@ class NegativeBinomial(Channel):
         """r, and the shares e^f/(r + e^f) and r/(r + e^f)."""
         delta = f - self.log_r
         return self.r, jax.nn.sigmoid(delta), jax.nn.sigmoid(-delta)
+
+
+def _smooth(prior: Prior) -> SmoothPrior:
+    assert isinstance(prior, SmoothPrior), "log r moves by Newton steps"
+    return prior
 
 
 def digamma_sums(tails, r):

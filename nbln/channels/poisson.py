@@ -1,6 +1,8 @@
 """Poisson counts: the channel of the Poisson log-normal model."""
 
 import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
 from jax.scipy.special import gammaln
 
 from nbln.channels.base import Channel
@@ -9,9 +11,33 @@ from nbln.channels.base import Channel
 class Poisson(Channel):
     """u ~ Poisson(eᶠ)."""
 
+    sites = ()
+
+    @classmethod
+    def start(cls, log_r):
+        del log_r
+        return cls()
+
+    @classmethod
+    def of(cls, values):
+        del values
+        return cls()
+
+    def values(self):
+        return {}
+
     def log_prob(self, u, f):
         return u * f - jnp.exp(f) - gammaln(u + 1)
 
     def derivatives(self, u, f):
         rate = jnp.exp(f)
         return u - rate, rate, rate
+
+    def distribution(self, f):
+        return dist.Poisson(jnp.exp(f))
+
+    def variance(self, f):
+        return np.exp(f)
+
+    def expected_variance(self, loc, variance):
+        return np.exp(loc + 0.5 * variance)

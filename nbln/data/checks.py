@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from nbln.data.storage import Block, Matrix, as_type
 
-# float32 holds every whole number up to here.
+# 2**24: float32, with its 24-bit significand, represents all whole numbers up to it.
 LARGEST_COUNT = 2**24
 
 
@@ -36,6 +36,8 @@ class Labels:
         The layers that exist.
     backed
         Whether the AnnData is that of a file.
+    caller
+        The function that the user called.
     """
 
     cells: np.ndarray
@@ -43,11 +45,13 @@ class Labels:
     layer: str | None
     layers: tuple[str, ...]
     backed: bool
+    caller: str
 
     @property
     def argument(self) -> str:
-        """The argument of `fit` at fault."""
-        return "fit(adata)" if self.layer is None else f'fit(layer="{self.layer}")'
+        """The user's call with the argument at fault."""
+        value = "adata" if self.layer is None else f'layer="{self.layer}"'
+        return f"{self.caller}({value})"
 
     @property
     def matrix(self) -> str:
@@ -60,8 +64,10 @@ def layer_names(adata: AnnData) -> tuple[str, ...]:
     return tuple(str(name) for name in adata.layers if name is not None)
 
 
-def check_arguments(adata: Any, layer: str | None, gene_coverage: float | None) -> None:
-    """Raise unless the arguments themselves make sense.
+def check_arguments(
+    adata: Any, layer: str | None, gene_coverage: float | None, caller: str
+) -> None:
+    """Raise unless the arguments can be used; messages begin with the name of `caller`.
 
     Raises
     ------
@@ -74,28 +80,28 @@ def check_arguments(adata: Any, layer: str | None, gene_coverage: float | None) 
     """
     if not isinstance(adata, AnnData):
         raise TypeError(
-            f"fit(adata): got a {type(adata).__name__}; pass an anndata.AnnData with cells in rows "
-            "and genes in columns, as made by anndata.AnnData(X) or anndata.read_h5ad(path)"
+            f"{caller}(adata): got a {type(adata).__name__}; pass an anndata.AnnData with cells in "
+            "rows and genes in columns, as made by anndata.AnnData(X) or anndata.read_h5ad(path)"
         )
     if layer is not None and layer not in adata.layers:
         raise MissingLayerError(
-            f'fit(layer="{layer}"): no such layer; {_known(layer_names(adata))}'
+            f'{caller}(layer="{layer}"): no such layer; {_layer_list(layer_names(adata))}'
         )
     if gene_coverage is None:
         return
     if not isinstance(gene_coverage, Real):
         raise TypeError(
-            f"fit(gene_coverage={gene_coverage!r}): got a {type(gene_coverage).__name__}; "
+            f"{caller}(gene_coverage={gene_coverage!r}): got a {type(gene_coverage).__name__}; "
             "pass a number in (0, 1], or None to keep every gene"
         )
     if not 0 < gene_coverage <= 1:
         raise ValueError(
-            f"fit(gene_coverage={gene_coverage!r}): must lie in (0, 1], the fraction of all "
+            f"{caller}(gene_coverage={gene_coverage!r}): must lie in (0, 1], the fraction of all "
             "counts that the kept genes hold; None keeps every gene"
         )
 
 
-def check_shape(adata: AnnData) -> None:
+def check_shape(adata: AnnData, caller: str) -> None:
     """Raise unless there are two cells, a gene, and no name twice.
 
     Raises
@@ -104,20 +110,20 @@ def check_shape(adata: AnnData) -> None:
         No cells, no genes, a single cell, or a repeated name.
     """
     n_cells, n_genes = adata.shape
-    found = f"fit(adata): {n_cells} cells × {n_genes} genes"
+    size = f"{caller}(adata): {n_cells} cells × {n_genes} genes"
     if n_cells == 0:
-        raise ValueError(f"{found}: no cells; check the filter that made this AnnData")
+        raise ValueError(f"{size}: no cells; check the filter that made this AnnData")
     if n_genes == 0:
-        raise ValueError(f"{found}: no genes; check the filter that made this AnnData")
+        raise ValueError(f"{size}: no genes; check the filter that made this AnnData")
     if n_cells < 2:
-        raise ValueError(f"{found}: fewer than two cells; variation needs at least two")
+        raise ValueError(f"{size}: fewer than two cells; variation needs at least two")
     for names, axis, what in ((adata.obs_names, "obs", "cell"), (adata.var_names, "var", "gene")):
         names = names.astype(str)
         repeated = names.duplicated()
         if repeated.any():
             raise ValueError(
-                f'fit(adata): {what} name "{names[repeated.argmax()]}" occurs more than once in '
-                f"adata.{axis}_names; make them unique with adata.{axis}_names_make_unique()"
+                f'{caller}(adata): {what} name "{names[repeated.argmax()]}" occurs more than once '
+                f"in adata.{axis}_names; make them unique with adata.{axis}_names_make_unique()"
             )
 
 
@@ -133,8 +139,8 @@ def check_type(matrix: Matrix | None, labels: Labels) -> Matrix:
     """
     if matrix is None:
         raise ValueError(
-            "fit(adata): adata.X is None; put the counts in adata.X or name a layer with layer= "
-            f"({_known(labels.layers)})"
+            f"{labels.caller}(adata): adata.X is None; put the counts in adata.X or name a layer "
+            f"with layer= ({_layer_list(labels.layers)})"
         )
     if matrix.dtype.kind not in "buif":
         raise TypeError(
@@ -147,9 +153,9 @@ def check_type(matrix: Matrix | None, labels: Labels) -> Matrix:
 def checked_totals(
     matrix: Matrix, labels: Labels
 ) -> tuple[Float[np.ndarray, " cell"], Float[np.ndarray, " gene"]]:
-    """Totals of cells and of genes, having looked at every count.
+    """Total counts of each cell and of each gene, after checking that all values are counts.
 
-    Works block by block on what is stored, so memory stays bounded.
+    The matrix is read in blocks of rows, sparse where it is stored so, to bound the memory.
 
     Raises
     ------
@@ -160,7 +166,7 @@ def checked_totals(
     n_cells, n_genes = matrix.shape
     cells, genes = np.empty(n_cells), np.zeros(n_genes)
     for start, block in matrix.blocks():
-        # Booleans and small integers would overflow in sums; whole float64 sums are exact.
+        # Sums of small integers would overflow in their own type; float64 sums them exactly.
         block = as_type(block, np.float64)
         _check_values(block, start, labels)
         sums = block.sum(axis=1)
@@ -174,11 +180,12 @@ def checked_totals(
 
 def _check_values(block: Block, start: int, labels: Labels) -> None:
     values = block if isinstance(block, np.ndarray) else block.data
-    # NaN fails the first and the second, infinity the third.
+    # NaN fails the first condition, −∞ too, and +∞ the third.
     bad = ~(values >= 0) | (values != np.floor(values)) | (values > LARGEST_COUNT)
     if not bad.any():
         return
-    first = int(bad.argmax())  # of the flat array: row-major, as CSR is canonical
+    # An index in row-major order, also of CSR, whose column indices are sorted.
+    first = int(bad.argmax())
     if isinstance(block, np.ndarray):
         row, column = divmod(first, block.shape[1])
     else:
@@ -189,7 +196,7 @@ def _check_values(block: Block, start: int, labels: Labels) -> None:
 
 def _not_a_count(value: float, cell: int, gene: int, labels: Labels) -> NoReturn:
     where = f'cell "{labels.cells[cell]}", gene "{labels.genes[gene]}"'
-    raw = f"pass raw counts, in adata.X or by layer= ({_known(labels.layers)})"
+    raw = f"pass raw counts, in adata.X or by layer= ({_layer_list(labels.layers)})"
     if not np.isfinite(value):
         why = f"counts are finite; {raw}"
     elif value < 0:
@@ -206,7 +213,7 @@ def _not_a_count(value: float, cell: int, gene: int, labels: Labels) -> NoReturn
 
 def _no_counts(empty: np.ndarray, labels: Labels) -> NoReturn:
     n_empty, name = int(empty.sum()), labels.cells[empty.argmax()]
-    # A file's matrix has no sum, and its AnnData no copy.
+    # A matrix on disk has no method `sum`, and its AnnData no copy without a file name.
     load = "adata = adata.to_memory(); " if labels.backed else ""
     raise ValueError(
         f'{labels.argument}: cell "{name}" has no counts in {labels.matrix} ({n_empty} of '
@@ -215,5 +222,5 @@ def _no_counts(empty: np.ndarray, labels: Labels) -> NoReturn:
     )
 
 
-def _known(layers: tuple[str, ...]) -> str:
+def _layer_list(layers: tuple[str, ...]) -> str:
     return f"adata has layers {', '.join(layers)}" if layers else "adata has no layers"

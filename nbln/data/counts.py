@@ -1,4 +1,4 @@
-"""Validated counts: what every model and engine sees of an AnnData."""
+"""Validated counts: the only form in which models and engines see an AnnData."""
 
 import hashlib
 import json
@@ -22,8 +22,8 @@ _log = logging.getLogger("nbln")
 class Counts:
     """Counts of genes in cells, checked and named, in memory or on disk.
 
-    Made by `Counts.from_anndata`. Refers to the AnnData's own arrays or file where it can:
-    leave those unchanged and open while it is in use.
+    Made by `Counts.from_anndata`. It shares the arrays or the file of the AnnData where it
+    can, so leave those unchanged and open while it is in use.
 
     Attributes
     ----------
@@ -34,11 +34,11 @@ class Counts:
     gene_totals
         Total counts of each gene over the cells.
     has_other
-        Whether the last gene is the sum of those outside `gene_coverage`.
+        Whether the last gene is the sum of the genes that were not kept.
     genes_never_seen
         Number of genes left out because no cell has a count of them.
     fingerprint
-        SHA-256 of names, library sizes and gene totals, whatever the storage.
+        SHA-256 of names, library sizes and gene totals; it does not depend on the storage.
     """
 
     cell_names: np.ndarray
@@ -59,6 +59,7 @@ class Counts:
         layer: str | None = None,
         gene_coverage: float | None = None,
         genes: np.ndarray | None = None,
+        caller: str = "fit",
     ) -> "Counts":
         """Check an AnnData's counts and choose its genes; the AnnData is not modified.
 
@@ -77,8 +78,11 @@ class Counts:
             Keep the most abundant genes that hold this fraction of all counts, and pool
             the others in a last column `_other`. None keeps every gene.
         genes
-            Exactly these genes in this order, seen or not, those of an earlier fit; a last
-            `_other` pools all others. In place of `gene_coverage`.
+            Names of the genes of an earlier fit, which replace `gene_coverage`: exactly these
+            are kept in this order, even without counts; a last `_other` pools all others.
+        caller
+            Name of the function that the user called. Errors begin with it, as in
+            ``fit(adata): ...`` or ``fit(layer="raw"): ...``.
 
         Raises
         ------
@@ -91,29 +95,32 @@ class Counts:
             not counts up to 2**24, a cell without counts, a coverage outside (0, 1], a
             gene already called `_other`, a gene of `genes` that is not there.
         """
-        checks.check_arguments(adata, layer, gene_coverage)
-        checks.check_shape(adata)
+        checks.check_arguments(adata, layer, gene_coverage, caller)
+        checks.check_shape(adata, caller)
         cell_names = adata.obs_names.astype(str).to_numpy(dtype=str)
         names = adata.var_names.astype(str).to_numpy(dtype=str)
         layers = checks.layer_names(adata)
-        labels = checks.Labels(cell_names, names, layer, layers, adata.isbacked)
-        matrix = checks.check_type(open_matrix(adata, layer), labels)
+        labels = checks.Labels(cell_names, names, layer, layers, adata.isbacked, caller)
+        matrix = checks.check_type(open_matrix(adata, layer, caller), labels)
         library_size, totals = checks.checked_totals(matrix, labels)
 
-        selection = _select(totals, gene_coverage) if genes is None else _named(names, genes)
+        if genes is None:
+            selection = _select_by_coverage(totals, gene_coverage)
+        else:
+            selection = _select_by_name(names, genes, caller)
         gene_names, gene_totals = names[selection.kept], totals[selection.kept]
         if selection.has_other:
             if genes is None:
-                _check_other(names, gene_coverage)
+                _check_other(names, gene_coverage, caller)
             gene_names = np.append(gene_names, OTHER_GENE)
             gene_totals = np.append(gene_totals, totals[selection.pooled].sum())
         never_seen = int((totals == 0).sum()) if genes is None else 0
         if never_seen:
             _log.info("%d genes without a single count are left out", never_seen)
 
-        stored = _settle(matrix, selection)
+        matrix, remaining = _apply(selection, matrix)
         if genes is not None and selection.drops and not selection.has_other:
-            library_size = _kept_totals(stored["_matrix"], stored["_selection"], cell_names)
+            library_size = _kept_totals(matrix, remaining, labels)
         return cls(
             cell_names=cell_names,
             gene_names=gene_names,
@@ -122,7 +129,8 @@ class Counts:
             has_other=selection.has_other,
             genes_never_seen=never_seen,
             fingerprint=_fingerprint(cell_names, gene_names, library_size, gene_totals),
-            **stored,
+            _matrix=matrix,
+            _selection=remaining,
         )
 
     @property
@@ -145,7 +153,7 @@ class Counts:
     ) -> Float32[np.ndarray, "cell gene"]:
         """Dense counts of some cells, a new C-contiguous array.
 
-        A sum in `_other` above 2**24 is rounded to float32.
+        Counts of `_other` above 2**24 are rounded to float32.
 
         Parameters
         ----------
@@ -164,9 +172,10 @@ class Counts:
         return self._selection.sparse(block).astype(np.float32, copy=False).toarray(order="C")
 
     def nonzeros(self, cells: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Gene numbers and counts of the entries stored for some cells, zeros at most among them.
+        """Gene numbers and counts of the nonzero entries of some cells.
 
-        Costs what is stored, not cells × genes; each entry of the counts appears once.
+        Each entry appears once; zeros that a sparse matrix stores appear too. The cost is that
+        of the stored entries.
 
         Parameters
         ----------
@@ -182,7 +191,7 @@ class Counts:
         return block.indices, block.data
 
     def _resolve(self, index: slice | np.ndarray | list[int]) -> slice | np.ndarray:
-        # NumPy's own rules for negative numbers, masks and what is out of range.
+        """Cells from 0, by NumPy's rules for negative numbers, masks and numbers out of range."""
         if isinstance(index, slice):
             start, stop, step = index.indices(self.n_cells)
             if step == 1:
@@ -196,59 +205,62 @@ class Counts:
         return f"Counts({self.n_cells} cells × {self.n_genes} genes, {place})"
 
 
-def _select(totals: np.ndarray, gene_coverage: float | None) -> Selection:
+def _select_by_coverage(totals: np.ndarray, gene_coverage: float | None) -> Selection:
     seen = np.flatnonzero(totals)
     kept, pooled = coverage(totals[seen], gene_coverage)
     return Selection(seen[kept], seen[pooled], len(totals))
 
 
-def _settle(matrix: Matrix, selection: Selection) -> dict:
-    # A sparse matrix in memory is selected once and for all; others as they are read.
-    if matrix.on_disk or not matrix.is_sparse:
-        return {"_matrix": matrix, "_selection": selection}
-    chosen = as_type(canonical(selection.sparse(matrix.handle)), np.float32)
-    return {
-        "_matrix": Matrix(chosen, on_disk=False),
-        "_selection": Selection.identity(selection.n_genes),
-    }
-
-
-def _named(known: np.ndarray, genes: np.ndarray) -> Selection:
+def _select_by_name(names: np.ndarray, genes: np.ndarray, caller: str) -> Selection:
     pools = len(genes) > 0 and genes[-1] == OTHER_GENE
     wanted = genes[:-1] if pools else genes
-    kept = pd.Index(known).get_indexer(pd.Index(wanted))
+    kept = pd.Index(names).get_indexer(pd.Index(wanted))
     missing = wanted[kept < 0]
     if len(missing):
         raise ValueError(
-            f"adata: {len(missing)} of the {len(wanted)} genes of the fit are not in it, the first "
-            f'"{missing[0]}"; add them to adata, with zeros where they were not seen'
+            f"{caller}(adata): {len(missing)} of the {len(wanted)} genes of the fit are not in it, "
+            f'the first "{missing[0]}"; add them to adata, with zeros where they were not seen'
         )
-    others = np.setdiff1d(np.arange(len(known)), kept) if pools else np.arange(0)
-    return Selection(kept, others, len(known))
+    pooled = np.setdiff1d(np.arange(len(names)), kept) if pools else np.arange(0)
+    return Selection(kept, pooled, len(names))
 
 
-def _kept_totals(matrix: Matrix, selection: Selection, cells: np.ndarray) -> np.ndarray:
-    """Library sizes over the genes that are kept, where others are dropped."""
+def _apply(selection: Selection, matrix: Matrix) -> tuple[Matrix, Selection]:
+    """The matrix that is kept, and the selection that remains to be made as its rows are read.
+
+    Only a sparse matrix in memory is selected here, once for all reads. A dense one would be
+    copied whole, and a file loaded.
+    """
+    if matrix.on_disk or not matrix.is_sparse:
+        return matrix, selection
+    selected = as_type(canonical(selection.sparse(matrix.handle)), np.float32)
+    return Matrix(selected, on_disk=False), Selection.identity(selection.n_genes)
+
+
+def _kept_totals(
+    matrix: Matrix, selection: Selection, labels: checks.Labels
+) -> Float[np.ndarray, " cell"]:
+    """Total counts of each cell over the kept genes alone, for a selection that drops genes."""
     parts = []
     for _, block in matrix.blocks():
         dense = isinstance(block, np.ndarray)
-        chosen = selection.dense(block) if dense else selection.sparse(block)
-        parts.append(np.asarray(chosen.sum(axis=1, dtype=np.float64)).ravel())
+        selected = selection.dense(block) if dense else selection.sparse(block)
+        parts.append(np.asarray(selected.sum(axis=1, dtype=np.float64)).ravel())
     totals = np.concatenate(parts)
     empty = np.flatnonzero(totals == 0)
     if len(empty):
         raise ValueError(
-            f"adata: {len(empty)} cells have no counts in the genes of the fit, the first "
-            f'"{cells[empty[0]]}"; leave them out'
+            f"{labels.caller}(adata): {len(empty)} cells have no counts in the genes of the fit, "
+            f'the first "{labels.cells[empty[0]]}"; leave them out'
         )
     return totals
 
 
-def _check_other(names: np.ndarray, gene_coverage: float | None) -> None:
+def _check_other(names: np.ndarray, gene_coverage: float | None, caller: str) -> None:
     if OTHER_GENE in names:
         raise ValueError(
-            f'fit(gene_coverage={gene_coverage}): a gene is already called "{OTHER_GENE}", the '
-            "name of the pooled genes; rename it, or keep every gene with gene_coverage=None"
+            f'{caller}(gene_coverage={gene_coverage}): a gene is already called "{OTHER_GENE}", '
+            "the name of the pooled genes; rename it, or keep every gene with gene_coverage=None"
         )
 
 

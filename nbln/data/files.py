@@ -1,4 +1,4 @@
-"""h5ad files: read with plain errors, and written again with something added."""
+"""Read h5ad files with plain errors, and write copies of them with results added."""
 
 import shutil
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def read(path: Path, backed: bool = False) -> AnnData:
     try:
         return read_h5ad(path, backed="r" if backed else None)
     except Exception as error:
-        # anndata and h5py raise nearly anything for a file of another kind.
+        # What anndata and h5py raise for a file of another kind depends on the file.
         first = (str(error).strip().splitlines() or ["no message"])[0]
         raise ValueError(
             f"{path}: not a readable h5ad file; write one with adata.write_h5ad(path) "
@@ -33,18 +33,29 @@ def read(path: Path, backed: bool = False) -> AnnData:
 
 
 def write_annotated(
-    annotate: Callable[[AnnData], None], adata: AnnData, source: Path, target: Path
+    annotate: Callable[[AnnData], None], adata: AnnData, original: Path, target: Path
 ) -> None:
-    """Write a copy of `source`, of which `adata` was read, with what `annotate` adds to it.
+    """Write an h5ad file with what `annotate` adds to an AnnData.
 
-    Counts that stayed on disk are copied as a file.
+    A backed AnnData is closed and its file copied, so that its counts are never in memory.
+
+    Parameters
+    ----------
+    annotate
+        Writes results into the AnnData that it is given.
+    adata
+        The AnnData; one in memory is modified.
+    original
+        The file that `adata` was read from.
+    target
+        The file to write.
     """
     if not adata.isbacked:
         annotate(adata)
         adata.write_h5ad(target)
         return
     adata.file.close()
-    shutil.copyfile(source, target)
+    shutil.copyfile(original, target)
     copy = read_h5ad(target, backed="r+")
     annotate(copy)
     copy.write_h5ad()

@@ -6,8 +6,8 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float, Float32, Int
 
-# A fraction times a whole number may land a rounding error above the number meant
-# (0.55 * 100 > 55); without slack that would cost a gene too many.
+# Relative slack of a coverage: 0.55 * 100 > 55 in float64, and without slack one gene more than
+# needed would be kept. Far above the rounding of a product (1e-16), far below one count.
 _ROUNDING = 1e-12
 
 
@@ -21,8 +21,8 @@ def coverage(
     totals
         Counts of each gene, summed over the cells.
     fraction
-        The kept genes together hold at least this fraction of all counts, and are as few
-        as possible. None and 1 keep every gene.
+        The fewest genes that hold at least this fraction of all counts are kept. None and 1
+        keep every gene.
 
     Returns
     -------
@@ -30,9 +30,8 @@ def coverage(
         Gene indices, each in the original gene order. Of genes with equal totals the
         earlier is kept first.
     """
-    everything = np.arange(len(totals))
     if fraction is None or fraction >= 1:
-        return everything, everything[:0]
+        return np.arange(len(totals)), np.arange(0)
     by_abundance = np.argsort(-totals, kind="stable")
     held = np.cumsum(totals[by_abundance])
     enough = fraction * held[-1] * (1 - _ROUNDING)
@@ -44,15 +43,17 @@ def coverage(
 class Selection:
     """Columns of a matrix that become genes of the model.
 
+    Columns neither kept nor pooled are dropped. They must be without counts if others are
+    pooled, because `dense` takes the pooled column as the total less the kept columns.
+
     Attributes
     ----------
     kept
-        Indices of the genes that keep a column of their own, in that order.
+        Indices of the columns that become a gene each, in the order of the genes.
     pooled
-        Indices of the genes summed in one last column; empty for no such column.
+        Indices of the columns that are summed into one last gene; empty for none.
     n_columns
-        Columns of the matrix. Where some are pooled, those neither kept nor pooled must be
-        without counts; otherwise their counts are dropped.
+        Number of columns of the matrix.
     """
 
     kept: Int[np.ndarray, " kept"]
@@ -94,18 +95,21 @@ class Selection:
         kept = block[:, self.kept]
         out[:, : len(self.kept)] = kept
         if self.has_other:
-            # What is neither kept nor pooled is zero; whole numbers subtract exactly.
+            # Dropped columns are zero, and float64 subtracts whole numbers exactly.
             out[:, -1] = block.sum(1, dtype=np.float64) - kept.sum(1, dtype=np.float64)
         return out
 
     def sparse(self, block: sp.csr_array) -> sp.csr_array:
-        """Select from rows of a CSR matrix; pooled genes become duplicate entries."""
+        """Select from rows of a CSR matrix.
+
+        The entries of pooled columns stay apart, as duplicates, in the last column.
+        """
         if self.is_identity:
             return block
-        # Columns left out go to one more gene, which is cut off.
+        # Dropped columns are gathered in one column after the genes, which is then cut off.
         target = np.full(self.n_columns, self.n_genes, np.int32)
         target[self.kept] = np.arange(len(self.kept))
         target[self.pooled] = len(self.kept)
         shape = (len(block.indptr) - 1, self.n_genes + self.drops)
-        chosen = sp.csr_array((block.data, target[block.indices], block.indptr), shape=shape)
-        return chosen[:, : self.n_genes] if self.drops else chosen
+        selected = sp.csr_array((block.data, target[block.indices], block.indptr), shape=shape)
+        return selected[:, : self.n_genes] if self.drops else selected

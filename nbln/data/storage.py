@@ -1,4 +1,4 @@
-"""How the rows of a count matrix are read: from memory, or from a file as they are asked for."""
+"""Rows of a count matrix, read from memory or, on demand, from a file."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,10 +9,12 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
+from nbln.data.slices import slices
+
 Block = np.ndarray | sp.csr_array
 
-# Bytes of one float32 (rows, genes) block while a matrix is checked: large enough that a
-# block's overhead vanishes, small beside any machine's memory even in float64.
+# Bytes of one float32 (rows, genes) block while a matrix is checked. Large enough that the
+# overhead of a block vanishes, small beside any machine's memory even in float64.
 _BLOCK_BYTES = 16 * 2**20
 
 
@@ -27,7 +29,7 @@ class Matrix:
     on_disk
         Whether `handle` is a file.
     cells, genes
-        Which rows and columns of the file, in which order; None for all.
+        Numbers of the file's rows and columns that are read, in that order; None for all.
     """
 
     handle: Any
@@ -68,15 +70,14 @@ class Matrix:
 
     def blocks(self) -> Iterator[tuple[int, Block]]:
         """All rows in order, as (first row, block) of bounded size."""
-        # What is read has all columns of the file, whichever are kept.
+        # All columns of the file are read before some are selected, so all of them count.
         size = max(1, _BLOCK_BYTES // (4 * self.handle.shape[1]))
-        n_cells = self.shape[0]
-        for start in range(0, n_cells, size):
-            yield start, self.read(slice(start, min(start + size, n_cells)))
+        for rows in slices(self.shape[0], size):
+            yield rows.start, self.read(rows)
 
 
-def open_matrix(adata: AnnData, layer: str | None) -> Matrix | None:
-    """Find the matrix of an AnnData without copying, changing or reading more than needed.
+def open_matrix(adata: AnnData, layer: str | None, caller: str) -> Matrix | None:
+    """Find the matrix of an AnnData without changing it, nor copying or reading without need.
 
     Parameters
     ----------
@@ -84,6 +85,8 @@ def open_matrix(adata: AnnData, layer: str | None) -> Matrix | None:
         In memory or backed, a view or not.
     layer
         An existing layer; None for ``adata.X``.
+    caller
+        The function that the user called, named in errors.
 
     Returns
     -------
@@ -105,8 +108,8 @@ def open_matrix(adata: AnnData, layer: str | None) -> Matrix | None:
     elif "X" not in adata.file:
         return None  # asking for it would be a KeyError
     elif adata.is_view:
-        # A view's X would be read whole, and no view of it can be taken: hence the parent,
-        # for which AnnData has no public name.
+        # X of a view would be read whole into memory, so its parent is read instead. AnnData
+        # has no public name for the parent and for the view's indices.
         view: Any = adata
         handle = view._adata_ref.X
         cells = _numbers(view._oidx, handle.shape[0])
@@ -125,19 +128,19 @@ def open_matrix(adata: AnnData, layer: str | None) -> Matrix | None:
     if stored == "csr" or isinstance(handle, h5py.Dataset):
         return Matrix(handle, True, cells, genes)
     raise TypeError(
-        f"fit(adata): the counts are a {type(handle).__module__}.{type(handle).__name__}; NumPy "
-        "arrays and CSR or CSC matrices are accepted, in memory or in an h5ad file opened with "
-        'backed="r". Convert them, for instance by adata = adata.to_memory()'
+        f"{caller}(adata): the counts are a {type(handle).__module__}.{type(handle).__name__}; "
+        "NumPy arrays and CSR or CSC matrices are accepted, in memory or in an h5ad file opened "
+        'with backed="r". Convert them, for instance by adata = adata.to_memory()'
     )
 
 
 def canonical(matrix: Any) -> sp.csr_array:
     """CSR with sorted indices and no duplicates, sharing the input's arrays where it can."""
-    # A wrapper of our own: SciPy caches flags on the object, and sorts it in place.
+    # A new object, because SciPy stores flags on a matrix, and sorts it in place.
     csr = sp.csr_array(matrix)
     if csr.has_canonical_format:
         return csr
-    # float64, because duplicates may add up beyond a small integer type.
+    # float64, because the sum of duplicates may overflow a small integer type.
     csr = sp.csr_array(csr.astype(np.float64, copy=True))
     csr.sum_duplicates()
     return csr
@@ -151,10 +154,12 @@ def as_type(block: Block, dtype: type) -> Block:
 
 
 def _block(raw: Any) -> Block:
+    """Rows as a plain array or canonical CSR, whatever class they have."""
     return canonical(raw) if sp.issparse(raw) else np.asarray(raw)
 
 
 def _numbers(index: Any, size: int) -> np.ndarray | None:
+    """The numbers from 0 that an index selects; None where it selects all of them in order."""
     numbers = np.arange(size)[index]
     return None if np.array_equal(numbers, np.arange(size)) else numbers
 
@@ -164,7 +169,7 @@ def _read_file(handle: Any, rows: slice | np.ndarray) -> Block:
         return _block(handle[rows])
     if len(rows) == 0:
         return _block(handle[:0])
-    # Files are read forwards, each row once, and neighbours together.
+    # h5py needs increasing row numbers without repeats, and reads consecutive rows fastest.
     wanted, back = np.unique(rows, return_inverse=True)
     in_order = np.array_equal(back, np.arange(len(rows)))
     if wanted[-1] - wanted[0] == len(wanted) - 1:
@@ -175,13 +180,16 @@ def _read_file(handle: Any, rows: slice | np.ndarray) -> Block:
 
 
 def _read_columns(handle: Any, cells: np.ndarray | None, genes: np.ndarray | None) -> sp.csr_array:
-    # Each row of a CSC file needs all of the file. So it is read once, some columns at a
-    # time, into a CSR matrix of its nonzeros: memory of sparse size, never dense.
+    """A CSC file as CSR in memory.
+
+    Reading any row of such a file takes all of the file. It is therefore read once, some
+    columns at a time, and only its nonzero entries are held.
+    """
     n_cells, n_genes = handle.shape
     size = max(1, _BLOCK_BYTES // (4 * n_cells))
     blocks = []
-    for start in range(0, n_genes, size):
-        block = sp.csc_array(handle[:, start : min(start + size, n_genes)])
+    for columns in slices(n_genes, size):
+        block = sp.csc_array(handle[:, columns])
         blocks.append(block if cells is None else block[cells])
     csr: Any = sp.hstack(blocks, format="csr")
     return canonical(csr if genes is None else csr[:, genes])

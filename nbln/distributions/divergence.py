@@ -33,9 +33,10 @@ def _kl_jvp(primals, tangents):
     distance = log_mean_q - log_mean_p
     r = concentration / total_q * jnp.expm1(jnp.minimum(distance, LOG_MEAN_BOUND))
     exact = (r > -0.5) & (distance < LOG_MEAN_BOUND)
-    log_odds_ratio = jnp.where(exact, jnp.log1p(r), distance - jnp.log(ratio))
+    # log of μ/(θ + μ) of q over that of p; r is that ratio less one.
+    log_share_ratio = jnp.where(exact, jnp.log1p(r), distance - jnp.log(ratio))
     dlog_mean_q, dlog_mean_p, dconcentration = tangents
-    tangent = mean_q * log_odds_ratio * dlog_mean_q - concentration * delta * dlog_mean_p
+    tangent = mean_q * log_share_ratio * dlog_mean_q - concentration * delta * dlog_mean_p
     return _kl(*primals), tangent - log_ratio_excess(ratio, delta) * dconcentration
 
 
@@ -44,8 +45,9 @@ def kl_negative_binomial(
 ) -> Array:
     """KL(NB(μ_q, θ) ‖ NB(μ_p, θ)) of two negative binomials of equal concentration θ, in nats.
 
-    μ_q log(μ_q/μ_p) − (θ + μ_q) log((θ + μ_q)/(θ + μ_p)), evaluated as half a deviance, so
-    that it vanishes quadratically where the means meet and becomes the Poisson divergence for
-    large θ. Log means are taken within ±60.
+    It is μ_q log(μ_q/μ_p) − (θ + μ_q) log((θ + μ_q)/(θ + μ_p)), half the negative binomial
+    deviance of μ_q under μ_p, and is evaluated as one (Loader 2000). So it keeps its digits where
+    the means are nearly equal, and for large θ, where it becomes the Poisson divergence. Log means
+    are clipped to ±60.
     """
     return _kl(*as_float(log_mean_q, log_mean_p, concentration))

@@ -3,17 +3,19 @@
 import jax.numpy as jnp
 from jax import Array, lax
 
+# The number of steps grows with the square root of the counts. float64 takes 1,200 where count,
+# mean and θ are 1e7 (measured), so that 5000 suffice up to about 1e8.
 _MAX_STEPS = 5000
+# Replaces a denominator of zero (Thompson and Barnett 1986); the size matters little.
 _TINY = 1e-30
 
 
 def beta_fraction(a: Array, b: Array, x: Array, y: Array, distance: Array) -> Array:
     """Continued fraction F with I_x(a, b) = x^a y^b / (B(a, b) F), for a ≥ (a + b) x.
 
-    Didonato and Morris (1992, eq. 9), evaluated by Lentz's algorithm; y = 1 − x and
-    ``distance`` = a − (a + b) x come from the caller, who knows them without cancellation.
-    Takes a number of steps of the order of √max(a, b), at most 5000. Not
-    reverse-differentiable.
+    The fraction is that of Didonato and Morris (1992, eq. 9), evaluated by Lentz's algorithm
+    in about √max(a, b) steps, at most 5000. The caller gives y = 1 − x and ``distance`` =
+    a − (a + b) x, because subtracting here would lose digits. Not reverse-differentiable.
     """
 
     def denominator(n):
@@ -34,6 +36,7 @@ def beta_fraction(a: Array, b: Array, x: Array, y: Array, distance: Array) -> Ar
     def unfinished(carry):
         return (carry[0] < _MAX_STEPS) & jnp.any(carry[-1])
 
+    # A few ulps: below it, steps change the value by rounding alone.
     tolerance = 4 * jnp.finfo(a.dtype).eps
     first = a / (a + 1) * (distance + 1)
     start = jnp.ones((), a.dtype), first, first, jnp.zeros_like(a), jnp.ones(a.shape, bool)

@@ -2,7 +2,7 @@
 
 x ~ Poisson(e^z) or NB(e^z, θ) with z ~ N(loc, scale²). The integrand is log-concave in z; the
 Gauss–Hermite nodes are centred at its mode and scaled by its curvature there (Liu and Pierce
-1994), so that few are needed even where the counts pin z down.
+1994), so that few are needed even where the integrand is much narrower than the normal.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,9 @@ from nbln.distributions.poisson import poisson_log_prob
 from nbln.distributions.sampling import sample_negative_binomial, sample_poisson
 from nbln.distributions.special import as_float, as_parameters, bounded_exp
 
+# Exact to 1e-6 for scales up to 2, against a fine trapezoid rule; see `nb_log_normal_log_prob`.
 QUADRATURE_POINTS = 64
+# Halvings of the bracket, beyond the 53 bits of float64.
 _BISECTIONS = 60
 
 
@@ -32,7 +34,8 @@ def log_normal_moments(
     """Mean and variance of counts with a normal log rate.
 
     m = exp(loc + scale² / 2) and m + m² [(1 + α) e^(scale²) − 1], with α = ``dispersion`` =
-    1 / θ (zero for the Poisson).
+    1 / θ. With α = 0 these are the moments of the Poisson log-normal (Aitchison and Ho 1989); α
+    adds the negative binomial's own variance, α E[e^(2z)].
     """
     loc, scale, dispersion = as_float(loc, scale, dispersion)
     variance = scale * scale
@@ -74,9 +77,9 @@ def nb_log_normal_log_prob(
     concentration
         θ > 0 of the negative binomial given the rate.
     points
-        Quadrature nodes. In float64, 64 are exact to 1e-6 for a scale up to 2, 96 up to 3;
-        below a scale of 1, 32 are. In float32, rounding of the log rate limits counts of 1e6
-        to about 1e-4.
+        Number of quadrature nodes. In float64 an error of 1e-6 takes 32 for a scale below 1,
+        64 up to 2 and 96 up to 3. In float32 the rounding of the log rate leaves an error of
+        about 1e-4 at counts of 1e6.
     """
     loc, scale, concentration = as_float(loc, scale, concentration)
     x = jnp.asarray(x, loc.dtype)
@@ -98,10 +101,11 @@ def nb_log_normal_log_prob(
 def _mode(
     slope_and_curvature: Callable, x: Array, loc: Array, scale: Array, deepest: Array
 ) -> tuple[Array, Array]:
-    """Mode of the integrand and the standard deviation that its curvature there implies.
+    """Mode of the integrand, by bisection, and the standard deviation from its curvature there.
 
-    By bisection between the mean of z and the log count: the count pulls z from loc towards
-    log x, and by no more than ``deepest`` downwards.
+    The mode lies between loc and log x, where the likelihood of z is largest. A count of zero
+    has no such maximum; then the mode lies below loc by at most ``deepest``, scale² times a bound
+    on the slope of the log-likelihood there.
     """
     precision = 1 / (scale * scale)
     log_count = jnp.where(x > 0, jnp.log(jnp.maximum(x, 1)), loc - deepest)
@@ -122,7 +126,7 @@ def _mode(
 def _integrate(
     log_prob: Callable, loc: Array, scale: Array, centre: Array, width: Array, points: int
 ) -> Array:
-    """log ∫ exp(log_prob(z)) N(z; loc, scale²) dz with the nodes held fixed."""
+    """log ∫ exp(log_prob(z)) N(z; loc, scale²) dz, by nodes about ``centre``."""
     nodes, log_weights = (jnp.asarray(v, loc.dtype) for v in _gauss_hermite(points))
     nodes = nodes.reshape(-1, *([1] * loc.ndim))
     log_weights = log_weights.reshape(nodes.shape)
@@ -175,7 +179,7 @@ class PoissonLogNormal(Distribution):
 
     @property
     def variance(self) -> Array:
-        """Of the counts."""
+        """Variance of the counts; see `log_normal_moments`."""
         return log_normal_moments(self.loc, self.scale)[1]
 
 
@@ -229,5 +233,5 @@ class NegativeBinomialLogNormal(Distribution):
 
     @property
     def variance(self) -> Array:
-        """Of the counts."""
+        """Variance of the counts; see `log_normal_moments`."""
         return log_normal_moments(self.loc, self.scale, 1 / self.concentration)[1]

@@ -8,8 +8,9 @@ With mean μ, concentration θ, n = x + θ, t = θ + μ and δ = (x − μ) / t,
     ∂/∂log μ = θ δ
     ∂/∂θ     = L + [ψ(n) − log n] − [ψ(θ) − log θ]
 
-(Loader 2000; the functions are those of :mod:`nbln.distributions.special`.) No term is a
-difference of large numbers, for x up to 1e6, μ in 1e-20..1e7 and θ in 1e-6..1e12.
+This is the saddle-point form of Loader (2000); bd0 and S are functions of
+:mod:`nbln.distributions.special`, ψ is digamma. No term is a difference of large numbers, for x
+up to 1e6, μ in 1e-20..1e7 and θ in 1e-6..1e12.
 """
 
 from typing import ClassVar
@@ -39,7 +40,7 @@ from nbln.distributions.special import (
 
 @jax.custom_jvp
 def shares(log_mean: Array, concentration: Array) -> tuple[Array, Array]:
-    """μ / (θ + μ) and θ / (θ + μ); their derivatives are stable to any order."""
+    """μ / (θ + μ) and θ / (θ + μ); derivatives of any order neither overflow nor cancel."""
     mean = bounded_exp(log_mean)
     total = concentration + mean
     return mean / total, concentration / total
@@ -94,6 +95,7 @@ def log_total_excess(x: Array, log_mean: Array, concentration: Array) -> Array:
     total = concentration + bounded_exp(log_mean)
     delta = relative_residual(x, log_mean, concentration)
     excess = log_ratio_excess((concentration + x) / total, delta)
+    # `total` stops growing where `bounded_exp` clips; log t goes on as log μ.
     return excess - jnp.maximum(log_mean - LOG_MEAN_BOUND, 0)
 
 
@@ -114,12 +116,13 @@ def score_concentration(x: Array, log_mean: Array, concentration: Array) -> Arra
 
 
 def half_deviance(x: Array, log_mean: Array, concentration: Array, residual: Array) -> Array:
-    """bd0(x, μ n/t), the part of the half deviance that vanishes with x; needs x > 0.
+    """bd0(x, μ n/t), for x > 0; with −θ L it makes half the deviance of a count.
 
-    ``residual`` is θ (x − μ) / (θ + μ).
+    ``residual`` is θ (x − μ) / (θ + μ), the difference of the arguments of bd0.
     """
     mean = bounded_exp(log_mean)
     expected = mean * ((x + concentration) / (mean + concentration))
+    # `mean` stops falling where `bounded_exp` clips; −x log μ goes on.
     return bd0(x, expected, residual) - x * jnp.minimum(log_mean + LOG_MEAN_BOUND, 0)
 
 
@@ -160,8 +163,8 @@ def nb_log_prob(x: ArrayLike, log_mean: ArrayLike, concentration: ArrayLike) -> 
     x
         Counts. They are data: derivatives with respect to them are zero.
     log_mean
-        Natural log of the mean μ. Beyond ±60 the exact asymptotes take over, so that no value
-        overflows; −inf is a mean of zero.
+        Natural log of the mean μ. Beyond ±60 its asymptotes replace the log-pmf, so that no
+        value overflows; −inf is a mean of zero.
     concentration
         θ > 0; the variance is μ + μ² / θ.
 
@@ -178,9 +181,9 @@ def nb_log_prob(x: ArrayLike, log_mean: ArrayLike, concentration: ArrayLike) -> 
 def nb_tails(x: ArrayLike, log_mean: ArrayLike, concentration: ArrayLike) -> tuple[Array, Array]:
     """P(X ≤ x) and P(X > x) of the negative binomial.
 
-    Both are incomplete beta functions: the pmf over a continued fraction, taken on the side
-    of the mean where that converges; this one keeps its relative accuracy, the other is one
-    less it. Not reverse-differentiable.
+    P(X ≤ x) is the incomplete beta function I_w(θ, x + 1) with w = θ / (θ + μ). Of the two
+    tails, the one that does not hold the mean is the pmf over a continued fraction, accurate
+    relative to its own size; the other is one less it. Not reverse-differentiable.
     """
     log_mean, concentration = as_float(log_mean, concentration)
     x = jnp.floor(jnp.asarray(x, log_mean.dtype))
@@ -238,7 +241,10 @@ class NegativeBinomialLogMean(Distribution):
 
     @classmethod
     def from_dispersion(cls, mean: ArrayLike, dispersion: ArrayLike, **kwargs):
-        """By the mean μ and the dispersion α = 1 / θ; below 1e-20, the Poisson limit."""
+        """By the mean μ and the dispersion α = 1 / θ.
+
+        α below 1e-20 is taken as 1e-20, which gives the Poisson to 1e-6 for counts up to 1e7.
+        """
         (dispersion,) = as_float(dispersion)
         return cls.from_mean(mean, 1 / jnp.maximum(dispersion, 1e-20), **kwargs)
 

@@ -1,7 +1,7 @@
 """Exact samplers of counts in float32.
 
-JAX's own Poisson sampler accepts by a float32 ``lgamma``, which distorts rates above 1e4, and
-its uniforms cannot resolve probabilities below 1e-7.
+They replace JAX's own Poisson sampler, which accepts proposals by a float32 ``lgamma``, so that
+counts of rates above 1e4 are distorted, and whose uniforms have no values between 0 and 1e-7.
 """
 
 import jax.numpy as jnp
@@ -9,9 +9,10 @@ from jax import Array, lax, random
 
 from nbln.distributions.special import HALF_LOG_TWO_PI, bd0, stirling_remainder
 
-# Larger rates are cut here, so that counts fit int32.
+# Larger rates are lowered to this one. int32 ends at 2^31, 32,000 standard deviations above it.
 MAX_RATE = 2.0**30
 
+# Hörmann's algorithm needs rates of at least 10.
 _SMALL_RATE = 10.0
 
 
@@ -19,6 +20,7 @@ def sample_exponential(key: Array, shape: tuple[int, ...], dtype) -> Array:
     """Unit exponentials resolved down to 2^-46, where one float32 uniform stops at 2^-23."""
     coarse, fine = random.split(key)
     u = random.uniform(coarse, shape, dtype) + 2.0**-23 * random.uniform(fine, shape, dtype)
+    # The sum may round to 1, whose logarithm below would be infinite.
     return -jnp.log1p(-jnp.minimum(u, 1 - 2.0**-24))
 
 
@@ -29,7 +31,7 @@ def sample_truncated_exponential(key: Array, end: Array) -> Array:
 
 
 def sample_poisson(key: Array, rate: Array) -> Array:
-    """Poisson counts (int32), one for each rate; rates are cut at 2^30, −1 marks NaN."""
+    """Poisson counts (int32), one for each rate; rates above 2^30 count as 2^30, NaN gives −1."""
     valid = ~jnp.isnan(rate)
     rate = jnp.where(valid, jnp.minimum(rate, MAX_RATE), 0)
     key_small, key_large = random.split(key)
@@ -40,7 +42,11 @@ def sample_poisson(key: Array, rate: Array) -> Array:
 
 
 def _count_arrivals(key: Array, rate: Array) -> Array:
-    """Arrivals of a unit-rate process before time ``rate`` (Knuth)."""
+    """Number of arrivals of a unit-rate Poisson process before time ``rate``.
+
+    The first arrival decides whether the count is zero, so it is drawn with the resolution that
+    small rates need.
+    """
 
     def step(carry):
         key, time, count = carry
@@ -56,10 +62,11 @@ def _count_arrivals(key: Array, rate: Array) -> Array:
 
 
 def _transformed_rejection(key: Array, rate: Array, wanted: Array) -> Array:
-    """Hörmann's PTRS (1993) for rates ≥ 10, accepting by the saddle-point log-pmf.
+    """Counts where ``wanted``, by the algorithm PTRS of Hörmann (1993), for rates ≥ 10.
 
-    At least 86% of the proposals are accepted at any rate. Counts are kept as an offset from
-    ⌊rate⌋, exact where float32 no longer holds every integer.
+    All constants are his; the log-pmf is that of Loader (2000). Of the proposals 75% are accepted
+    at a rate of 10, 89% at large rates. Counts are held as an offset from ⌊rate⌋, which float32
+    represents exactly where it could not represent the count.
     """
     base = jnp.floor(rate)
     fraction = rate - base
@@ -90,9 +97,10 @@ def _transformed_rejection(key: Array, rate: Array, wanted: Array) -> Array:
 
 
 def sample_negative_binomial(key: Array, mean: Array, concentration: Array) -> Array:
-    """Negative binomial counts (int32): a Poisson whose rate is a gamma of the given mean.
+    """Negative binomial counts (int32): Poisson counts whose rate is gamma with the given mean.
 
-    Gamma(θ) = Gamma(θ + 1) U^(1/θ) keeps the gamma in range at any concentration θ.
+    The gamma of shape θ is one of shape θ + 1 times U^(1/θ), with U uniform (Marsaglia and Tsang
+    2000), because samplers of the gamma itself underflow for small θ.
     """
     mean, concentration = jnp.broadcast_arrays(mean, concentration)
     key_gamma, key_boost, key_count = random.split(key, 3)

@@ -1,9 +1,9 @@
 """Elementary functions that keep count likelihoods exact in float32.
 
-Every function is elementwise, keeps float32 and float64, and works under ``jit``, ``vmap``
-and differentiation of any order. The saddle-point form of a log-pmf (C. Loader, 2000, *Fast
-and accurate computation of binomial probabilities*) replaces differences of ``lgamma``, which
-lose all digits for large arguments, by :func:`bd0` and :func:`stirling_remainder`.
+The functions are elementwise, keep float32 and float64, and work under ``jit``, ``vmap`` and
+differentiation of any order. The saddle-point form of a log-pmf (C. Loader, 2000, *Fast and
+accurate computation of binomial probabilities*) replaces differences of ``lgamma``, which lose
+all digits for large arguments, by :func:`bd0` and :func:`stirling_remainder`.
 """
 
 import math
@@ -16,7 +16,8 @@ from jax.typing import ArrayLike
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
-# exp() of a log mean outside ±LOG_MEAN_BOUND is replaced by its value at the bound.
+# Log means are clipped to ± this before exp(): e^60 times a concentration of 1e12 is 1.1e38, and
+# float32 ends at 3.4e38.
 LOG_MEAN_BOUND = 60.0
 
 # DLMF 5.10.1: continued fraction of the Stirling remainder.
@@ -90,6 +91,7 @@ def _log1pmx_series(r: Array) -> Array:
     """log1p(r) − r for |r| < ½, through log1p(r) = 2 atanh(s) with s = r / (2 + r)."""
     s = r / (2 + r)
     s2 = s * s
+    # At r = −½, where the series converges slowest, 5e-8 and 7e-20 of the result are left out.
     terms = 6 if _is_single(r) else 18
     return s * (2 * s2 * _polynomial([1 / (2 * k + 3) for k in range(terms)], s2) - r)
 
@@ -112,20 +114,23 @@ def log1pmx(r: ArrayLike) -> Array:
 
 
 def log_ratio_excess(ratio: Array, r: Array) -> Array:
-    """``log(ratio) − r`` where ``ratio`` equals 1 + r; each is used where it is exact."""
+    """``log(ratio) − r`` for ``ratio`` = 1 + r, both given because neither is exact everywhere.
+
+    Near zero r alone is used, elsewhere the ratio, which may be near zero itself.
+    """
     small = jnp.abs(r) < 0.5
     return jnp.where(small, _log1pmx_series(jnp.where(small, r, 0)), jnp.log(ratio) - r)
 
 
 def bd0(x: ArrayLike, m: ArrayLike, d: ArrayLike | None = None) -> Array:
-    """Half deviance ``x log(x / m) − (x − m)`` of a Poisson mean.
+    """Half deviance ``x log(x / m) − (x − m)`` of a count x under a Poisson mean m (Loader 2000).
 
     Parameters
     ----------
     x, m
         Positive values.
     d
-        ``x − m`` where the caller knows it more exactly than the subtraction gives it.
+        ``x − m``, where the caller has it more exactly than by subtraction.
     """
     x, m = as_float(x, m)
     d = x - m if d is None else jnp.asarray(d, x.dtype)
@@ -138,6 +143,7 @@ def bd0(x: ArrayLike, m: ArrayLike, d: ArrayLike | None = None) -> Array:
 
 def _binet(t: Array, at_least: int) -> Array:
     """Stirling remainder of t ≥ ``at_least``; small t are first moved up by the recurrence."""
+    # At t = floor the fraction of so many levels is off by 2e-8 and 8e-17; above it, by less.
     floor, levels = (2, 6) if _is_single(t) else (8, 7)
     shift = max(floor - at_least, 0)
     small = t < floor
@@ -163,15 +169,24 @@ def _remainder_jvp(at_least, primals, tangents):
 def stirling_remainder(t: ArrayLike, at_least: int = 0) -> Array:
     """S(t) = lgamma(t) − (t − ½) log t + t − ½ log 2π, for t > 0.
 
-    ``at_least`` is a known lower bound of t, 1 for a positive count; it saves logarithms.
+    ``at_least`` is a lower bound of t, such as 1 for positive counts; a higher one saves
+    logarithms.
     """
     return _remainder(*as_float(t), at_least)
+
+
+def _digamma_expansion(t: Array) -> tuple[int, int]:
+    """By how much small t are moved up, and the number of terms of the expansion there.
+
+    The expansion is off by 1e-9 in float32 and 3e-18 in float64 at the smallest arguments.
+    """
+    return (4, 5) if _is_single(t) else (8, 10)
 
 
 def digamma_remainder(t: ArrayLike) -> Array:
     """D(t) = log t − 1 / (2t) − digamma(t) = −S′(t), for t > 0."""
     (t,) = as_float(t)
-    shift, terms = (4, 5) if _is_single(t) else (8, 10)
+    shift, terms = _digamma_expansion(t)
     small = t < shift
     z = jnp.where(small, t + shift, t)
     s = jnp.where(small, t, 1)
@@ -184,10 +199,10 @@ def digamma_remainder(t: ArrayLike) -> Array:
 def digamma_increment(x: ArrayLike, t: ArrayLike) -> Array:
     """Increase of ``digamma − log`` from t to t + x, exact also where x ≪ t.
 
-    This is the part of ∂/∂t [lgamma(t + x) − lgamma(t)] that log((t + x) / t) leaves.
+    ∂/∂t [lgamma(t + x) − lgamma(t)] is this increment plus log((t + x) / t).
     """
     x, t = as_float(x, t)
-    shift, terms = (4, 5) if _is_single(t) else (8, 10)
+    shift, terms = _digamma_expansion(t)
     small = t < shift
     z = jnp.where(small, t + shift, t)
     n = z + x
@@ -215,6 +230,7 @@ def bernoulli_gap(a: ArrayLike) -> Array:
     small = a < 1
     s = jnp.where(small, a, 0)
     b = jnp.where(small, 1, a)
+    # At a = 1, 5e-8 and 2e-17 of the result are left out.
     terms = 4 if _is_single(a) else 10
     near = s * (0.5 - s * _polynomial(_BERNOULLI[:terms], s * s))
     decay = jnp.exp(-b)

@@ -17,9 +17,11 @@ from nbln.distributions.special import as_float, as_parameters
 
 @jax.custom_jvp
 def _gated(is_zero: Array, base: Array, gate_logits: Array) -> Array:
-    """Log-pmf from the log-pmf of the counts; a zero may come from the gate as well."""
+    """Log-pmf, given ``base``, that of the counts before inflation."""
     open_gate = -softplus(gate_logits)
     positive = sigmoid(-gate_logits) * -jnp.expm1(base)
+    # Where zero is likely, its log-probability is near 0 and the sum of the two ways to a zero
+    # would lose its digits; so it is taken from P(X > 0).
     likely = jnp.log1p(-jnp.minimum(positive, 0.5))
     zero = jnp.where(positive < 0.5, likely, jnp.logaddexp(gate_logits, base) + open_gate)
     return jnp.where(is_zero > 0, zero, base + open_gate)
@@ -41,7 +43,8 @@ def zinb_log_prob(
 ) -> Array:
     """Log-pmf of the zero-inflated negative binomial; counts ``x`` are data.
 
-    π + (1 − π) NB(0) at zero and (1 − π) NB(x) elsewhere, π = sigmoid(``gate_logits``).
+    The pmf is π + (1 − π) NB(0) at zero and (1 − π) NB(x) elsewhere, with
+    π = sigmoid(``gate_logits``).
     """
     log_mean, concentration, gate_logits = as_float(log_mean, concentration, gate_logits)
     x = jnp.asarray(x, log_mean.dtype)

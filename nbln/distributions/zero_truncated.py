@@ -1,9 +1,10 @@
 """The Poisson and the negative binomial without their zero, exact in float32.
 
-With a = −log P(0) of the whole distribution, the truncated log-pmf is ℓ − log(1 − e^(−a)),
-everywhere: there is no switch to the untruncated likelihood. Where zero is likely (a < 1),
-the logs of the mean in the two terms are cancelled analytically, so that P(X = 1) → 1 is
-exact down to a mean of 1e-20. b(a) = a / expm1(a) carries the derivatives.
+With a = −log P(0) and log-pmf ℓ of the distribution before truncation, the truncated log-pmf is
+ℓ − log(1 − e^(−a)), also for large means: nowhere is the second term left out. Where zero is
+likely (a < 1), both terms hold the log of the mean; it is cancelled analytically, so that
+P(X = 1), which tends to 1, is exact down to a mean of 1e-20. In the derivatives the second term
+appears as b(a) = a / expm1(a) = 1 − `bernoulli_gap`.
 """
 
 from typing import ClassVar
@@ -37,7 +38,7 @@ from nbln.distributions.special import as_float, as_parameters, bernoulli_gap, b
 def _ztp_log_prob(x: Array, log_rate: Array) -> Array:
     rate = bounded_exp(log_rate)
     small = rate < 1
-    # Of a small rate: (x − 1) log λ − log x! − log(expm1(λ) / λ).
+    # For a small rate the log-pmf is (x − 1) log λ − log x! − log(expm1(λ) / λ).
     base = poisson_log_prob(jnp.where(small, x - 1, x), log_rate)
     r = jnp.where(small, rate, 1)
     shifted = base + r - jnp.log(jnp.maximum(x, 1)) + jnp.log1p(-bernoulli_gap(r))
@@ -76,7 +77,7 @@ def _neg_log_zero_jvp(primals, tangents):
 
 @jax.custom_jvp
 def _zero_shares(log_mean: Array, concentration: Array) -> tuple[Array, Array]:
-    """∂ log a / ∂ log μ and ∂ log a / ∂ log θ, which add up to one."""
+    """∂ log a / ∂ log μ and ∂ log a / ∂ log θ; their sum is one, as a/θ depends on μ/θ alone."""
     a = _neg_log_zero(log_mean, concentration)
     _, w = shares(log_mean, concentration)
     excess = log_total_excess(jnp.zeros_like(log_mean), log_mean, concentration)
@@ -97,7 +98,7 @@ def _ztnb_log_prob(x: Array, log_mean: Array, concentration: Array) -> Array:
     a = _neg_log_zero(log_mean, concentration)
     odds = bounded_exp(log_mean) / concentration
     small = (a < 1) & (odds < 1)
-    # The counts less one, weighted by 1/x, are negative binomial of θ + 1 at the same odds.
+    # x P(x) is proportional to the probability of x − 1 at θ + 1 and the same odds μ/θ.
     base = nb_log_prob(
         jnp.where(small, x - 1, x),
         log_mean + jnp.where(small, jnp.log1p(1 / concentration), 0),
@@ -146,7 +147,7 @@ class ZeroTruncatedPoisson(Distribution):
         super().__init__(batch_shape=jnp.shape(log_rate), validate_args=validate_args)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Counts (int32): the first arrival, given that there is one, and those after it."""
+        """Counts (int32): arrivals of a Poisson process, of which the first is sure to come."""
         key_first, key_rest = random.split(key)
         rate = jnp.broadcast_to(jnp.exp(self.log_rate), sample_shape + self.batch_shape)
         return 1 + sample_poisson(key_rest, rate - sample_truncated_exponential(key_first, rate))
@@ -164,14 +165,14 @@ class ZeroTruncatedPoisson(Distribution):
 
     @property
     def variance(self) -> Array:
-        """Mean times 1 − λ / expm1(λ)."""
+        """m (1 − λ / expm1(λ)), with m the mean."""
         return self.mean * bernoulli_gap(jnp.exp(self.log_rate))
 
     def cdf(self, value: ArrayLike) -> Array:
         """P(X ≤ value)."""
         above = nb_tails(value, self.log_rate, POISSON_CONCENTRATION)[1]
-        at_all = -jnp.expm1(-bounded_exp(self.log_rate))
-        return jnp.where(jnp.asarray(value) < 1, 0, 1 - above / at_all)
+        nonzero = -jnp.expm1(-bounded_exp(self.log_rate))
+        return jnp.where(jnp.asarray(value) < 1, 0, 1 - above / nonzero)
 
 
 class ZeroTruncatedNegativeBinomial(Distribution):
@@ -205,8 +206,9 @@ class ZeroTruncatedNegativeBinomial(Distribution):
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Counts (int32).
 
-        The negative binomial is a birth process with rates θ + k, seen at time log1p(μ/θ).
-        Given a first birth before then, the births after it are negative binomial of θ + 1.
+        The negative binomial counts the births until time log1p(μ/θ), if after k births the
+        rate of the next is θ + k (Kendall 1948). So the time of the first birth is drawn, given
+        that there is one; those after it are negative binomial with θ + 1.
         """
         key_first, key_rest = random.split(key)
         shape = sample_shape + self.batch_shape
@@ -222,19 +224,19 @@ class ZeroTruncatedNegativeBinomial(Distribution):
 
     @property
     def mean(self) -> Array:
-        """μ / (1 − P(0)), P(0) that of the whole distribution."""
+        """μ / (1 − P(0)), with P(0) before truncation."""
         return jnp.exp(self.log_mean) / -jnp.expm1(
             -_neg_log_zero(self.log_mean, self.concentration)
         )
 
     @property
     def variance(self) -> Array:
-        """Mean times 1 + μ + μ / θ less the mean."""
+        """m (1 + μ + μ / θ − m), with m the mean."""
         mu = jnp.exp(self.log_mean)
         return self.mean * jnp.maximum(1 - self.mean + mu + mu / self.concentration, 0)
 
     def cdf(self, value: ArrayLike) -> Array:
-        """P(X ≤ value); loses digits in float32 where θ < 1e-2 leaves P(0) near one."""
+        """P(X ≤ value); loses digits in float32 where θ < 1e-2, as P(0) is then near one."""
         above = nb_tails(value, self.log_mean, self.concentration)[1]
-        at_all = -jnp.expm1(-_neg_log_zero(self.log_mean, self.concentration))
-        return jnp.where(jnp.asarray(value) < 1, 0, 1 - above / at_all)
+        nonzero = -jnp.expm1(-_neg_log_zero(self.log_mean, self.concentration))
+        return jnp.where(jnp.asarray(value) < 1, 0, 1 - above / nonzero)

@@ -11,16 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from nbln import vocabulary as names
+from nbln.arguments import find
 from nbln.data.counts import Counts
 from nbln.priors.capture import Capture, KnownCapture, LatentCapture
 from nbln.priors.marginal import MarginalDispersion, MarginalMean
 from nbln.priors.univariate import Frozen, LogNormal, Normal, Prior
-from nbln.results.base import find
 from nbln.results.svi import SVIResult
 
 KEYS = (names.DISPERSION, names.MU, names.ETA)
-MATCHES = ("verbatim", "marginal")
-SMALLEST_SD = 1e-4
+VERBATIM, MARGINAL = "verbatim", "marginal"
+MATCHES = (VERBATIM, MARGINAL)
+SMALLEST_SD = 1e-4  # of a prior: below it, float32 gradients of its density are noise
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class CascadeConfig:
 
     tau: float = 1.0
     freeze: tuple[str, ...] = (names.DISPERSION, names.ETA)
-    match: str = "verbatim"
+    match: str = VERBATIM
     n_samples: int = 1000
 
 
@@ -74,7 +75,7 @@ def cascade(source: SVIResult, counts: Counts, config: CascadeConfig, seed: int)
             priors[site] = Frozen(jnp.exp(loc) if site == names.DISPERSION else loc)
         elif math.isfinite(config.tau):
             priors[site] = soft[site](loc, _soften(sd, config.tau))
-        if site in priors and config.match == "marginal":
+        if site in priors and config.match == MARGINAL:
             priors[site] = wrap[site](priors[site])
     loc, sd = moments[names.ETA]
     capture: Capture | None = None
@@ -100,33 +101,33 @@ def _moments(source: SVIResult, counts: Counts, n_samples: int, seed: int):
     cells = _order(counts.cell_names, source.fitted.cell_names, "cells")
     genes = _order(counts.gene_names, source.fitted.gene_names, "genes")
     mean, r = source.sample_genes(n_samples, seed)
-    found = {}
+    moments = {}
     for site, draws in ((names.DISPERSION, r), (names.MU, mean)):
         logs = np.log(draws[:, genes])
-        found[site] = logs.mean(axis=0), logs.std(axis=0)
+        moments[site] = logs.mean(axis=0), logs.std(axis=0)
     if source.known_eta is not None:
         eta = source.known_eta[cells]
-        found[names.ETA] = eta, np.zeros_like(eta)
+        moments[names.ETA] = eta, np.zeros_like(eta)
     else:
         mean, sd = source.posterior.eta_moments()
-        found[names.ETA] = mean[cells], sd[cells]
+        moments[names.ETA] = mean[cells], sd[cells]
     return {
-        site: tuple(jnp.asarray(x, jnp.float32) for x in moments) for site, moments in found.items()
+        site: tuple(jnp.asarray(x, jnp.float32) for x in pair) for site, pair in moments.items()
     }
 
 
-def _order(wanted, known, what):
+def _order(wanted, labels, what):
     """Where the source has each cell or gene; the two must be the same set."""
     try:
-        order = find(wanted, known, what)
+        order = find(wanted, labels, what)
     except KeyError as error:
         raise ValueError(
             f"informative_priors_from=: not a fit of these {what}: {error.args[0]}; fit the "
             "source to the same AnnData, with the same layer and gene_coverage"
         ) from None
-    if len(known) != len(wanted):
+    if len(labels) != len(wanted):
         raise ValueError(
-            f"informative_priors_from=: fitted to {len(known)} {what}, these data have "
+            f"informative_priors_from=: fitted to {len(labels)} {what}, these data have "
             f"{len(wanted)}; fit the source to the same AnnData, layer and gene_coverage"
         )
     return order

@@ -35,6 +35,15 @@ def inverse_and_log_det(
     return lax.fori_loop(0, A.shape[0], sweep, (A, jnp.zeros_like(A[0, 0])))
 
 
+def inverse_with_diagonal(
+    N: Float[Array, "row row n"], precision: Float[Array, "n inner"]
+) -> tuple[Float[Array, "row row n"], Float[Array, "row n"]]:
+    """(N + Λ)⁻¹ for Λ = diag(0, precision), and the diagonals; batch last, N bordered."""
+    diagonal = jnp.concatenate([jnp.zeros_like(N[0, :1]), precision.T.astype(N.dtype)])
+    eye = jnp.eye(len(diagonal), dtype=N.dtype)[:, :, None]
+    return inverse_and_log_det(N + eye * diagonal)[0], diagonal
+
+
 def multiply(A: Float[Array, "i j n"], x: Float[Array, "j n"]) -> Float[Array, "i n"]:
     """Matrix-vector products, batch last."""
     return jnp.sum(A * x, axis=1)
@@ -57,8 +66,8 @@ def inverse_lower(L: Float[Array, "k k n"]) -> Float[Array, "k k n"]:
     eye = jnp.eye(L.shape[0], dtype=L.dtype)
 
     def row(i, X):
-        known = jnp.sum(L[i][:, None] * X, axis=0)
-        return X.at[i].set((eye[i][:, None] - known) / L[i, i])
+        above = jnp.sum(L[i][:, None] * X, axis=0)
+        return X.at[i].set((eye[i][:, None] - above) / L[i, i])
 
     return lax.fori_loop(0, L.shape[0], row, jnp.zeros_like(L))
 

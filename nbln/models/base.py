@@ -1,25 +1,14 @@
-"""What an engine may ask of a model."""
+"""What engines and questions may ask of a model."""
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpyro
 from jaxtyping import Array, Float
-from numpyro.distributions.transforms import ExpTransform, SigmoidTransform, Transform
 
-from nbln import vocabulary as names
-from nbln.channels.base import Channel
-from nbln.posterior.mode import Augmentation
+from nbln.posterior.mode import Augmentation, Columns
 from nbln.priors.capture import Capture, LatentCapture
-from nbln.priors.loadings import LoadingsPrior
 from nbln.priors.univariate import Prior
-
-
-class Site(NamedTuple):
-    """One random variable of a model."""
-
-    name: str
-    dims: tuple[str, ...]
-    meaning: str
+from nbln.vocabulary import Site
 
 
 class Model(Protocol):
@@ -30,34 +19,23 @@ class Model(Protocol):
     capture: Capture
 
     def __call__(self, counts: Float[Array, "cell gene"]) -> None:
-        """The program: samples every site and observes `counts`."""
+        """The program: samples all sites and observes `counts`."""
         ...
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """Every site that the program samples, the counts aside."""
+        """All sites that the program samples, the counts aside."""
         ...
 
-
-class LogNormalModel(Model, Protocol):
-    """A model whose log-rates are low-rank Gaussian, as the Laplace engine fits them."""
-
-    loadings: LoadingsPrior
-    latent_dim: int
-
-    @property
-    def augmentation(self) -> Augmentation:
-        """How the capture loss enters the log-rates."""
+    @classmethod
+    def default_priors(cls, n_cells: int) -> dict[str, Prior]:
+        """The sites that take priors, with what is believed of each unless a user says else."""
         ...
 
-    def start_channel(self, log_r: Float[Array, " gene"]) -> Channel:
-        """The count channel before the first iteration, from a first log dispersion."""
+    @classmethod
+    def augment(cls, capture: Capture) -> Augmentation:
+        """What the model adds to the log-rates of cells with these losses, new ones included."""
         ...
-
-
-def transform(site: str) -> Transform:
-    """From a site's unconstrained coordinate, a log or a logit, to its value."""
-    return SigmoidTransform() if site == names.PROBABILITY else ExpTransform()
 
 
 def sample_site(name: str, prior: Prior, shape: tuple[int, ...]):
@@ -69,7 +47,15 @@ def sample_site(name: str, prior: Prior, shape: tuple[int, ...]):
 
 
 def sample_capture(name: str, capture: Capture):
-    """The capture loss of every cell."""
+    """The capture loss of each cell."""
     if isinstance(capture, LatentCapture):
         return numpyro.sample(name, capture.distribution().to_event(1))
     return numpyro.deterministic(name, capture.start())
+
+
+def capture_column(capture: Capture) -> Augmentation:
+    """A latent capture loss is a column of -1 with a standardised coordinate; a known one, none."""
+    if isinstance(capture, LatentCapture):
+        column = Columns(value=(-1.0,), precision=(1.0,), truncated=(True,))
+        return Augmentation(-capture.loc, capture.scale[:, None], column)
+    return Augmentation.of_offset(-capture.start())

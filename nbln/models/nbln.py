@@ -1,20 +1,10 @@
 """The negative-binomial log-normal model."""
 
-from typing import ClassVar
-
-import equinox as eqx
-
-from nbln import vocabulary as names
 from nbln.channels.negative_binomial import NegativeBinomial
-from nbln.distributions.negative_binomial import NegativeBinomialLogMean
-from nbln.models import log_normal
-from nbln.models.base import Site
-from nbln.priors.capture import Capture
-from nbln.priors.loadings import LoadingsPrior
-from nbln.priors.univariate import Prior
+from nbln.models.log_normal import LogNormalModel
 
 
-class NBLN(eqx.Module):
+class NBLN(LogNormalModel):
     """Counts are negative binomial given log-rates that are low-rank Gaussian.
 
     x_c ~ N(μ, W Wᵀ + diag(d)),  u_cg ~ NB(mean exp(x_cg - η_c), r_g)
@@ -38,29 +28,5 @@ class NBLN(eqx.Module):
     a gamma-distributed rate for each count.
     """
 
-    name: ClassVar[str] = "nbln"
-    priors: dict[str, Prior]
-    loadings: LoadingsPrior
-    capture: Capture
-    latent_dim: int = eqx.field(static=True)
-
-    def __call__(self, counts):
-        """The NumPyro program."""
-        log_normal.program(
-            self, counts, (names.DISPERSION,), lambda f, r: NegativeBinomialLogMean(f, r)
-        )
-
-    @property
-    def sites(self):
-        """Every site of the program."""
-        dispersion = Site(names.DISPERSION, (names.GENE,), "dispersion of the counts")
-        return log_normal.sites(self, (dispersion,))
-
-    @property
-    def augmentation(self):
-        """How the capture loss enters the log-rates."""
-        return log_normal.augmentation(self.capture)
-
-    def start_channel(self, log_r):
-        """Negative binomial of this dispersion."""
-        return NegativeBinomial(log_r)
+    name = "nbln"
+    channel = NegativeBinomial

@@ -10,18 +10,22 @@ import numpyro
 from jaxtyping import Array, Float
 
 from nbln import vocabulary as names
-from nbln.distributions.negative_binomial import NegativeBinomialLogMean
-from nbln.models.base import Site, sample_capture, sample_site, transform
+from nbln.channels.base import Channel
+from nbln.channels.negative_binomial import NegativeBinomial
+from nbln.models.base import capture_column, sample_capture, sample_site
+from nbln.posterior.mode import Augmentation
 from nbln.priors.capture import Capture
-from nbln.priors.univariate import Prior
+from nbln.priors.coordinates import transform
+from nbln.priors.univariate import Beta, LogNormal, Prior
+from nbln.vocabulary import Site
 
 Values = dict[str, jax.Array]
 MEAN = Site(names.MEAN, (names.GENE,), "mean expression at full capture (counts)")
-DISPERSION = Site(names.DISPERSION, (names.GENE,), "dispersion: variance is m + m²/r at mean m")
+(DISPERSION,) = NegativeBinomial.sites
 
 
 class Parameterization(eqx.Module):
-    """Which numbers stand for the mean and the dispersion of every gene.
+    """Which numbers stand for the mean and the dispersion of each gene.
 
     In unconstrained coordinates (log, logit) both are sums of coordinates, with coefficients 1.
     """
@@ -31,7 +35,7 @@ class Parameterization(eqx.Module):
 
     @abc.abstractmethod
     def expand_log(self, coordinates: Values) -> tuple[jax.Array, jax.Array]:
-        """Log mean and log dispersion of every gene (any leading axes)."""
+        """Log mean and log dispersion of each gene (any leading axes)."""
 
     @abc.abstractmethod
     def contract(self, log_mean: Array, log_r: Array) -> Values:
@@ -39,17 +43,17 @@ class Parameterization(eqx.Module):
 
     @abc.abstractmethod
     def shift(self, coordinates: Values, delta: Array) -> Values:
-        """Multiply every mean by e^delta and leave every dispersion as it is."""
+        """Multiply all means by e^delta and leave all dispersions as they are."""
 
     def expand(self, values: Values) -> tuple[jax.Array, jax.Array]:
-        """Mean and dispersion of every gene from the sites' values (any leading axes)."""
+        """Mean and dispersion of each gene from the sites' values (any leading axes)."""
         inverse = {site.name: transform(site.name).inv for site in self.sites}
         log_mean, log_r = self.expand_log({n: inv(values[n]) for n, inv in inverse.items()})
         return jnp.exp(log_mean), jnp.exp(log_r)
 
 
 class MeanDispersion(Parameterization):
-    """A mean and a dispersion for every gene."""
+    """A mean and a dispersion for each gene."""
 
     name = "mean_disp"
     sites = (MEAN, DISPERSION)
@@ -65,7 +69,7 @@ class MeanDispersion(Parameterization):
 
 
 class MeanOdds(Parameterization):
-    """A mean for every gene and one odds ratio φ for all: r = mean φ."""
+    """A mean for each gene and one odds ratio φ for all: r = mean φ."""
 
     name = "mean_odds"
     sites = (MEAN, Site(names.ODDS, (), "r / mean, the same for all genes"))
@@ -85,7 +89,7 @@ class MeanOdds(Parameterization):
 
 
 class Canonical(Parameterization):
-    """A dispersion for every gene and one success probability p for all: mean = r p / (1 - p)."""
+    """A dispersion for each gene and one success probability p for all: mean = r p / (1 - p)."""
 
     name = "canonical"
     sites = (DISPERSION, Site(names.PROBABILITY, (), "success probability, the same for all genes"))
@@ -123,6 +127,7 @@ class NBVCP(eqx.Module):
     """
 
     name: ClassVar[str] = "nbvcp"
+    channel: ClassVar[type[Channel]] = NegativeBinomial
     priors: dict[str, Prior]
     capture: Capture
     parameterization: Parameterization
@@ -145,10 +150,26 @@ class NBVCP(eqx.Module):
         eta = sample_capture(names.ETA, capture)
         with numpyro.plate(names.CELL, counts.shape[0]):
             f = jnp.log(mean) - jnp.asarray(eta)[:, None]
-            numpyro.sample(names.COUNTS, NegativeBinomialLogMean(f, r).to_event(1), obs=counts)
+            count = self.channel.of({names.DISPERSION: r}).distribution(f)
+            numpyro.sample(names.COUNTS, count.to_event(1), obs=counts)
 
     @property
     def sites(self):
-        """Every site of the program."""
-        eta = Site(names.ETA, (names.CELL,), "capture loss, capture efficiency exp(-eta)")
-        return (*self.parameterization.sites, eta)
+        """All sites of the program."""
+        return (*self.parameterization.sites, names.ETA_SITE)
+
+    @classmethod
+    def default_priors(cls, n_cells: int) -> dict[str, Prior]:
+        """Weak priors on the sites of all parameterizations."""
+        del n_cells
+        return {
+            names.MEAN: LogNormal(0.0, 10.0),
+            **cls.channel.default_priors(),
+            names.ODDS: LogNormal(0.0, 10.0),
+            names.PROBABILITY: Beta(1.0, 1.0),
+        }
+
+    @classmethod
+    def augment(cls, capture: Capture) -> Augmentation:
+        """How the capture loss enters the log-rates."""
+        return capture_column(capture)

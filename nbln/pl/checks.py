@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nbln.arguments import find
+from nbln.data.slices import slices
 from nbln.pl import style
 from nbln.pl.genes import strongest_genes
-from nbln.results.base import find
-from nbln.results.checks import extreme, misfits
+from nbln.questions.checks import extreme, misfits
 
 PANELS = {
     "mean": ("mean count", True),
@@ -15,13 +16,14 @@ PANELS = {
     "zero_fraction": ("share of zeros", False),
     "quantile_99": ("99 % quantile", True),
 }
-CELLS_A_GROUP = 25  # of a pseudobulk
+CELLS_A_GROUP = 25  # of a pseudobulk: counting noise falls to a fifth
+BLOCK = 512  # cells read at a time
 
 
 def plot_ppc(
     res, ppc_level: str = "library_anchored", n_samples: int = 50, checks=None, counts=None, ax=None
 ):
-    """Four statistics of every gene, observed against predicted, and the residuals' distances.
+    """Four statistics of each gene, observed against predicted, and the residuals' distances.
 
     Genes outside the predictive draws are marked: outside all of them, or outside the central
     99 % where there are 199 or more.
@@ -36,12 +38,12 @@ def plot_ppc(
         Five axes.
     """
     figure, axes = style.new_grid(ax, 5, 3)
-    found = checks if checks is not None else res.check(ppc_level, n_samples, counts=counts)
+    checks = checks if checks is not None else res.check(ppc_level, n_samples, counts=counts)
     for panel, (name, (label, log)) in zip(axes, PANELS.items(), strict=False):
-        _observed_predicted(panel, found[name], misfits(found, name), label, log)
-    _residuals(axes[-1], found)
-    level, n_draws = found.attrs["ppc_level"], found.attrs["n_samples"]
-    chance = f"{2 * extreme(found):.0%} of genes lie outside by chance"
+        _observed_predicted(panel, checks[name], misfits(checks, name), label, log)
+    _residuals(axes[-1], checks)
+    level, n_draws = checks.attrs["ppc_level"], checks.attrs["n_samples"]
+    chance = f"{2 * extreme(checks):.0%} of genes lie outside by chance"
     figure.suptitle(f"Predictive checks, {level}, {n_draws} draws; {chance}")
     return figure
 
@@ -57,18 +59,16 @@ def _observed_predicted(ax, statistic, bad, label, log):
             np.maximum(x, least) for x in (observed, predicted, low, high)
         )
     ax.vlines(observed, low, high, color=style.GREY, lw=0.4, alpha=0.5, rasterized=True)
-    for chosen, colour in ((~bad, style.BLUE), (bad, style.RED)):
-        ax.scatter(
-            observed[chosen], predicted[chosen], color=colour, rasterized=True, **style.POINTS
-        )
+    for shown, colour in ((~bad, style.BLUE), (bad, style.RED)):
+        ax.scatter(observed[shown], predicted[shown], color=colour, rasterized=True, **style.POINTS)
     style.identity(ax, observed, predicted, log=log)
     ax.set(xlabel=f"observed {label}", ylabel="predicted")
     ax.set_title(f"{bad.sum()} of {len(bad)} genes outside the draws", fontsize="small")
 
 
-def _residuals(ax, found):
-    distance = found["residual_distance"].values
-    bad = misfits(found, "residuals")
+def _residuals(ax, checks):
+    distance = checks["residual_distance"].values
+    bad = misfits(checks, "residuals")
     ax.hist(distance, bins=40, color=style.BLUE)
     if bad.any():
         ax.axvline(distance[bad].min(), color=style.RED, ls="--", lw=1)
@@ -81,7 +81,7 @@ def plot_mean_variance(res, counts=None, ax=None):
     figure, ax = style.new_axes(ax)
     data = res.fitted.data(counts)
     mean, variance = _moments(data)
-    model_mean, model_variance = _model_moments(res)
+    model_mean, model_variance = res.get_count_moments()
     ax.scatter(mean, variance, color=style.BLUE, label="data", rasterized=True, **style.POINTS)
     ax.scatter(
         model_mean,
@@ -104,25 +104,12 @@ def plot_mean_variance(res, counts=None, ax=None):
 
 def _moments(data):
     total, square = np.zeros(data.n_genes), np.zeros(data.n_genes)
-    for start in range(0, data.n_cells, 512):
-        genes, values = data.nonzeros(slice(start, start + 512))
+    for block in slices(data.n_cells, BLOCK):
+        genes, values = data.nonzeros(block)
         total += np.bincount(genes, values, data.n_genes)
         square += np.bincount(genes, np.square(values, dtype=np.float64), data.n_genes)
     mean = total / data.n_cells
     return mean, (square / data.n_cells - mean**2) * data.n_cells / max(data.n_cells - 1, 1)
-
-
-def _model_moments(res):
-    """Mean and variance of the counts of the fitted cells, their capture losses as fitted."""
-    fitted = res.parameters
-    W, d, mu = (np.asarray(x, np.float64) for x in (fitted.W, fitted.d, fitted.mu))
-    variance = np.sum(W**2, axis=1) + d
-    inverse_r = 1 / np.asarray(res.r, np.float64)
-    depth = np.exp(-np.asarray(res.eta, np.float64))
-    rate = np.exp(mu + variance / 2)
-    mean = rate * depth.mean()
-    square = mean + rate**2 * np.exp(variance) * (1 + inverse_r) * np.mean(depth**2)
-    return mean, square - mean**2
 
 
 def plot_compositional_corner_ppc(
@@ -147,15 +134,13 @@ def plot_compositional_corner_ppc(
     fitted = res.fitted
     data = fitted.data(counts)
     names_ = strongest_genes(res, 4) if genes is None else np.asarray(genes)
-    chosen = find(names_, fitted.gene_names, "genes")
-    if not 2 <= len(chosen) <= 8:
-        raise ValueError(f"genes=: two to eight genes make a corner, given {len(chosen)}")
-    n = len(chosen)
+    positions = find(names_, fitted.gene_names, "genes")
+    if not 2 <= len(positions) <= 8:
+        raise ValueError(f"genes=: two to eight genes make a corner, given {len(positions)}")
+    n = len(positions)
     figure, axes = style.new_grid(ax, n * n, n, size=(2.3, 2.1))
-    drawn = res.get_compositional_samples(n_samples).values[0][:, chosen]
-    rows = np.concatenate(
-        [data.rows(slice(s, s + 512))[:, chosen] for s in range(0, data.n_cells, 512)]
-    )
+    drawn = res.get_compositional_samples(n_samples).values[0][:, positions]
+    rows = np.concatenate([data.rows(block)[:, positions] for block in slices(data.n_cells, BLOCK)])
     groups = _groups(res)
     sizes = np.bincount(groups)
     pooled = np.stack([np.bincount(groups, column) for column in rows.T], axis=1)[sizes > 0]
@@ -172,8 +157,10 @@ def plot_compositional_corner_ppc(
                 panel.set_visible(False)
                 continue
             _density(panel, shares, i) if i == j else _pairs(panel, shares, i, j)
-            panel.set_xlabel(f"log10 share of {fitted.gene_names[chosen[j]]}" if i == n - 1 else "")
-            label = "density" if i == j else f"{fitted.gene_names[chosen[i]]}"
+            panel.set_xlabel(
+                f"log10 share of {fitted.gene_names[positions[j]]}" if i == n - 1 else ""
+            )
+            label = "density" if i == j else f"{fitted.gene_names[positions[i]]}"
             panel.set_ylabel(label if j == 0 or i == j else "")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper right", frameon=False)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nbln.arguments import check_whole
 from nbln.pl import style
-from nbln.results.base import check_whole
 
 MOST_TOP = 100  # genes of a program that a figure has room for
 
@@ -34,17 +34,17 @@ def plot_correlation(
     style.need_programs(res)
     if genes is None:
         genes = list(strongest_genes(res, check_whole("n_genes", n_genes, 2)))
-    found = res.get_correlation(kind=kind, genes=genes)
-    values = found.values
+    correlation = res.get_correlation(kind=kind, genes=genes)
+    values = correlation.values
     if len(values) > 2:
         distance = squareform(np.clip(1 - values, 0, 2), checks=False)
         order = leaves_list(linkage(distance, "average"))
-        values, found = values[np.ix_(order, order)], found[order, order]
+        values, correlation = values[np.ix_(order, order)], correlation[order, order]
     side = 5.0 if len(values) > LABELLED else max(4.0, 0.16 * len(values) + 1.5)
     figure, ax = style.new_axes(ax, figsize=(side + 1, side))
     image = ax.imshow(values, cmap=style.DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
     if len(values) <= LABELLED:
-        labels = found["gene"].values
+        labels = correlation["gene"].values
         size = 9 if len(values) <= 30 else 7
         ax.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
         ax.set_yticks(range(len(labels)), labels, fontsize=size)
@@ -87,11 +87,11 @@ def plot_gene_programs(res, n_top: int = 12, n_programs: int | None = None, ax=N
     n_top = min(check_whole("n_top", n_top), MOST_TOP, len(labels))
     figure, axes = style.new_grid(ax, n_programs, 3, size=(3.0, 0.19 * n_top + 0.9))
     for k, panel in enumerate(axes):
-        chosen = np.argsort(-np.abs(W[:, k]), kind="stable")[:n_top]
-        chosen = chosen[np.argsort(W[chosen, k], kind="stable")]
-        colours = np.where(W[chosen, k] > 0, style.RED, style.BLUE)
-        panel.barh(range(n_top), W[chosen, k], color=colours)
-        panel.set_yticks(range(n_top), labels[chosen], fontsize=8)
+        top = np.argsort(-np.abs(W[:, k]), kind="stable")[:n_top]
+        top = top[np.argsort(W[top, k], kind="stable")]
+        colours = np.where(W[top, k] > 0, style.RED, style.BLUE)
+        panel.barh(range(n_top), W[top, k], color=colours)
+        panel.set_yticks(range(n_top), labels[top], fontsize=8)
         panel.axvline(0, color="black", lw=0.6)
         panel.set_title(f"program {k + 1}", fontsize="medium")
         panel.set_xlabel("loading (natural log)")

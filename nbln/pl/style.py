@@ -12,7 +12,7 @@ POINTS = dict(s=9, alpha=0.6, linewidths=0)
 
 def need_programs(res) -> None:
     """Raise for a fit of independent genes."""
-    if res.kind != "laplace":
+    if not res.has_programs:
         raise ValueError("independent genes have no programs or correlations; fit model='nbln'")
 
 
@@ -52,9 +52,9 @@ def new_grid(ax, n, n_columns, size=(3.3, 3.0)):
 
 def identity(ax, *values, log: bool):
     """Equal limits on both axes around the values, and the line where they agree."""
-    every = np.concatenate([np.ravel(v) for v in values])
-    every = every[np.isfinite(every) & ((every > 0) | (not log))]
-    low, high = (every.min(), every.max()) if every.size else (0.0, 1.0)
+    shown = np.concatenate([np.ravel(v) for v in values])
+    shown = shown[np.isfinite(shown) & ((shown > 0) | (not log))]
+    low, high = (shown.min(), shown.max()) if shown.size else (0.0, 1.0)
     if log:
         low, high = low / 1.5, high * 1.5
         ax.set_xscale("log")

@@ -25,8 +25,7 @@ def draw_rates(
     step = mode.newton_step(parameters, cells, columns, f)
     X = mode.design(parameters.W, columns)
     v = mode.scales(cells, parameters.W.shape[1])
-    mean = parameters.mu + cells.offset[:, None]
-    S = step.information * step.t
+    mean, S = parameters.mean(cells), step.weight
     root = small.cholesky(step.covariance)
     sd = jnp.sqrt(parameters.d * step.t)
 

@@ -1,15 +1,14 @@
 """Laplace evidence of every cell, differentiable exactly in the parameters."""
 
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float
 
+from nbln.distributions.special import HALF_LOG_TWO_PI
+from nbln.distributions.truncated import truncated_at_zero
 from nbln.posterior import mode
-from nbln.posterior.mode import Cells, Columns, Parameters
-
-HALF_LOG_2PI = 0.5 * float(np.log(2 * np.pi))
+from nbln.posterior.mode import Cells, Columns, Parameters, Step
 
 
 def evidence(
@@ -22,9 +21,16 @@ def evidence(
     would forget that the determinant depends on it.
     """
     step = mode.newton_step(parameters, cells, columns, lax.stop_gradient(f))
+    return evidence_after(parameters, cells, columns, step)
+
+
+def evidence_after(
+    parameters: Parameters, cells: Cells, columns: Columns, step: Step
+) -> Float[Array, " cell"]:
+    """As `evidence`, from the step that was taken at the mode."""
     here = mode.newton_step(parameters, cells, columns, step.f)
-    residual = step.f - cells.offset[:, None] - parameters.mu
-    prior = mode.precision(cells, parameters.W.shape[1], columns, f.dtype)
+    residual = step.f - parameters.mean(cells)
+    prior = mode.precision(cells, parameters.W.shape[1], columns, step.f.dtype)
     log_det = (
         jnp.sum(jnp.log1p(parameters.d * here.information), axis=1)
         + here.log_det
@@ -34,7 +40,7 @@ def evidence(
         jnp.sum(parameters.channel.log_prob(cells.counts, step.f), axis=1)
         - 0.5 * jnp.sum(step.alpha * residual, axis=1)
         - 0.5 * log_det
-        + HALF_LOG_2PI * columns.precision.count(0.0)
+        + HALF_LOG_TWO_PI * columns.precision.count(0.0)
         + _truncation(cells, columns, step.z, here.covariance)
     )
     return value * cells.mask
@@ -47,9 +53,7 @@ def capture_loss(
     if not any(columns.truncated):
         return -cells.offset, -cells.offset, jnp.zeros_like(cells.offset)
     loc, sd = _gaussian_eta(cells, columns, z, covariance)
-    ratio = loc / sd
-    hazard = jnp.exp(-0.5 * ratio**2 - HALF_LOG_2PI - log_ndtr(ratio))
-    return loc + sd * hazard, loc, sd
+    return truncated_at_zero(loc, sd).mean, loc, sd
 
 
 def _gaussian_eta(cells, columns, z, covariance):

@@ -11,11 +11,13 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
+from nbln.distributions.special import HALF_LOG_TWO_PI
 from nbln.linalg import small
 from nbln.posterior import mode
-from nbln.posterior.evidence import HALF_LOG_2PI, log_prior_mass, loss_at
+from nbln.posterior.evidence import log_prior_mass, loss_at
 from nbln.posterior.mode import Cells, Columns, Parameters
 
+# Gauss–Hermite nodes of a residual: seven reach float32 for d up to 0.2.
 POINTS = 7
 
 
@@ -36,9 +38,9 @@ def log_ratios(
     X, v = mode.design(parameters.W, columns), mode.scales(cells, n_factors)
     prior = mode.precision(cells, n_factors, columns, f.dtype)
     root = small.cholesky(step.covariance)
-    mean = parameters.mu + cells.offset[:, None]
+    mean = parameters.mean(cells)
     constant = 0.5 * jnp.sum(jnp.log(jnp.where(prior > 0, prior, 1.0)), axis=0)
-    constant = constant - 0.5 * step.log_det + HALF_LOG_2PI * columns.precision.count(0.0)
+    constant = constant - 0.5 * step.log_det + HALF_LOG_TWO_PI * columns.precision.count(0.0)
 
     def ratio(key):
         noise = jax.random.normal(key, step.z.shape)

@@ -19,10 +19,12 @@ from jaxtyping import Array, Bool, Float
 
 from nbln.channels.base import Channel
 from nbln.linalg import small
+from nbln.linalg.products import dot
 
-dot = lambda a, b: jnp.dot(a, b, precision="highest")  # noqa: E731 - TF32 costs 0.1 nats a cell
-
-LARGEST_FIRST_MOVE = 5.0  # of a log-rate, natural log
+# A first step that moves a log-rate further (natural log) starts again from the counts.
+LARGEST_FIRST_MOVE = 5.0
+# A line search gives up at 2⁻²⁰ of a step, where float32 no longer sees it.
+MOST_HALVINGS = 20
 
 
 class Columns(NamedTuple):
@@ -44,6 +46,21 @@ class Augmentation(NamedTuple):
     scale: Float[Array, "cell extra"]
     columns: Columns
 
+    @classmethod
+    def of_offset(cls, offset: Float[Array, " cell"]) -> "Augmentation":
+        """Offsets alone."""
+        return cls(offset, jnp.zeros((*offset.shape, 0)), Columns())
+
+
+class Search(NamedTuple):
+    """When the search for a mode ends: largest move of a log-rate (natural log), most steps."""
+
+    tol: float = 1e-3
+    max_steps: int = 50
+
+
+SEARCH = Search()
+
 
 class Cells(NamedTuple):
     """What is known of a chunk of cells before it is fitted; padding has mask 0."""
@@ -61,6 +78,10 @@ class Parameters(eqx.Module):
     W: Float[Array, "gene factor"]
     d: Float[Array, " gene"]
     channel: Channel
+
+    def mean(self, cells: Cells) -> Float[Array, "cell gene"]:
+        """μ + o, the log-rates of cells whose coordinates and residuals are 0."""
+        return self.mu + cells.offset[:, None]
 
 
 class Mode(NamedTuple):
@@ -86,6 +107,19 @@ class Step(NamedTuple):
     score: Float[Array, "cell gene"]
     slope: Float[Array, "cell gene"]  # da/df
     t: Float[Array, "cell gene"]
+
+    @property
+    def weight(self) -> Float[Array, "cell gene"]:
+        """S = a t, the information of a count about its gene's coordinates."""
+        return self.information * self.t
+
+
+class Corrected(NamedTuple):
+    """A step moved toward the posterior mean, and the variance of log-rates that it implies."""
+
+    step: Step
+    leverage: Float[Array, "cell gene"]  # w̃ᵀ M⁻¹ w̃
+    variance: Float[Array, "cell gene"]  # Var f
 
 
 def design(W: Float[Array, "gene factor"], columns: Columns) -> Float[Array, "gene all_columns"]:
@@ -121,7 +155,7 @@ def newton_step(
     """Take the step of the module's formula from log-rates `f`, for all cells."""
     k, d = parameters.W.shape[1], parameters.d
     X, v = design(parameters.W, columns), scales(cells, k)
-    mean = parameters.mu + cells.offset[:, None]
+    mean = parameters.mean(cells)
     s, a, slope = parameters.channel.derivatives(cells.counts, f)
     s, a, slope = (y * cells.mask[:, None] for y in (s, a, slope))
     t = 1 / (1 + d * a)
@@ -136,10 +170,8 @@ def newton_step(
     return Step(z, alpha, f, covariance, log_det, a, q, s, slope, t)
 
 
-def corrected(
-    step: Step, parameters: Parameters, cells: Cells, columns: Columns
-) -> tuple[Step, Float[Array, "cell gene"]]:
-    """Move a step from the posterior mode toward the posterior mean; also returns Var f.
+def corrected(step: Step, parameters: Parameters, cells: Cells, columns: Columns) -> Corrected:
+    """Move a step from the posterior mode toward the posterior mean.
 
     The score is replaced by s - ½ a′ Var f, the first-order effect of the third derivative, at
     unchanged a, S and M.
@@ -147,15 +179,14 @@ def corrected(
     X, v = design(parameters.W, columns), scales(cells, parameters.W.shape[1])
     leverage = design_variance(step.covariance, X, v)
     variance = parameters.d * step.t + step.t**2 * leverage
-    mean = parameters.mu + cells.offset[:, None]
-    S = step.information * step.t
     # A first-order effect: where it would move a log-rate by more than half its posterior
     # standard deviation (a rare count, a variance above 1) it is not to be trusted further.
     most = 0.5 / jnp.sqrt(variance)
     shift = jnp.clip(0.5 * step.slope * variance, -most, most)
     q = step.response - shift * step.t  # q is linear in the score
-    z, alpha, f = _solve(q, S, step.covariance, mean, X, v, parameters.d)
-    return step._replace(z=z, alpha=alpha, f=f, response=q), leverage
+    mean = parameters.mean(cells)
+    z, alpha, f = _solve(q, step.weight, step.covariance, mean, X, v, parameters.d)
+    return Corrected(step._replace(z=z, alpha=alpha, f=f, response=q), leverage, variance)
 
 
 def design_variance(covariance, design, scale):
@@ -186,7 +217,7 @@ def conditional_rates(
     and the root of the score, log u, where the solution must lie.
     """
     X, v = design(parameters.W, columns), scales(cells, parameters.W.shape[1])
-    m = rates(z, parameters.mu + cells.offset[:, None], X, v)
+    m = rates(z, parameters.mean(cells), X, v)
     top = jnp.log(cells.counts + 0.5)
     # log u lies above log(u + ½) - 1.1 for any u > 0, and at -∞ for u = 0.
     low = jnp.minimum(m, jnp.where(cells.counts > 0, top - 1.1, -jnp.inf))
@@ -205,22 +236,21 @@ def find(
     cells: Cells,
     columns: Columns,
     f: Float[Array, "cell gene"],
-    tol: float = 1e-3,
-    max_steps: int = 50,
+    search: Search = SEARCH,
 ) -> Mode:
-    """Newton steps from log-rates `f` until no log-rate of a cell moves by more than `tol`.
+    """Newton steps from log-rates `f` until no log-rate of a cell moves further than allowed.
 
     The objective is concave, and a step is halved while its slope at the end is steeply downhill:
     slopes are sums of small differences, which float32 resolves where it cannot tell two
     objectives apart. Convergence is quadratic: the last move is far larger than what is left.
     """
     nothing = jnp.zeros((parameters.W.shape[1] + len(columns.value), f.shape[0]), f.dtype)
-    state = _Search(
+    state = _State(
         nothing, jnp.zeros_like(f), f, jnp.full(cells.mask.shape, jnp.inf), cells.mask > 0, 0
     )
 
     def unfinished(state):
-        return jnp.any(state.move > tol) & (state.n_steps <= max_steps)
+        return jnp.any(state.move > search.tol) & (state.n_steps <= search.max_steps)
 
     def advance(state):
         step = newton_step(parameters, cells, columns, state.f)
@@ -230,7 +260,7 @@ def find(
         # A first step cannot be halved: `f` alone, without the coordinates it came from, is no
         # point of the search. Where it leads far away, the counts themselves are the start.
         astray = state.fresh & ~(move < LARGEST_FIRST_MOVE) & (state.n_steps == 0)
-        return _Search(
+        return _State(
             jnp.where(astray, 0, state.z + h * dz),
             jnp.where(astray[:, None], 0, state.alpha + column * dalpha),
             jnp.where(astray[:, None], jnp.log(cells.counts + 0.5), state.f + column * df),
@@ -244,10 +274,12 @@ def find(
     # α = s at the mode; the residual's posterior variance given the factors is d/(1 + d a).
     scaled = (s - state.alpha) ** 2 * parameters.d / (1 + parameters.d * a)
     norm = jnp.sqrt(jnp.sum(scaled, axis=1)) * cells.mask
-    return Mode(state.z, state.alpha, state.f, norm, state.move <= tol)
+    return Mode(state.z, state.alpha, state.f, norm, state.move <= search.tol)
 
 
-class _Search(NamedTuple):
+class _State(NamedTuple):
+    """Where a search stands."""
+
     z: Float[Array, "all_columns cell"]
     alpha: Float[Array, "cell gene"]
     f: Float[Array, "cell gene"]
@@ -259,7 +291,7 @@ class _Search(NamedTuple):
 def _step_length(channel, cells, state, dalpha, df, score):
     """1, ½, ¼, ... per cell: the first at which the objective no longer falls steeply."""
     start = jnp.sum((score - state.alpha * cells.mask[:, None]) * df, axis=1)
-    # What rounding alone makes of a slope: it must not shorten the last steps.
+    # Rounding alone gives a slope of this size, and must not shorten the last steps.
     noise = 1e3 * jnp.finfo(df.dtype).eps * jnp.sum(jnp.abs(state.alpha * df), axis=1)
 
     def slope(h):
@@ -277,4 +309,4 @@ def _step_length(channel, cells, state, dalpha, df, score):
 
     h = jnp.ones_like(start)
     carry = (h, steep(h), 0)
-    return lax.while_loop(lambda c: jnp.any(c[1]) & (c[2] < 20), shorten, carry)[0]
+    return lax.while_loop(lambda c: jnp.any(c[1]) & (c[2] < MOST_HALVINGS), shorten, carry)[0]

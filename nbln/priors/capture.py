@@ -9,8 +9,10 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
-SIGMA_M = 0.5  # default standard deviation of the log mRNA content of a cell
-M0_FLOOR = 100_000.0  # default mRNA content of a cell, counts
+# Default standard deviation of the log mRNA content of a cell: a factor of 1.6 between cells.
+SIGMA_M = 0.5
+# Default mRNA content of a cell, counts: the order of magnitude of mammalian cells.
+M0_FLOOR = 100_000.0
 
 
 class Capture(eqx.Module):
@@ -75,9 +77,19 @@ class CaptureRule(NamedTuple):
         """Fixed offsets by library size, 0 at its median."""
         return cls(log_library=float(np.log(np.median(library_size))))
 
+    @property
+    def predicts_depth(self) -> bool:
+        """Whether η is latent, so that a model has to predict how deep a cell is."""
+        return self.log_library is None
+
+    def expected(self, library_size: np.ndarray) -> np.ndarray:
+        """The mean of η, before truncation at 0, or its known value."""
+        top = self.log_m0 if self.log_library is None else self.log_library
+        return top - np.log(library_size)
+
     def of(self, library_size: np.ndarray) -> Capture:
         """The capture losses of cells with these library sizes."""
-        if self.log_library is not None:
-            return KnownCapture(jnp.asarray(self.log_library - np.log(library_size), jnp.float32))
-        loc = jnp.asarray(self.log_m0 - np.log(library_size), jnp.float32)
+        loc = jnp.asarray(self.expected(library_size), jnp.float32)
+        if not self.predicts_depth:
+            return KnownCapture(loc)
         return LatentCapture(loc, jnp.full(loc.shape, self.sigma_m, jnp.float32))

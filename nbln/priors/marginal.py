@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from nbln.priors.univariate import Frozen, LogNormal, Normal, Prior, Value
 
-R_MAX = 1e4  # beyond it a negative binomial is a Poisson to float32
+# Beyond it the variance m + m²/r of a count below 1,000 is that of a Poisson to a tenth.
+R_MAX = 1e4
 
 
 def conditional_log_r(log_r: Value, variance: Value) -> Value:
@@ -20,31 +21,31 @@ def conditional_log_r(log_r: Value, variance: Value) -> Value:
 
 
 class Marginal(Prior):
-    """A prior that follows the moments of a source; without Σ_gg, it is the source's own."""
+    """A prior that follows the moments of counts; without Σ_gg, it is the marginal one."""
 
-    source: eqx.AbstractVar[Prior]
+    marginal: eqx.AbstractVar[Prior]
 
     @property
     def frozen(self):
-        return self.source.frozen
+        return self.marginal.frozen
 
     def distribution(self, shape):
-        return self.source.distribution(shape)
+        return self.marginal.distribution(shape)
 
     def mode(self):
-        return self.source.mode()
+        return self.marginal.mode()
 
 
 class MarginalDispersion(Marginal):
     """r̄ of a gene-by-gene fit, soft (`LogNormal`) or `Frozen`; r follows it."""
 
-    source: LogNormal | Frozen
+    marginal: LogNormal | Frozen
 
     def at(self, variance):
         """The prior of r at the current log-rate variance Σ_gg."""
-        if isinstance(self.source, Frozen):
-            return Frozen(jnp.exp(conditional_log_r(jnp.log(self.source.value), variance)))
-        return LogNormal(conditional_log_r(self.source.loc, variance), self.source.scale)
+        if isinstance(self.marginal, Frozen):
+            return Frozen(jnp.exp(conditional_log_r(jnp.log(self.marginal.value), variance)))
+        return LogNormal(conditional_log_r(self.marginal.loc, variance), self.marginal.scale)
 
 
 class MarginalMean(Marginal):
@@ -54,12 +55,12 @@ class MarginalMean(Marginal):
     that fell with a growing variance would feed that growth.
     """
 
-    source: Normal | Frozen
+    marginal: Normal | Frozen
     log_r: Value  # log r̄
 
     def at(self, variance):
         """The prior of μ at the current log-rate variance Σ_gg."""
         variance = jnp.minimum(variance, jnp.log1p(jnp.exp(-self.log_r)))
-        if isinstance(self.source, Frozen):
-            return Frozen(self.source.value - variance / 2)
-        return Normal(self.source.loc - variance / 2, self.source.scale)
+        if isinstance(self.marginal, Frozen):
+            return Frozen(self.marginal.value - variance / 2)
+        return Normal(self.marginal.loc - variance / 2, self.marginal.scale)

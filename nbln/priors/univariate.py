@@ -1,4 +1,4 @@
-"""Priors of one number per gene, or of one number: what is believed, or that it is frozen."""
+"""Priors of a number per gene, or of one number: what is believed of it, or its frozen value."""
 
 import abc
 
@@ -12,12 +12,7 @@ Value = Float[Array, "..."] | float
 
 
 class Prior(eqx.Module):
-    """A prior on the natural scale of its site.
-
-    `penalty` serves Newton updates: gradient and (positive) curvature of the log-density in the
-    coordinate the engine moves: the identity for `Normal`, the logit for `Beta`, the logarithm
-    for the others.
-    """
+    """A prior on the natural scale of its site."""
 
     @abc.abstractmethod
     def distribution(self, shape: tuple[int, ...]) -> dist.Distribution:
@@ -37,16 +32,20 @@ class Prior(eqx.Module):
         """Whether the site has a known value."""
         return False
 
+
+class SmoothPrior(Prior):
+    """A prior whose site moves by Newton steps.
+
+    The coordinate that moves is the identity for `Normal`, the logit for `Beta`, the natural
+    logarithm for `LogNormal`.
+    """
+
+    @abc.abstractmethod
     def penalty(self, value: Value) -> tuple[Value, Value]:
         """Gradient and positive curvature of the log-density in the coordinate that moves."""
-        raise TypeError(f"{type(self).__name__} has no penalty: its site does not move by Newton")
-
-    def posterior_mode(self, sum_of_squares: Value, n: Value) -> Value:
-        """Mode of a variance, as a variance, after `n` deviations with this sum of squares."""
-        raise TypeError(f"{type(self).__name__} is no prior of a variance")
 
 
-class Normal(Prior):
+class Normal(SmoothPrior):
     """Gaussian with mean `loc` and standard deviation `scale`; infinite `scale` is flat."""
 
     loc: Value
@@ -62,7 +61,7 @@ class Normal(Prior):
         return (self.loc - value) / self.scale**2, 1 / self.scale**2 * jnp.ones_like(value)
 
 
-class LogNormal(Prior):
+class LogNormal(SmoothPrior):
     """The natural logarithm has mean `loc` and standard deviation `scale`."""
 
     loc: Value
@@ -90,11 +89,12 @@ class InverseGamma(Prior):
     def mode(self):
         return self.rate / (self.shape + 1)
 
-    def posterior_mode(self, sum_of_squares, n):
+    def posterior_mode(self, sum_of_squares: Value, n: Value) -> Value:
+        """Mode of a variance after `n` deviations with this sum of squares."""
         return (0.5 * sum_of_squares + self.rate) / (0.5 * n + self.shape + 1)
 
 
-class Beta(Prior):
+class Beta(SmoothPrior):
     """Probability with density proportional to p^(a-1) (1-p)^(b-1)."""
 
     a: Value

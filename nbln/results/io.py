@@ -13,9 +13,10 @@ import numpy as np
 import xarray as xr
 
 from nbln import vocabulary as names
-from nbln.results.base import Fitted
+from nbln.data.fitted import Fitted
+from nbln.results import version2
 
-FORMAT, VERSION = "nbln", 2
+FORMAT, VERSION = "nbln", 3
 ENGINE = "h5netcdf"
 Groups = dict[str, xr.Dataset]
 
@@ -24,8 +25,8 @@ def group(
     variables: dict[str, tuple[tuple[str, ...], Any]], values: dict[str, Any] | None = None
 ) -> xr.Dataset:
     """A group of arrays given as (dims, values), with plain values beside them."""
-    arrays = {name: (dims, np.asarray(x)) for name, (dims, x) in variables.items() if x is not None}
-    return xr.Dataset(arrays, attrs={"values": json.dumps(values or {})})
+    kept = {name: (dims, np.asarray(x)) for name, (dims, x) in variables.items() if x is not None}
+    return xr.Dataset(kept, attrs={"values": json.dumps(values or {})})
 
 
 def values(dataset: xr.Dataset) -> dict[str, Any]:
@@ -33,20 +34,27 @@ def values(dataset: xr.Dataset) -> dict[str, Any]:
     return json.loads(dataset.attrs["values"])
 
 
+def arrays(dataset: xr.Dataset) -> dict[str, np.ndarray]:
+    """The arrays of a group."""
+    return {str(name): dataset[name].values for name in dataset}
+
+
 def of_fitted(fitted: Fitted) -> xr.Dataset:
     """The group that says which data were fitted, and how."""
     plain = {
         "fingerprint": fitted.fingerprint,
         "has_other": fitted.has_other,
+        "layer": fitted.layer,
+        "gene_coverage": fitted.gene_coverage,
         "settings": fitted.settings,
         "seconds": fitted.seconds,
     }
-    arrays = {
+    labels = {
         "cell_names": ((names.CELL,), fitted.cell_names.astype(object)),
         "gene_names": ((names.GENE,), fitted.gene_names.astype(object)),
         "library_size": ((names.CELL,), fitted.library_size),
     }
-    return group(arrays, plain)
+    return group(labels, plain)
 
 
 def to_fitted(dataset: xr.Dataset) -> Fitted:
@@ -58,6 +66,8 @@ def to_fitted(dataset: xr.Dataset) -> Fitted:
         dataset["library_size"].values,
         plain["fingerprint"],
         plain["has_other"],
+        plain["layer"],
+        plain["gene_coverage"],
         plain["settings"],
         plain["seconds"],
     )
@@ -120,9 +130,12 @@ def read(path: str | os.PathLike) -> tuple[str, Groups]:
             f"load({str(path)!r}): a NetCDF file, but not a result that nbln saved; expected one "
             "written by result.save(path)"
         )
-    if root.get("format_version") != VERSION:
+    kind, version = str(root.get("kind")), root.get("format_version")
+    if version == version2.VERSION:
+        return kind, version2.upgrade(kind, groups)
+    if version != VERSION:
         raise ValueError(
-            f"load({str(path)!r}): saved in format version {root.get('format_version')}; this "
-            f"nbln reads version {VERSION}. Use the nbln that wrote it, or fit again"
+            f"load({str(path)!r}): saved in format version {version}; this nbln reads versions "
+            f"{version2.VERSION} and {VERSION}. Use the nbln that wrote it, or fit again"
         )
-    return str(root.get("kind")), groups
+    return kind, groups

@@ -1,20 +1,27 @@
-"""What every result answers, whichever engine fitted it."""
+"""What all results answer, whichever engine fitted them: the face of the questions."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import pandas as pd
 import xarray as xr
+from jaxtyping import Float
 
-from nbln.posterior.mode import Parameters
-from nbln.priors.capture import CaptureRule
-from nbln.results import arviz, io, predictive, scoring
-from nbln.results.base import Fitted, check_whole
-from nbln.results.checks import predictive_checks
+from nbln import registry
+from nbln import vocabulary as names
+from nbln.arguments import check_whole
+from nbln.data.counts import Counts
+from nbln.data.fitted import Fitted
+from nbln.questions import arviz, diagnostics, predictive
+from nbln.questions.checks import predictive_checks
+from nbln.questions.convergence import Convergence
+from nbln.results import io
+from nbln.results.story import Line
 
-SUMMARY_DRAWS = 40  # of the predictive checks behind a summary
+SUMMARY_DRAWS = 40  # of the predictive checks behind a summary: by chance one gene in 20 is outside
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,40 +32,95 @@ class Result(abc.ABC):
     ----------
     fitted
         Cells, genes and settings.
+    model
+        Name of the model, as in ``fit(model=...)``.
     """
 
-    kind: ClassVar[str]
+    kind: ClassVar[str]  # of the file that it is saved in
+    has_programs: ClassVar[bool]  # whether genes vary together: loadings and correlations
     fitted: Fitted
+    model: str
 
     @property
-    @abc.abstractmethod
-    def parameters(self) -> Parameters:
-        """The fitted parameters as the cells' kernel takes them."""
+    def earlier(self) -> "Result | None":
+        """The fit whose values this one started from, if any."""
+        return None
+
+    @property
+    def title(self) -> str:
+        """What the model is, in a few words."""
+        return registry.find(self.model).title
+
+    # What each kind of result says for itself
 
     @abc.abstractmethod
-    def rate_sampler(self, ppc_level, n_samples, seed, data, size) -> predictive.Sampler:
-        """Rates of predictive draws; see `nbln.results.predictive`."""
+    def _sampler(self, ppc_level: str, n_samples: int, seed: int, counts) -> predictive.Sampler:
+        """Log-rates and channel of predictive draws; see `nbln.questions.predictive`."""
+
+    @abc.abstractmethod
+    def _score(self, counts: Counts, n_samples: int, seed: int) -> Float[np.ndarray, " cell"]:
+        """Log-evidence of cells with the genes of the fit (nats)."""
+
+    @abc.abstractmethod
+    def _transform(self, counts: Counts) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+        """Latent variables of cells with the genes of the fit, as (dims, values)."""
+
+    @abc.abstractmethod
+    def _summary(self, counts: Counts | None, seed: int) -> Iterator[diagnostics.Row]:
+        """The summary, predictive checks aside; without counts what needs none."""
 
     @abc.abstractmethod
     def draw_parameters(self, n_samples: int, seed: int) -> xr.Dataset:
-        """Draws of every parameter and of η, with dims (chain, draw, ...)."""
+        """Draws of all parameters and of η, with dims (chain, draw, ...)."""
 
     @abc.abstractmethod
-    def cell_log_likelihood(self, posterior: xr.Dataset, data):
-        """Log-likelihood of every cell at draws of the parameters, (draw, cell), natural log."""
+    def cell_log_likelihood(
+        self, posterior: xr.Dataset, data: Counts
+    ) -> Float[np.ndarray, "draw cell"]:
+        """Log-likelihood of each cell at draws of the parameters (nats)."""
+
+    @abc.abstractmethod
+    def get_count_moments(self) -> tuple[Float[np.ndarray, " gene"], Float[np.ndarray, " gene"]]:
+        """Mean and variance of each gene's counts in the fitted cells, by the model."""
+
+    @property
+    @abc.abstractmethod
+    def predicts_depth(self) -> bool:
+        """Whether the evidence of a cell has to predict its depth, which offsets tell."""
+
+    @property
+    @abc.abstractmethod
+    def convergence(self) -> Convergence:
+        """How the fit converged, as curves."""
+
+    @property
+    @abc.abstractmethod
+    def stages(self) -> dict[str, dict[str, float]]:
+        """Wall-clock seconds of each stage of the fit, by part."""
+
+    @abc.abstractmethod
+    def story(self) -> Iterator[Line]:
+        """What the fit has to say of itself, as labelled sentences."""
+
+    @abc.abstractmethod
+    def write_to(self, adata, key_added: str = "nbln") -> None:
+        """Write the result into an AnnData; nothing else does."""
 
     @abc.abstractmethod
     def to_groups(self) -> io.Groups:
         """What a file of this result holds."""
 
+    @classmethod
     @abc.abstractmethod
-    def _summarise(self, found: xr.Dataset | None, counts, seed: int) -> pd.DataFrame:
-        """The summary, given predictive checks."""
+    def from_groups(cls, groups: io.Groups) -> "Result":
+        """The reverse of `to_groups`."""
 
-    @property
-    def capture_rule(self) -> CaptureRule:
-        """How capture losses follow from library sizes."""
-        return CaptureRule(**self.fitted.settings["capture"])
+    # What they all answer
+
+    def _draws(self, ppc_level: str, n_samples: int, seed: int, counts) -> predictive.Draws:
+        predictive.check_draws(ppc_level, n_samples)
+        sampler = self._sampler(ppc_level, n_samples, seed, counts)
+        return predictive.count_draws(self.fitted, sampler, ppc_level, n_samples, seed)
 
     def get_ppc_samples(
         self,
@@ -83,7 +145,8 @@ class Result(abc.ABC):
         counts
             The AnnData of the fit; needed for ``per_cell`` after loading.
         """
-        return predictive.all_counts(self, ppc_level, n_samples, seed, counts)
+        blocks = self._draws(ppc_level, n_samples, seed, counts)
+        return predictive.all_counts(self.fitted, blocks, n_samples)
 
     def check(
         self,
@@ -123,7 +186,9 @@ class Result(abc.ABC):
         KeyError
             An unknown gene.
         """
-        return predictive_checks(self, ppc_level, n_samples, genes, seed, counts)
+        data = self.fitted.data(counts)
+        blocks = self._draws(ppc_level, n_samples, seed, data)
+        return predictive_checks(self.fitted, data, blocks, genes, ppc_level, n_samples, seed)
 
     def summary(self, checks: xr.Dataset | bool = True, counts=None, seed: int = 0) -> pd.DataFrame:
         """Whether to believe the fit: one row a quantity, with columns value, status and note.
@@ -144,11 +209,13 @@ class Result(abc.ABC):
                 f"{type(checks).__name__}" + ("; the data are counts=" if counts is None else "")
             )
         if checks is False:
-            return self._summarise(None, None, seed)
+            return diagnostics.table(self._summary(None, seed))
         data = self.fitted.data(counts)
         if checks is True:
             checks = self.check(n_samples=SUMMARY_DRAWS, seed=seed, counts=data)
-        return self._summarise(checks, data, seed)
+        remedy = registry.find(self.model).remedy
+        rows = [*self._summary(data, seed), *diagnostics.misfit(checks, remedy)]
+        return diagnostics.table(rows)
 
     def score(
         self, adata, n_samples: int = 1, layer: str | None = None, seed: int = 0
@@ -174,7 +241,10 @@ class Result(abc.ABC):
             A gene of the fit is missing (named), or the counts are not counts.
         """
         check_whole("n_samples", n_samples)
-        return scoring.score(self, adata, layer, n_samples, seed)
+        counts = self.fitted.matched(adata, layer, "score")
+        values = self._score(counts, n_samples, seed)
+        coords = {names.CELL: counts.cell_names}
+        return xr.DataArray(values, dims=(names.CELL,), coords=coords, name="log_evidence")
 
     def transform(self, adata, layer: str | None = None) -> xr.Dataset:
         """Factors ``z`` (cell, factor) and capture losses ``eta`` (cell,) of any cells.
@@ -183,7 +253,8 @@ class Result(abc.ABC):
         Independent genes have no factors, so a fit of them gives ``eta`` only. Arguments and
         errors as in `score`.
         """
-        return scoring.transform(self, adata, layer)
+        counts = self.fitted.matched(adata, layer, "transform")
+        return xr.Dataset(self._transform(counts), coords={names.CELL: counts.cell_names})
 
     def to_datatree(
         self, n_samples: int = 100, n_predictive: int = 20, seed: int = 0, counts=None
@@ -202,7 +273,12 @@ class Result(abc.ABC):
         counts
             The AnnData of the fit; needed after loading.
         """
-        return arviz.datatree(self, n_samples, n_predictive, seed, counts)
+        check_whole("n_samples", n_samples)
+        data = self.fitted.data(counts)
+        posterior = self.draw_parameters(n_samples, seed)
+        likelihood = self.cell_log_likelihood(posterior, data)
+        drawn = self.get_ppc_samples(predictive.PER_CELL, n_predictive, seed, data)
+        return arviz.datatree(self.fitted, data, posterior, likelihood, drawn)
 
     def to_arviz(self, n_samples: int = 100, n_predictive: int = 20, seed: int = 0, counts=None):
         """`to_datatree` as the installed ArviZ wants it: InferenceData before ArviZ 1.0."""

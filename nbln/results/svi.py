@@ -1,32 +1,43 @@
 """The result of stochastic variational inference of independent genes."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import xarray as xr
+from jaxtyping import Float
 
+from nbln import registry
 from nbln import vocabulary as names
-from nbln.channels.negative_binomial import NegativeBinomial
-from nbln.models.nbvcp import PARAMETERIZATIONS
-from nbln.posterior.mode import Parameters
-from nbln.results import arviz, diagnostics, export, io, predictive
+from nbln.data.counts import Counts
+from nbln.models.nbvcp import Parameterization
+from nbln.posterior.mode import SEARCH, Augmentation, Parameters
+from nbln.posterior.variational import Posterior
+from nbln.priors.capture import CaptureRule
+from nbln.questions import arviz, moments, predictive, scoring
+from nbln.questions.convergence import Convergence, Curve
+from nbln.results import export, files, story
 from nbln.results.result import Result
-from nbln.results.variational import POSTERIORS, Posterior
+
+FROZEN_DRAWS = 1000  # of the source, for the distribution of a site that is frozen from it
 
 
 @dataclass(frozen=True, eq=False)
 class SVIResult(Result):
-    """A fitted NBVCP model.
+    """A fitted model of independent genes.
 
     Attributes
     ----------
     parameterization
         Name of the parameterization.
     posterior
-        Approximate posterior of every site.
+        Approximate posterior of each site.
+    capture_rule
+        How capture losses follow from library sizes, for new cells.
     known_eta
         (cell,) capture loss where it was not inferred; None where it was.
     losses
@@ -35,37 +46,45 @@ class SVIResult(Result):
         Whether the locations settled, and after how many steps.
     """
 
-    kind: ClassVar[str] = "svi"
+    kind: ClassVar[str] = registry.SVI
+    has_programs: ClassVar[bool] = False
     parameterization: str
     posterior: Posterior
+    capture_rule: CaptureRule
     known_eta: np.ndarray | None
     losses: np.ndarray
     converged: bool
     n_steps: int
 
     def __repr__(self):
-        state = "converged" if self.converged else "NOT converged"
-        return (
-            f"SVIResult(nbvcp {self.parameterization}, {self.fitted.n_cells} cells x "
-            f"{self.fitted.n_genes} genes, {state} after {self.n_steps} steps)"
-        )
+        return story.svi_line(self)
 
-    def _dims(self, name: str) -> tuple[str, ...]:
-        sites = PARAMETERIZATIONS[self.parameterization].sites
-        dims = {site.name: site.dims for site in sites}
-        return {**dims, names.ETA: (names.CELL,)}.get(name, (names.GENE,))
+    # What was fitted, labelled
+
+    @property
+    def _row(self) -> registry.Row:
+        return registry.find(self.model)
+
+    @property
+    def _way(self) -> Parameterization:
+        return self._row.parameterizations[self.parameterization]()
+
+    def dims(self, site: str) -> tuple[str, ...]:
+        """The dims of a site."""
+        dims = {own.name: own.dims for own in self._way.sites}
+        return {**dims, names.ETA: (names.CELL,)}.get(site, (names.GENE,))
 
     def _dataset(self, values: dict, leading: tuple[str, ...] = ()) -> xr.Dataset:
         return xr.Dataset(
             {
-                name: self.fitted.label(value, (*leading, *self._dims(name)))
+                name: self.fitted.label(value, (*leading, *self.dims(name)))
                 for name, value in values.items()
             }
         )
 
     def _complete(self, values: dict) -> dict:
-        """Add the mean and dispersion of every gene, and a known η."""
-        mean, r = PARAMETERIZATIONS[self.parameterization]().expand(values)
+        """Add the mean and dispersion of each gene, and a known η."""
+        mean, r = self._way.expand(values)
         complete = dict(values) | {names.MEAN: mean, names.DISPERSION: r}
         if self.known_eta is not None:
             shape = np.shape(mean)[:-1]
@@ -73,24 +92,24 @@ class SVIResult(Result):
         return complete
 
     def get_map(self) -> xr.Dataset:
-        """Location of the posterior of every site, and mean and dispersion of every gene."""
+        """Location of the posterior of each site, and mean and dispersion of each gene."""
         return self._dataset(self._complete(self.posterior.map()))
 
     def get_distributions(self) -> dict:
-        """Marginal posterior of every site, as NumPyro distributions."""
+        """Marginal posterior of each site, as NumPyro distributions."""
         return self.posterior.distributions()
 
     def get_posterior_samples(self, n_samples: int = 1000, seed: int = 0) -> xr.Dataset:
-        """Draws of every site, with dims (chain, draw, ...)."""
+        """Draws of all sites, with dims (chain, draw, ...)."""
         draws = self._complete(self.posterior.sample(jax.random.key(seed), n_samples))
         draws = {name: np.asarray(value)[None] for name, value in draws.items()}
         return self._dataset(draws, (names.CHAIN, names.DRAW))
 
     def sample_genes(self, n_samples: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and dispersion of every gene in `get_posterior_samples`, (draw, gene) each."""
+        """Mean and dispersion of each gene in `get_posterior_samples`, (draw, gene) each."""
         genes, _ = jax.random.split(jax.random.key(seed))
         draws = self.posterior.sample_genes(genes, n_samples)
-        mean, r = PARAMETERIZATIONS[self.parameterization]().expand(draws)
+        mean, r = self._way.expand(draws)
         return np.asarray(mean), np.asarray(r)
 
     @property
@@ -111,66 +130,115 @@ class SVIResult(Result):
     @property
     def parameters(self) -> Parameters:
         """Mean and dispersion at the posterior's location: no factors, no residuals."""
-        fitted = self.get_map()
-        mean, r = (jnp.asarray(fitted[n].values) for n in (names.MEAN, names.DISPERSION))
-        nothing = jnp.zeros_like(mean)
-        channel = NegativeBinomial(jnp.log(r))
-        return Parameters(jnp.log(mean), jnp.zeros((mean.size, 0)), nothing, channel)
+        located = self.get_map()
+        mean = jnp.asarray(located[names.MEAN].values)
+        channel = self._row.program.channel.of({names.DISPERSION: located[names.DISPERSION].values})
+        return Parameters(jnp.log(mean), jnp.zeros((mean.size, 0)), jnp.zeros_like(mean), channel)
 
-    def rate_sampler(self, ppc_level, n_samples, seed, data, size):
-        """Rates of predictive draws."""
-        del data, size
-        return predictive.svi_sampler(self, ppc_level, n_samples, seed)
+    # What a cascade takes over
+
+    def get_frozen(self, site: str) -> dist.Distribution:
+        """The posterior of a site that a log-normal model has frozen; μ is the log of the mean."""
+        if site == names.ETA:
+            if self.known_eta is not None:
+                return dist.Delta(self.known_eta)
+            return self.get_distributions()[names.ETA]
+        mean, r = self.sample_genes(FROZEN_DRAWS)
+        logs = np.log(mean if site == names.MU else r)
+        loc, scale = logs.mean(axis=0), logs.std(axis=0)
+        return dist.Normal(loc, scale) if site == names.MU else dist.LogNormal(loc, scale)
+
+    def draw_frozen(
+        self, sites: Sequence[str], n_samples: int, seed: int
+    ) -> list[Mapping[str, np.ndarray]]:
+        """For each draw, the sites that a log-normal model has frozen."""
+        drawn = self.get_posterior_samples(n_samples, seed).isel(chain=0)
+        values = {
+            names.DISPERSION: drawn[names.DISPERSION].values,
+            names.ETA: drawn[names.ETA].values,
+            names.MU: np.log(drawn[names.MEAN].values),
+        }
+        return [{site: values[site][i] for site in sites} for i in range(n_samples)]
+
+    def capture_losses(self, counts: Counts) -> Float[np.ndarray, " cell"]:
+        """Posterior mean of η of any cells with the genes of the fit."""
+        return scoring.modes(self.parameters, counts, self._augment(counts), SEARCH)[1]
+
+    def _augment(self, counts: Counts) -> Augmentation:
+        return self._row.program.augment(self.capture_rule.of(counts.library_size))
+
+    # What all results answer
+
+    def _independent_draws(self, posterior: xr.Dataset):
+        """Mean, channel and η of each draw."""
+        drawn = posterior.isel(chain=0)
+        mean, r, eta = (drawn[n].values for n in (names.MEAN, names.DISPERSION, names.ETA))
+        channel = self._row.program.channel
+        return mean, [channel.of({names.DISPERSION: row}) for row in r], eta
+
+    def _sampler(self, ppc_level, n_samples, seed, counts):
+        del counts
+        posterior = self.get_posterior_samples(n_samples, seed)
+        return predictive.independent_sampler(*self._independent_draws(posterior), ppc_level)
+
+    def _score(self, counts, n_samples, seed):
+        added = self._augment(counts)
+        return scoring.log_evidence(self.parameters, counts, added, SEARCH, n_samples, seed)
+
+    def _transform(self, counts):
+        return {names.ETA: ((names.CELL,), self.capture_losses(counts))}
+
+    @property
+    def predicts_depth(self) -> bool:
+        return self.capture_rule.predicts_depth
+
+    def get_count_moments(self):
+        return moments.count_moments(self.parameters, self.eta.values)
 
     def draw_parameters(self, n_samples: int, seed: int) -> xr.Dataset:
-        """As `get_posterior_samples`."""
         return self.get_posterior_samples(n_samples, seed)
 
     def cell_log_likelihood(self, posterior, data):
-        """Log-probability of every cell's counts, (draw, cell)."""
-        return arviz.svi_log_likelihood(self, posterior, data)
+        return arviz.log_prob_of_draws(data, *self._independent_draws(posterior))
 
-    def _summarise(self, found, counts, seed):
+    def _summary(self, counts, seed):
         del counts, seed
-        return diagnostics.of_svi(self, found)
+        return story.svi_summary(self)
+
+    @property
+    def convergence(self) -> Convergence:
+        n = len(self.losses)
+        steps = np.arange(1, n + 1)
+        curves = (
+            Curve("one batch", self.losses, joined=False),
+            Curve("mean so far", np.cumsum(self.losses) / steps, marked=False),
+        )
+        return Convergence(
+            "SVI",
+            "step",
+            "negative evidence bound (nats)",
+            steps * (self.n_steps / n),
+            curves,
+            logarithmic=False,
+        )
+
+    @property
+    def stages(self):
+        return {"SVI": self.fitted.seconds}
+
+    def story(self):
+        return story.of_svi(self)
 
     def write_to(self, adata, key_added: str = "nbln") -> None:
         """Write mean, dispersion and capture loss into `adata`: var, obs and uns."""
-        export.write_svi(self, adata, key_added)
+        located = self.get_map()
+        genes = {name: located[name].values for name in (names.MEAN, names.DISPERSION)}
+        notes = {"converged": bool(self.converged)}
+        export.write(adata, key_added, self.fitted, genes, located[names.ETA].values, notes)
 
-    def to_groups(self) -> io.Groups:
-        """What a file of this result holds."""
-        plain = {
-            "parameterization": self.parameterization,
-            "converged": self.converged,
-            "n_steps": self.n_steps,
-            "posterior": type(self.posterior).__name__,
-        }
-        arrays = {"losses": (("block",), self.losses), names.ETA: ((names.CELL,), self.known_eta)}
-        sites = {f"{n}_loc": (self._dims(n), x) for n, x in self.posterior.locations().items()}
-        spread = {n: (dims, x) for n, (dims, x) in self.posterior.spreads(self._dims).items()}
-        if self.posterior.eta is not None:
-            loc, scale = self.posterior.eta
-            sites |= {"eta_loc": ((names.CELL,), loc), "eta_scale": ((names.CELL,), scale)}
-        return {
-            "data": io.of_fitted(self.fitted),
-            "fit": io.group(arrays, plain),
-            "posterior": io.group(sites | spread),
-        }
+    def to_groups(self):
+        return files.svi_groups(self)
 
     @classmethod
-    def from_groups(cls, groups: io.Groups) -> "SVIResult":
-        """The reverse of `to_groups`."""
-        fit, saved = groups["fit"], groups["posterior"]
-        plain = io.values(fit)
-        sites = PARAMETERIZATIONS[plain["parameterization"]].sites
-        arrays = {name: jnp.asarray(saved[name].values) for name in saved}
-        return cls(
-            fitted=io.to_fitted(groups["data"]),
-            parameterization=plain["parameterization"],
-            posterior=POSTERIORS[plain["posterior"]].of([s.name for s in sites], arrays),
-            known_eta=fit[names.ETA].values if names.ETA in fit else None,
-            losses=fit["losses"].values,
-            converged=plain["converged"],
-            n_steps=plain["n_steps"],
-        )
+    def from_groups(cls, groups):
+        return cls(**files.svi_parts(groups))

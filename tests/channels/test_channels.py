@@ -179,7 +179,7 @@ def test_maximise_reaches_the_posterior_mode(observed):
                 jnp.asarray(u), jnp.asarray(f), jnp.zeros(f.shape), jnp.ones(len(u))
             )
             channel = channel.maximise(sums, tails, {"r": prior})
-        sd = channel.log_r_sd(sums, tails, {"r": prior})
+        sd = channel.conditional_sd(sums, tails, {"r": prior})["r"]
     assert np.all(np.abs(channel.log_r - np.array(modes)) < 0.5 * sd)
     alone = u.max(axis=0) <= 32
     np.testing.assert_allclose(channel.log_r[alone], np.array(modes)[alone], atol=1e-5)
@@ -196,7 +196,10 @@ def test_frozen_dispersion_is_what_it_was_frozen_at(observed):
     frozen = {"r": Frozen(jnp.full(6, 7.0))}
     channel = NegativeBinomial(jnp.asarray(log_r)).maximise(jnp.zeros((2, 6)), tails, frozen)
     np.testing.assert_allclose(channel.r, 7.0, rtol=1e-6)
-    assert not np.any(channel.log_r_sd(jnp.zeros((2, 6)), tails, frozen))
+    sd = channel.conditional_sd(jnp.zeros((2, 6)), tails, frozen)
+    assert sd.keys() == {"r"}
+    assert sd["r"].shape == (6,)
+    assert not np.any(sd["r"])
 
 
 def test_large_dispersion_is_poisson():
@@ -211,5 +214,7 @@ def test_poisson_has_no_parameters():
     u = jnp.ones((4, 3))
     channel = Poisson()
     assert channel.statistics(u, u, u, jnp.ones(4)).shape == (0, 3)
-    assert channel.settling() is None
-    assert channel.log_r_sd(jnp.zeros((0, 3)), None, {}) is None
+    assert channel.settling().shape == (1,)
+    assert not np.any(channel.settling())
+    assert channel.values() == channel.state() == {}
+    assert channel.conditional_sd(jnp.zeros((0, 3)), None, {}) == {}

@@ -16,8 +16,8 @@ from nbln.models.nbln import NBLN
 from nbln.models.nbvcp import NBVCP, PARAMETERIZATIONS
 from nbln.models.pln import PLN
 from nbln.priors.capture import KnownCapture, LatentCapture
-from nbln.priors.loadings import LOADINGS_PRIORS, SHARES, SMALLEST_SPIKE
 from nbln.priors.univariate import Beta, Frozen, InverseGamma, LogNormal, Normal
+from nbln.registry import LOADINGS_PRIORS
 
 C, G, K = 4, 6, 2
 RNG = np.random.default_rng(0)
@@ -54,8 +54,8 @@ def log_normal_model(kind, capture, loadings):
 
 
 def nbvcp_model(parameterization, capture):
-    chosen = PARAMETERIZATIONS[parameterization]()
-    return NBVCP(site_priors(*(s.name for s in chosen.sites)), capture_of(capture), chosen)
+    way = PARAMETERIZATIONS[parameterization]()
+    return NBVCP(site_priors(*(s.name for s in way.sites)), capture_of(capture), way)
 
 
 def random_values(model, seed):
@@ -83,8 +83,10 @@ def scale_density(prior, values):
         )
         if "spike" not in values:
             return columns
-        widths = K * (np.log(np.diff(SHARES)) + np.log1p(-SMALLEST_SPIKE))
-        return columns - widths.item() + stats.norm.logpdf(values["centre"], 0, 10).sum()
+        limits = prior.shrinkage
+        width = np.log(limits.most_inclusion - limits.least_inclusion)
+        widths = K * (width + np.log1p(-limits.smallest_spike))
+        return columns - widths + stats.norm.logpdf(values["centre"], 0, 10).sum()
     if "gamma" in values:
         return stats.gamma.logpdf(values["gamma"], prior.alpha, scale=1 / prior.beta) + np.sum(
             stats.expon.logpdf(values["psi"], scale=1 / values["gamma"])
@@ -116,11 +118,11 @@ def log_normal_joint(model, values, counts):
         np.testing.assert_allclose(offset, -np.asarray(model.capture.loc))
     else:
         np.testing.assert_allclose(offset, -ETA)
-    channel = model.start_channel(jnp.log(values["r"]) if "r" in values else None)
+    channel = model.channel.of(values)
     total = float(jnp.sum(channel.log_prob(jnp.asarray(counts), jnp.asarray(f))))
     W, d = values["W"], values["d"]
     total += stats.multivariate_normal.logpdf(values["x"], values["mu"], W @ W.T + np.diag(d)).sum()
-    scales = {n: jnp.asarray(values[n]) for n, _ in model.loadings.sites(K)}
+    scales = {site.name: jnp.asarray(values[site.name]) for site in model.loadings.sites(K)}
     total += float(model.loadings.log_density(jnp.asarray(W), scales))
     total += scale_density(model.loadings, values) + priors_density(model, values)
     return total + capture_density(model.capture, values["eta"])

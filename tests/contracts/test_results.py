@@ -78,8 +78,9 @@ def answers(result, adata):
     if "inclusion" in result.scales:
         asked["membership"] = result.get_membership()
     attributes = ("mu", "W", "d", "r", "eta", "n_unconverged", "w_prior_diagnostics", "frozen")
-    attributes += ("log_evidence", "gradient_norm", "cell_converged", "trace", "columns")
+    attributes += ("log_evidence", "gradient_norm", "cell_converged", "trace", "match", "search")
     asked |= {name: getattr(result, name) for name in attributes}
+    asked["columns"] = result.augmentation.columns
     return asked | {
         "z": result.get_latent(),
         "W_compositional": result.get_W_compositional(),
@@ -99,8 +100,9 @@ def answers(result, adata):
 @every_kind
 def test_save_and_load(kind, results, loaded, adata):
     assert type(loaded[kind]) is type(results[kind])
-    assert loaded[kind].fitted.settings == results[kind].fitted.settings
-    assert loaded[kind].fitted.fingerprint == results[kind].fitted.fingerprint
+    for name in ("settings", "layer", "gene_coverage", "fingerprint"):
+        assert getattr(loaded[kind].fitted, name) == getattr(results[kind].fitted, name), name
+    assert loaded[kind].capture_rule == results[kind].capture_rule
     assert_same(answers(results[kind], adata), answers(loaded[kind], adata))
 
 

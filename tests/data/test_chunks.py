@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from nbln.data.chunks import chunk_cells, chunks
 from nbln.data.counts import Counts
+from nbln.data.slices import slices
 
 
 def some_counts(n_cells=23, n_genes=4, on_disk=None):
@@ -47,6 +48,22 @@ def test_chunks_from_disk_equal_chunks_from_memory(tmp_path):
 def test_size_below_one_is_an_error_at_once():
     with pytest.raises(ValueError, match=r"chunks\(size=0\): must be at least 1"):
         chunks(some_counts(), 0)
+
+
+@given(n_cells=st.integers(0, 50), size=st.integers(1, 60))
+def test_slices_cover_the_cells_in_order(n_cells, size):
+    parts = list(slices(n_cells, size))
+    assert [cell for part in parts for cell in range(part.start, part.stop)] == list(range(n_cells))
+    assert all(part.step is None for part in parts)
+    lengths = [part.stop - part.start for part in parts]
+    assert all(length == size for length in lengths[:-1])
+    assert all(0 < length <= size for length in lengths)
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_slices_of_a_size_below_one_are_an_error_at_once(size):
+    with pytest.raises(ValueError, match=rf"slices\(size={size}\): must be at least 1"):
+        slices(10, size)
 
 
 @given(

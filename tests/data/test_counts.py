@@ -1,54 +1,14 @@
-"""Counts from every kind of AnnData, and every error at the door."""
+"""What counts hold of an AnnData, and each error at the door."""
 
 import logging
-import tracemalloc
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse as sp
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+from count_matrices import FORMS, backed, named, small
 
-from nbln.data import checks
 from nbln.data.counts import Counts
-
-FORMS = {"dense": np.asarray, "csr": sp.csr_matrix, "csc": sp.csc_matrix}
-
-
-def small(n_cells=9, n_genes=6, seed=0):
-    x = np.random.default_rng(seed).poisson(1.0, (n_cells, n_genes)).astype(np.float32)
-    x[:, 0] += 1  # no cell is empty
-    x[0] += 1  # every gene is seen
-    return x
-
-
-def named(x, layers=None):
-    n_cells, n_genes = x.shape
-    adata = anndata.AnnData(x, layers=layers)
-    adata.obs_names = [f"cell{i}" for i in range(n_cells)]
-    adata.var_names = [f"gene{i}" for i in range(n_genes)]
-    return adata
-
-
-def backed(adata, path):
-    adata.write_h5ad(path)
-    return anndata.read_h5ad(path, backed="r")
-
-
-def assert_equal(ours, theirs):
-    assert ours.fingerprint == theirs.fingerprint
-    assert (ours.has_other, ours.genes_never_seen) == (theirs.has_other, theirs.genes_never_seen)
-    for name in ("cell_names", "gene_names", "library_size", "gene_totals"):
-        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
-    np.testing.assert_array_equal(ours.rows(slice(None)), theirs.rows(slice(None)))
-
-
-# What it holds
 
 
 def test_fields():
@@ -65,79 +25,6 @@ def test_fields():
     assert repr(counts) == "Counts(9 cells × 6 genes, in memory)"
 
 
-@given(
-    x=arrays(np.int64, st.tuples(st.integers(2, 7), st.integers(1, 6)), elements=st.integers(0, 9)),
-    gene_coverage=st.sampled_from([None, 0.4, 0.8, 1.0]),
-)
-@settings(max_examples=25, deadline=None)
-def test_storage_makes_no_difference(x, gene_coverage):
-    x[:, 0] += 1
-    reference = Counts.from_anndata(named(x), gene_coverage=gene_coverage)
-    with TemporaryDirectory() as folder:
-        for form, make in FORMS.items():
-            adata = named(make(x.astype(np.float32)))
-            file = backed(adata, Path(folder) / f"{form}.h5ad")
-            for source in (adata, file):
-                counts = Counts.from_anndata(source, gene_coverage=gene_coverage)
-                assert_equal(counts, reference)
-            file.file.close()
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("on_disk", [False, True])
-@pytest.mark.parametrize("gene_coverage", [None, 0.7])
-def test_rows(form, on_disk, gene_coverage, tmp_path):
-    x = small()
-    adata = named(FORMS[form](x))
-    if on_disk:
-        adata = backed(adata, tmp_path / "counts.h5ad")
-    counts = Counts.from_anndata(adata, gene_coverage=gene_coverage)
-    assert counts.on_disk == (on_disk and form != "csc")
-    everything = counts.rows(slice(None))
-    if gene_coverage is None:
-        np.testing.assert_array_equal(everything, x)
-    np.testing.assert_array_equal(everything.sum(axis=1), counts.library_size)
-    np.testing.assert_array_equal(everything.sum(axis=0), counts.gene_totals)
-    for index in (
-        slice(2, 5),
-        slice(5, 2),
-        slice(None, None, -2),
-        slice(-3, 100),
-        [],
-        [4],
-        np.array([7, 2, 2, -1, 0]),
-        np.arange(3, 6),
-        np.arange(6)[::-1],
-        np.arange(9) % 2 == 0,
-    ):
-        rows = counts.rows(index)
-        np.testing.assert_array_equal(rows, everything[index])
-        assert rows.dtype == np.float32
-        assert rows.flags.c_contiguous
-    with pytest.raises(IndexError):
-        counts.rows([9])
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("on_disk", [False, True])
-def test_nonzeros(form, on_disk, tmp_path):
-    adata = named(FORMS[form](small()))
-    if on_disk:
-        adata = backed(adata, tmp_path / "counts.h5ad")
-    counts = Counts.from_anndata(adata, gene_coverage=0.6)
-    genes, values = counts.nonzeros(slice(2, 8))
-    rows = counts.rows(slice(2, 8))
-    np.testing.assert_array_equal(np.bincount(genes, values, counts.n_genes), rows.sum(axis=0))
-    np.testing.assert_array_equal(np.sort(values), np.sort(rows[rows > 0]))
-
-
-def test_rows_are_a_copy():
-    x = small()
-    counts = Counts.from_anndata(named(x.copy()))
-    counts.rows(slice(0, 3))[:] = -1
-    np.testing.assert_array_equal(counts.rows(slice(None)), x)
-
-
 def test_fingerprint_follows_names_and_counts():
     x = small()
     reference = Counts.from_anndata(named(x)).fingerprint
@@ -149,77 +36,6 @@ def test_fingerprint_follows_names_and_counts():
     assert Counts.from_anndata(named(moved)).fingerprint != reference
 
 
-# What it accepts
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("dtype", [bool, "i1", "u1", "i4", "u8", "f4", "f8", ">f4", ">i4"])
-def test_types(form, dtype):
-    if str(dtype).startswith(">") and form != "dense":
-        pytest.skip("SciPy has no sparse matrices of the other byte order")
-    x = (small() > 0) if dtype is bool else small()
-    adata = named(FORMS[form](x.astype(dtype)))
-    for gene_coverage in (None, 0.6):
-        counts = Counts.from_anndata(adata, gene_coverage=gene_coverage)
-        assert_equal(
-            counts, Counts.from_anndata(named(x.astype(np.float32)), gene_coverage=gene_coverage)
-        )
-
-
-def test_half_precision_and_fortran_order():
-    x = small()
-    for other in (x.astype(np.float16), np.asfortranarray(x)):
-        assert_equal(Counts.from_anndata(named(other)), Counts.from_anndata(named(x)))
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_matrix_class():
-    x = small()
-    adata = named(x)
-    adata.layers["counts"] = np.matrix(x)
-    assert_equal(Counts.from_anndata(adata, layer="counts"), Counts.from_anndata(adata))
-
-
-def messy_csr():
-    """Unsorted indices, an explicit zero, a duplicate beyond int8, and what they amount to."""
-    data = np.array([100, 100, 3, 0, 5, 2, 1], np.int8)
-    indices = np.array([2, 2, 0, 1, 3, 1, 0])
-    indptr = np.array([0, 4, 6, 7])
-    x = np.array([[3, 0, 200, 0], [0, 2, 0, 5], [1, 0, 0, 0]], np.float32)
-    return sp.csr_matrix((data, indices, indptr), shape=(3, 4)), x
-
-
-@pytest.mark.parametrize("gene_coverage", [None, 0.96])
-@pytest.mark.parametrize("on_disk", [False, True])
-def test_messy_csr(gene_coverage, on_disk, tmp_path):
-    messy, x = messy_csr()
-    adata = named(messy)
-    if on_disk:
-        adata = backed(adata, tmp_path / "counts.h5ad")
-    assert_equal(
-        Counts.from_anndata(adata, gene_coverage=gene_coverage),
-        Counts.from_anndata(named(x), gene_coverage=gene_coverage),
-    )
-    assert len(messy.data) == 7  # untouched
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("on_disk", [False, True])
-@pytest.mark.parametrize(
-    ("cells", "genes"),
-    [(slice(2, 7), slice(None)), ([8, 0, 5, 3], [4, 1, 2]), (slice(None), slice(1, 5))],
-)
-def test_views(form, on_disk, cells, genes, tmp_path):
-    x = small() + 1
-    adata = named(FORMS[form](x))
-    if on_disk:
-        adata = backed(adata, tmp_path / "counts.h5ad")
-    counts = Counts.from_anndata(adata[cells, genes])
-    assert counts.on_disk == (on_disk and form != "csc")
-    assert_equal(counts, Counts.from_anndata(named(x)[cells, genes].copy()))
-    np.testing.assert_array_equal(counts.rows([2, 0]), x[cells][:, genes][[2, 0]])
-
-
 def test_names_that_are_not_strings():
     adata = named(small())
     adata.obs.index = pd.Index(range(9))
@@ -227,15 +43,6 @@ def test_names_that_are_not_strings():
     counts = Counts.from_anndata(adata)
     np.testing.assert_array_equal(counts.cell_names, list("012345678"))
     np.testing.assert_array_equal(counts.gene_names, list("abcdef"))
-
-
-@pytest.mark.parametrize("on_disk", [False, True])
-def test_layers(on_disk, tmp_path):
-    x = small()
-    adata = named(x / 2, {"counts": sp.csr_matrix(x)})
-    if on_disk:
-        adata = backed(adata, tmp_path / "counts.h5ad")
-    assert_equal(Counts.from_anndata(adata, layer="counts"), Counts.from_anndata(named(x)))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -266,72 +73,6 @@ def test_nothing_to_pool_means_no_other():
     counts = Counts.from_anndata(named(small()), gene_coverage=0.9999)
     assert not counts.has_other
     assert "_other" not in counts.gene_names
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_the_anndata_is_not_modified(form):
-    x = small()
-    x[:, 3] = 0
-    matrix = messy_csr()[0] if form == "csr" else FORMS[form](x)
-    adata = named(matrix, {"counts": matrix.copy()})
-    adata.obs["batch"] = "a"
-    adata.uns["key"] = {"a": 1}
-    before = adata.copy()
-    X, stored = adata.X, [np.array(part) for part in parts(adata.X)]
-    for layer in (None, "counts"):
-        counts = Counts.from_anndata(adata, layer=layer, gene_coverage=0.7)
-        counts.rows([1, 0])
-        counts.nonzeros(slice(None))
-    assert adata.X is X
-    for now, then in zip(parts(adata.X), stored, strict=True):
-        assert now.dtype == then.dtype
-        np.testing.assert_array_equal(now, then)
-    for now, then in zip(parts(adata.layers["counts"]), stored, strict=True):
-        np.testing.assert_array_equal(now, then)
-    pd.testing.assert_frame_equal(adata.obs, before.obs)
-    pd.testing.assert_frame_equal(adata.var, before.var)
-    assert adata.uns == before.uns
-    assert checks.layer_names(adata) == ("counts",)
-
-
-def parts(matrix):
-    return (matrix.data, matrix.indices, matrix.indptr) if sp.issparse(matrix) else (matrix,)
-
-
-# Memory
-
-
-@pytest.fixture(scope="module")
-def large_sparse():
-    rng = np.random.default_rng(0)
-    shape, nonzeros = (20_000, 2_000), 800_000
-    x = sp.coo_matrix(
-        (
-            np.ones(nonzeros, np.float32),
-            (rng.integers(0, shape[0], nonzeros), rng.integers(0, shape[1], nonzeros)),
-        ),
-        shape=shape,
-    ).tolil(copy=False)
-    x[:, 0] = 1
-    return x
-
-
-@pytest.mark.parametrize(("form", "on_disk"), [("csr", True), ("csc", True), ("csr", False)])
-def test_sparse_matrices_are_never_made_dense(large_sparse, form, on_disk, tmp_path):
-    # NumPy reports its allocations to tracemalloc, so the peak is that of this code.
-    adata = anndata.AnnData(FORMS[form](large_sparse))
-    if on_disk:
-        adata = backed(adata, tmp_path / "counts.h5ad")
-    dense = 4 * adata.n_obs * adata.n_vars
-    tracemalloc.start()
-    try:
-        counts = Counts.from_anndata(adata, gene_coverage=0.95)
-        counts.rows(slice(100, 200))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert counts.has_other
-    assert peak < dense / 3
 
 
 # Errors
@@ -492,3 +233,73 @@ def test_a_gene_called_other_is_fine_without_pooling():
     counts = Counts.from_anndata(with_other())
     assert counts.gene_names[0] == "_other"
     assert not counts.has_other
+
+
+def annotated(**layers):
+    return named(small(), layers)
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "kind", "start"),
+    [
+        (small, {}, TypeError, "score(adata): got a ndarray;"),
+        (annotated, {"layer": "raw"}, KeyError, 'score(layer="raw"): no such layer;'),
+        (annotated, {"gene_coverage": "all"}, TypeError, "score(gene_coverage='all'): got a str;"),
+        (annotated, {"gene_coverage": 2}, ValueError, "score(gene_coverage=2): must lie in"),
+        (lambda: named(small()[:0]), {}, ValueError, "score(adata): 0 cells × 6 genes: no cells"),
+        (lambda: repeated("obs"), {}, ValueError, 'score(adata): cell name "cell1" occurs'),
+        (lambda: repeated("var"), {}, ValueError, 'score(adata): gene name "gene1" occurs'),
+        (without_x, {}, ValueError, "score(adata): adata.X is None;"),
+        (
+            lambda: named(np.ma.masked_array(small())),
+            {},
+            TypeError,
+            "score(adata): the counts are a numpy.ma.MaskedArray;",
+        ),
+        (
+            lambda: annotated(raw=small().astype(complex)),
+            {"layer": "raw"},
+            TypeError,
+            'score(layer="raw"): adata.layers["raw"] has dtype complex128;',
+        ),
+        (lambda: named(-small()), {}, ValueError, 'score(adata): cell "cell0", gene "gene0" of'),
+        (
+            lambda: annotated(raw=changed(1, 1, 0.25)),
+            {"layer": "raw"},
+            ValueError,
+            'score(layer="raw"): cell "cell1", gene "gene1" of adata.layers["raw"] is 0.25;',
+        ),
+        (
+            lambda: annotated(raw=0 * small()),
+            {"layer": "raw"},
+            ValueError,
+            'score(layer="raw"): cell "cell0" has no counts in adata.layers["raw"] (9 of 9',
+        ),
+        (
+            with_other,
+            {"gene_coverage": 0.5},
+            ValueError,
+            'score(gene_coverage=0.5): a gene is already called "_other"',
+        ),
+        (
+            annotated,
+            {"genes": np.array(["gene1", "absent"])},
+            ValueError,
+            'score(adata): 1 of the 2 genes of the fit are not in it, the first "absent";',
+        ),
+        (
+            lambda: named(np.array([[1, 0], [0, 1]])),
+            {"genes": np.array(["gene1"])},
+            ValueError,
+            'score(adata): 1 cells have no counts in the genes of the fit, the first "cell0";',
+        ),
+    ],
+)
+def test_errors_name_the_call_of_the_user(make, arguments, kind, start):
+    adata = make()
+    with pytest.raises(kind) as error:
+        Counts.from_anndata(adata, **arguments, caller="score")
+    assert str(error.value).startswith(start)
+    with pytest.raises(kind) as error:
+        Counts.from_anndata(adata, **arguments)
+    assert str(error.value).startswith(start.replace("score", "fit", 1))

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 
 import anndata
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,16 +17,15 @@ import scipy.sparse as sp
 
 import nbln
 from nbln.data.counts import Counts
-from nbln.data.histogram import count_tails
 from nbln.inference.laplace import engine
 from nbln.inference.laplace.engine import LaplaceConfig, fit_laplace
-from nbln.inference.source import Source
-from nbln.inference.svi import SVIConfig
+from nbln.inference.stream import CellStream
+from nbln.inference.svi.engine import SVIConfig
 from nbln.linalg import gauge
 from nbln.models.nbln import NBLN
 from nbln.models.pln import PLN
 from nbln.priors.capture import CaptureRule, KnownCapture
-from nbln.priors.loadings import HorseshoeColumnwise
+from nbln.priors.columnwise import HorseshoeColumnwise
 from nbln.priors.univariate import Frozen, InverseGamma, LogNormal, Normal
 
 FIXED = LaplaceConfig(n_steps=6, tol=0.0)  # the same number of iterations, whatever happens
@@ -55,10 +55,10 @@ def library_offset(counts):
 
 def fit_model(counts, kind=NBLN, shift=0.0, config=FIXED, first_r=5.0, **changes):
     eta = library_offset(counts) + shift
-    chosen = priors(**changes)
+    beliefs = priors(**changes)
     if kind is PLN:
-        del chosen["r"]
-    model = kind(chosen, HorseshoeColumnwise(), KnownCapture(eta), 2)
+        del beliefs["r"]
+    model = kind(beliefs, HorseshoeColumnwise(), KnownCapture(eta), 2)
     mean = counts.gene_totals / np.exp(-np.asarray(eta, np.float64)).sum()
     return fit_laplace(model, counts, mean, np.full(counts.n_genes, np.log(first_r)), config)
 
@@ -99,7 +99,8 @@ def test_sums_do_not_depend_on_chunks(storage, cells, in_one_chunk, tmp_path):
     chunked = fit_model(counts, config=config)
     known = KnownCapture(jnp.zeros(counts.n_cells))
     model = NBLN(priors(), HorseshoeColumnwise(), known, 2)
-    assert Source(counts, model.augmentation, resident, config.chunk_bytes).n_chunks == 3
+    stream = CellStream(counts, model.augmentation, resident, config.chunk_bytes)
+    assert stream.n_chunks == 3
     assert_same_fit(chunked, in_one_chunk)
 
 
@@ -146,10 +147,10 @@ def test_a_shift_of_eta_moves_the_means_alone(cells):
 
 
 def test_compositions_are_blind_to_a_shift_of_every_log_rate(nbln_fit):
-    arrays = dict(nbln_fit.arrays)
-    arrays["mu"] = arrays["mu"] + 2
-    arrays["W"] = arrays["W"] + np.array([0.5, -1.0, 2.0], np.float32)
-    shifted = replace(nbln_fit, arrays=arrays)
+    mu, W = nbln_fit.parameters.mu, nbln_fit.parameters.W
+    moved = mu + 2, W + np.array([0.5, -1.0, 2.0], np.float32)
+    parameters = eqx.tree_at(lambda p: (p.mu, p.W), nbln_fit.parameters, moved)
+    shifted = replace(nbln_fit, parameters=parameters)
     np.testing.assert_allclose(
         shifted.get_W_compositional(), nbln_fit.get_W_compositional(), atol=1e-5
     )
@@ -208,24 +209,24 @@ def test_an_iteration_moves_nothing_between_host_and_device(cells):
     counts = Counts.from_anndata(cells)
     eta = library_offset(counts)
     model = NBLN(priors(), HorseshoeColumnwise(), KnownCapture(eta), 2)
-    source = Source(counts, model.augmentation, 2**31, 64 * 20 * 4)
-    tails = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), count_tails(counts))
+    stream = CellStream(counts, model.augmentation, 2**31, 64 * 20 * 4)
+    tails = stream.tails()
     mean, log_r = np.ones(counts.n_genes), np.zeros(counts.n_genes)
-    state = engine._start(model, source, mean, log_r, 0)
+    state = engine.first_state(model, stream, mean, log_r, 0)
     model, state = jax.device_put((model, state))
-    z = source.zeros(2)
+    z = stream.zeros(2)
 
     def iterate(state, z):
-        sums, z = source.scan(engine.e_step, z, state, source.columns)
-        state, change = engine.m_step(model, state, sums, tails)
-        return state, z, change
+        sums, z = stream.scan(engine.e_step, z, state, stream.columns)
+        state, info = engine.m_step(model, state, sums, tails)
+        return state, z, info
 
     for _ in range(2):  # compile
         state, z, _ = iterate(state, z)
     with jax.transfer_guard("disallow"):
         for _ in range(2):
-            state, z, change = iterate(state, z)
-    assert np.isfinite(float(change.mu))
+            state, z, info = iterate(state, z)
+    assert np.isfinite(float(info.change.mu))
 
 
 # Convergence

@@ -16,9 +16,9 @@ from scipy import special, stats
 
 from nbln.channels.negative_binomial import NegativeBinomial
 from nbln.posterior import evidence, mode
-from nbln.posterior.mode import Parameters
+from nbln.posterior.mode import Parameters, Search
 
-find = jax.jit(mode.find, static_argnums=(2, 4, 5))
+find = jax.jit(mode.find, static_argnums=(2, 4))
 evaluate = jax.jit(evidence.evidence, static_argnums=2)
 every_case = pytest.mark.parametrize("columns", ["latent", "known", "flat"])
 every_channel = pytest.mark.parametrize("channel", ["poisson", "nb"])
@@ -28,7 +28,7 @@ def evidence_of(problem, dtype="float64"):
     with precision_of(dtype):
         parameters, cells = problem.kernel(dtype)
         tol = 1e-9 if dtype == "float64" else 1e-3
-        at = find(parameters, cells, problem.columns, problem.start(dtype), tol, 50)
+        at = find(parameters, cells, problem.columns, problem.start(dtype), Search(tol, 50))
         return np.asarray(evaluate(parameters, cells, problem.columns, at.f))
 
 
@@ -84,7 +84,7 @@ def test_gradient(channel, columns):
     with precision_of("float64"):
         _, cells = p.kernel("float64")
         parameters, _ = p.kernel("float64")
-        f = find(parameters, cells, p.columns, p.start("float64"), 1e-11, 100).f
+        f = find(parameters, cells, p.columns, p.start("float64"), Search(1e-11, 100)).f
 
         def total(values):
             channel = parameters.channel
@@ -112,7 +112,7 @@ def test_gradient_in_float32():
     for dtype in ("float32", "float64"):
         with precision_of(dtype):
             parameters, cells = p.kernel(dtype)
-            f = find(parameters, cells, p.columns, p.start(dtype), 1e-3, 100).f
+            f = find(parameters, cells, p.columns, p.start(dtype), Search(1e-3, 100)).f
 
             def total(parameters, cells=cells, f=f):
                 return jnp.sum(evaluate(parameters, cells, p.columns, f))
@@ -204,7 +204,7 @@ def test_padding_has_no_evidence():
     with precision_of("float32"):
         parameters, cells = p.kernel("float32")
         cells = cells._replace(mask=cells.mask.at[2].set(0))
-        at = find(parameters, cells, p.columns, p.start("float32"), 1e-3, 50)
+        at = find(parameters, cells, p.columns, p.start("float32"), Search(1e-3, 50))
         ours = evaluate(parameters, cells, p.columns, at.f)
         slope = jax.grad(lambda q: jnp.sum(evaluate(q, cells, p.columns, at.f)))(parameters)
     assert float(ours[2]) == 0

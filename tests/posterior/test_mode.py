@@ -17,13 +17,13 @@ from scipy import optimize, stats
 
 from nbln.channels.negative_binomial import LOG_R_MAX
 from nbln.posterior import evidence, mode
-from nbln.posterior.mode import Cells, Columns
+from nbln.posterior.mode import Cells, Columns, Search
 
 TOLERANCE = {"float32": 2e-3, "float64": 1e-7}
 both_precisions = pytest.mark.parametrize("dtype", TOLERANCE)
 every_case = pytest.mark.parametrize("columns", ["latent", "known", "flat"])
 every_channel = pytest.mark.parametrize("channel", ["poisson", "nb"])
-find = jax.jit(mode.find, static_argnums=(2, 4, 5))
+find = jax.jit(mode.find, static_argnums=(2, 4))
 
 
 def found(problem, dtype, tol=1e-3, max_steps=50):
@@ -32,7 +32,7 @@ def found(problem, dtype, tol=1e-3, max_steps=50):
         tol = 1e-9
     with precision_of(dtype):
         parameters, cells = problem.kernel(dtype)
-        at = find(parameters, cells, problem.columns, problem.start(dtype), tol, max_steps)
+        at = find(parameters, cells, problem.columns, problem.start(dtype), Search(tol, max_steps))
         step = mode.newton_step(parameters, cells, problem.columns, at.f)
         # NumPy arrays: outside this context JAX would take float64 for float32.
         return jax.device_get((at, step))
@@ -146,7 +146,7 @@ def test_corrected_moves_by_the_third_derivative(columns):
     at, step = found(p, "float64")
     with precision_of("float64"):
         parameters, cells = p.kernel("float64")
-        moved, _ = jax.device_get(mode.corrected(step, parameters, cells, p.columns))
+        moved = jax.device_get(mode.corrected(step, parameters, cells, p.columns)).step
     for c in range(len(p.u)):
         dense = posterior(p, c)
         change = -0.5 * np.asarray(step.slope[c]) * np.diag(dense.var_f)
@@ -161,8 +161,8 @@ def test_padding_changes_nothing(channel, columns):
     parameters, cells = p.kernel("float32")
     padded = Cells(*(jnp.concatenate([x, jnp.zeros_like(x[:3])]) for x in cells))
     f = jnp.concatenate([p.start("float32"), jnp.zeros((3, len(p.mu)))])
-    at = find(parameters, cells, p.columns, p.start("float32"), 1e-3, 50)
-    with_padding = find(parameters, padded, p.columns, f, 1e-3, 50)
+    at = find(parameters, cells, p.columns, p.start("float32"), Search(1e-3, 50))
+    with_padding = find(parameters, padded, p.columns, f, Search(1e-3, 50))
     np.testing.assert_allclose(with_padding.f[:5], at.f, atol=1e-4)
     assert np.all(np.isfinite(with_padding.f))
     assert np.all(with_padding.converged)
@@ -218,8 +218,8 @@ def test_hard_cases(case, dtype, channel):
 def test_a_far_start_reaches_the_same_mode(columns, channel, away):
     p = random_problem(channel, columns)
     parameters, cells = p.kernel("float32")
-    near = find(parameters, cells, p.columns, p.start("float32"), 1e-3, 100)
-    far = find(parameters, cells, p.columns, p.start("float32") + away, 1e-3, 100)
+    near = find(parameters, cells, p.columns, p.start("float32"), Search(1e-3, 100))
+    far = find(parameters, cells, p.columns, p.start("float32") + away, Search(1e-3, 100))
     assert np.all(far.converged)
     np.testing.assert_allclose(far.f, near.f, atol=5e-3)
 
@@ -227,7 +227,7 @@ def test_a_far_start_reaches_the_same_mode(columns, channel, away):
 def test_too_few_steps_are_reported():
     p = random_problem("poisson", "known")
     parameters, cells = p.kernel("float32")
-    at = find(parameters, cells, p.columns, p.start("float32") + 4, 1e-3, 1)
+    at = find(parameters, cells, p.columns, p.start("float32") + 4, Search(1e-3, 1))
     assert not np.any(at.converged)
     assert np.all(np.asarray(at.gradient_norm) > 1e-2)
 

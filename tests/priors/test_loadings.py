@@ -7,16 +7,13 @@ import pytest
 from dense_reference import precision_of
 from scipy import stats
 
-from nbln.priors.loadings import (
-    FLOOR,
-    LOADINGS_PRIORS,
-    Flat,
-    Gaussian,
-    HorseshoeColumnwise,
-    HorseshoeSparse,
-    NegColumnwise,
-    Rows,
-)
+from nbln.priors.columnwise import Flat, Gaussian, HorseshoeColumnwise, NegColumnwise
+from nbln.priors.loadings import Entries
+from nbln.priors.shrinkage import Shrinkage
+from nbln.priors.sparse import HorseshoeSparse
+from nbln.registry import LOADINGS_PRIORS
+
+FLOOR = Shrinkage().smallest_scale
 
 N_GENES = 80
 NORMS = np.array([300.0, 60.0, 4.0, 0.3])
@@ -131,8 +128,9 @@ def test_sites_have_the_shapes_of_the_scales(name):
     prior = LOADINGS_PRIORS[name]()
     scales = prior.start(jnp.asarray(NORMS), N_GENES)
     drawn = {}
-    for site, distribution in prior.sites(4):
-        drawn[site] = distribution(drawn).sample(jax.random.key(0))
+    for site in prior.sites(4):
+        drawn[site.name] = site.distribution(drawn).sample(jax.random.key(0))
+        assert drawn[site.name].shape == (4,) * len(site.dims)
     assert {n: x.shape for n, x in drawn.items()} == {n: x.shape for n, x in scales.items()}
 
 
@@ -155,7 +153,7 @@ def under_gaussian_prior(seen, error, precision, centre):
     """The posterior that the engine finds from an estimate, under a Gaussian prior."""
     variance = 1 / (1 / error**2 + precision)
     mean = variance * (seen / error**2 + precision * centre)
-    return Rows(*(jnp.asarray(x) for x in (mean, variance, centre, precision)))
+    return Entries(*(jnp.asarray(x) for x in (mean, variance, centre, precision)))
 
 
 def test_entries_have_the_mean_of_spike_and_slab():

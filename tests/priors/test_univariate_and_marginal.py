@@ -7,13 +7,13 @@ import pytest
 from dense_reference import precision_of
 from scipy import optimize
 
-from nbln.models.base import transform
 from nbln.priors.capture import (
     M0_FLOOR,
     CaptureRule,
     KnownCapture,
     LatentCapture,
 )
+from nbln.priors.coordinates import transform
 from nbln.priors.marginal import R_MAX, MarginalDispersion, MarginalMean, conditional_log_r
 from nbln.priors.univariate import Beta, Frozen, InverseGamma, LogNormal, Normal
 

@@ -12,7 +12,7 @@ from nbln.models.nbln import NBLN
 from nbln.posterior import evidence, mode
 from nbln.posterior.mode import Cells, Parameters
 from nbln.priors.capture import KnownCapture, LatentCapture
-from nbln.priors.loadings import Flat
+from nbln.priors.columnwise import Flat
 from nbln.priors.univariate import InverseGamma, LogNormal, Normal
 
 # Deep counts with a large dispersion, so that Laplace's own error is below the Monte Carlo error.
@@ -63,16 +63,16 @@ def close(draws, mean, sd):
 @pytest.mark.parametrize("capture", CAPTURE)
 def test_posterior_of_a_cell(capture):
     model = model_of(capture)
-    parameters = Parameters(
-        *(jnp.asarray(x, jnp.float32) for x in (MU, W, D)), model.start_channel(jnp.log(R))
-    )
+    mu, loadings, d, r = (jnp.asarray(x, jnp.float32) for x in (MU, W, D, R))
+    parameters = Parameters(mu, loadings, d, model.channel.of({"r": r}))
     offset, scale, columns = model.augmentation
     counts = jnp.asarray(COUNTS, jnp.float32)
     cells = Cells(counts, jnp.ones(1), offset, scale)
     at = mode.find(parameters, cells, columns, jnp.log(counts + 0.5))
     step = mode.newton_step(parameters, cells, columns, at.f)
-    moved, leverage = mode.corrected(step, parameters, cells, columns)
-    variance = parameters.d * step.t + step.t**2 * leverage
+    moved, leverage, variance = mode.corrected(step, parameters, cells, columns)
+    by_formula = parameters.d * step.t + step.t**2 * leverage
+    np.testing.assert_allclose(variance, by_formula, rtol=1e-5)
     f, eta = nuts(capture)
     close(f, np.asarray(moved.f[0]), np.sqrt(np.asarray(variance[0])))
     if capture == "latent":

@@ -12,24 +12,42 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from nbln import vocabulary as names
+from nbln.arguments import check_settings, number, whole
 from nbln.data.counts import Counts
-from nbln.inference.laplace import mstep, start
-from nbln.inference.source import CHUNK_BYTES, Source
+from nbln.inference.laplace import start, statistics
+from nbln.inference.laplace.basis import Rotation
+from nbln.inference.laplace.rows import Damping
+from nbln.inference.laplace.update import Change, Info, State, priors_at, update
+from nbln.inference.stream import CHUNK_BYTES, CellStream
 from nbln.linalg import gauge
 from nbln.linalg.dtypes import strong
-from nbln.models.base import LogNormalModel
+from nbln.models.log_normal import LogNormalModel
 from nbln.posterior import evidence, mode
-from nbln.posterior.mode import Parameters
+from nbln.posterior.cells import CellPosterior
+from nbln.posterior.mode import Parameters, Search
+from nbln.priors.loadings import FittedLoadings
+from nbln.priors.shrinkage import Phase
 from nbln.progress import Progress
 
 log = logging.getLogger("nbln")
 
-FIRST_TOL, FIRST_STEPS = 0.1, 10  # of the modes at the first parameters
+# The first parameters are rough, so the modes at them need not be exact.
+FIRST_SEARCH = Search(tol=0.1, max_steps=10)
+
+RULES = {
+    "n_steps": whole(1),
+    "tol": number(0.0),
+    "newton_tol": number(0.0, open_=True),
+    "newton_steps": whole(1),
+    "resident_bytes": whole(0),
+    "chunk_bytes": whole(1),
+}
 
 
 @dataclass(frozen=True)
@@ -44,14 +62,19 @@ class LaplaceConfig:
         Largest change of the parameters in one iteration at which a fit has converged: relative
         for W_⊥W_⊥ᵀ, root mean square over genes for μ, log d and log r.
     newton_tol
-        A cell's mode is found when no log-rate moves by more than this (natural log).
+        A cell's mode is reached when no log-rate moves by more than this (natural log).
     newton_steps
         Upper bound on the final Newton steps of a cell.
     resident_bytes
         Largest dense float32 matrix of counts that is kept in memory; larger ones, and files
-        opened with ``backed="r"``, are streamed in every iteration.
+        opened with ``backed="r"``, are streamed in each iteration.
     chunk_bytes
         Size of one chunk of counts.
+
+    Raises
+    ------
+    ValueError
+        A value out of its range; names it.
     """
 
     n_steps: int = 200
@@ -61,29 +84,25 @@ class LaplaceConfig:
     resident_bytes: int = 2**31
     chunk_bytes: int = CHUNK_BYTES
 
+    def __post_init__(self):
+        check_settings(self, RULES)
 
-class CellFit(NamedTuple):
-    """What is kept of every cell (cell axis first)."""
-
-    z: np.ndarray  # (cell, all_columns) coordinates at the mode
-    eta: np.ndarray  # (cell,) capture loss, posterior mean
-    eta_loc: np.ndarray  # (cell,) the same before truncation at 0
-    eta_sd: np.ndarray  # (cell,) and its standard deviation; 0 where η is known
-    log_evidence: np.ndarray  # (cell,) natural log
-    gradient_norm: np.ndarray  # (cell,) in posterior standard deviations
-    converged: np.ndarray  # (cell,) bool
+    @property
+    def search(self) -> Search:
+        """When the search for a cell's mode ends."""
+        return Search(float(self.newton_tol), int(self.newton_steps))
 
 
 class LaplaceFit(NamedTuple):
     """What the engine returns."""
 
     parameters: Parameters
-    scales: dict[str, Array]
-    loadings_precision: Float[Array, "gene factor"]  # of the prior that follows from the last rows
-    cells: CellFit
-    normal: Float[Array, "gene moments"]  # complete-data precision of [μ, W], packed
-    log_r_sd: Float[Array, " gene"] | None  # conditional, by curvature
-    trace: np.ndarray  # (iteration, 4) changes: loadings, mu, log d, channel
+    loadings: FittedLoadings
+    cells: CellPosterior
+    # Complete-data precision of [μ, W], packed, summed at the final parameters in their basis.
+    normal: Float[Array, "gene moments"]
+    channel_sd: dict[str, Array]  # conditional, of the natural log of each channel parameter
+    info: Info  # of all iterations, stacked
     converged: bool
     seconds: dict[str, float]
 
@@ -99,21 +118,18 @@ def fit_laplace(
 ) -> LaplaceFit:
     """Fit a log-normal model; `mean` and `log_r` are first values of e^μ and of log dispersion."""
     began = time.perf_counter()
-    source = Source(counts, model.augmentation, config.resident_bytes, config.chunk_bytes)
-    tails = source.tails()
-    state = _start(model, source, mean, log_r, seed)
-    z = source.zeros(model.latent_dim + len(source.columns.value))
-    _, z = source.scan(first_step, z, state.parameters, source.columns)
+    stream = CellStream(counts, model.augmentation, config.resident_bytes, config.chunk_bytes)
+    tails = stream.tails()
+    state = first_state(model, stream, mean, log_r, seed)
+    z = stream.zeros(model.latent_dim + len(stream.columns.value))
+    _, z = stream.scan(first_step, z, state.parameters, stream.columns)
     started = time.perf_counter()
-    state, z, sums, trace, converged = _iterate(model, source, state, z, tails, config, progress)
+    state, z, history, converged = _iterate(model, stream, state, z, tails, config, progress)
     iterated = time.perf_counter()
-    cells = _finish(source, state, z, config)
-    if not cells.converged.all():
-        log.warning(
-            "%d of %d cells did not reach their posterior mode",
-            (~cells.converged).sum(),
-            counts.n_cells,
-        )
+    sums, cells = _finish(stream, state, z, config)
+    n_astray = int((~cells.converged).sum())
+    if n_astray:
+        log.warning("%d of %d cells did not reach their posterior mode", n_astray, counts.n_cells)
     seconds = {
         "start": started - began,
         "iterations": iterated - started,
@@ -121,35 +137,34 @@ def fit_laplace(
     }
     return LaplaceFit(
         state.parameters,
-        state.scales,
-        state.precision,
+        FittedLoadings(model.loadings, state.scales, state.precision),
         cells,
         sums.normal,
-        _log_r_sd(state.parameters.channel, sums.channel, tails, model.priors),
-        trace,
+        _channel_sd(model, state.parameters, sums.channel, tails),
+        jax.tree.map(lambda *leaves: np.stack(leaves), *history),
         converged,
         seconds,
     )
 
 
-def _start(model, source, mean, log_r, seed) -> mstep.State:
+def first_state(model, stream: CellStream, mean, log_r, seed: int) -> State:
     """Large loadings from a principal-component analysis of shrunken log-counts."""
-    n_genes, k = source.n_genes, model.latent_dim
+    n_genes, k = stream.n_genes, model.latent_dim
     d = jnp.broadcast_to(model.priors[names.RESIDUAL].mode(), (n_genes,)).astype(jnp.float32)
-    channel = model.start_channel(jnp.asarray(log_r, jnp.float32))
+    channel = model.channel.start(jnp.asarray(log_r, jnp.float32))
     log_mean = jnp.log(jnp.asarray(mean, jnp.float32))
     # The marginal mean is what log-counts centre on; μ itself is lower by half the variance.
     plain = Parameters(log_mean, jnp.zeros((n_genes, k)), d, channel)
-    probes, nothing = start.first_probes(n_genes, k, seed), source.zeros(0)
+    probes, nothing = start.first_probes(n_genes, k, seed), stream.zeros(0)
     for _ in range(start.POWER_ITERATIONS):
-        sums, _ = source.scan(start.sketch, nothing, plain, probes)
+        sums, _ = stream.scan(start.sketch, nothing, plain, probes)
         probes = start.orthonormal(sums, probes)
-    sums, _ = source.scan(start.sketch, nothing, plain, probes)
+    sums, _ = stream.scan(start.sketch, nothing, plain, probes)
     return _first_state(model, plain, sums, probes)
 
 
 @eqx.filter_jit
-def _first_state(model, plain: Parameters, sums, probes) -> mstep.State:
+def _first_state(model, plain: Parameters, sums, probes) -> State:
     n_genes, k = plain.W.shape
     W = start.loadings(sums, probes, k)
     variance = jnp.sum(W**2, axis=1) + plain.d
@@ -159,97 +174,102 @@ def _first_state(model, plain: Parameters, sums, probes) -> mstep.State:
     norms = gauge.squared_norms(W)
     scales = model.loadings.start(jnp.full_like(norms, jnp.max(norms)), n_genes)
     precision = model.loadings.column_precision(scales, W.shape)
-    rotation = mstep.Rotation(jnp.eye(k), jnp.zeros(k))
-    zero = jnp.zeros((), jnp.int32)
     parameters = Parameters(mu, W, plain.d, plain.channel)
-    damping = mstep.Damping.start(n_genes)
-    return strong(mstep.State(zero, parameters, scales, precision, zero, rotation, damping))
+    return strong(
+        State(
+            Phase.start(),
+            parameters,
+            scales,
+            precision,
+            Rotation.identity(k),
+            Damping.start(n_genes),
+        )
+    )
 
 
-def _iterate(model, source, state, z, tails, config, progress):
-    """Iterate until converged; reads each iteration's change while the next one runs."""
-    trace, previous, converged, sums = [], None, False, None
-
-    def record(change, sharpening):
-        """Note an iteration's change, and whether it was the last that is needed."""
-        trace.append([float(x) for x in change])
-        # Sparse loadings have converged only with the scales of their entries.
-        final = not model.loadings.sparse or int(sharpening) >= mstep.SHARP
-        return final and max(trace[-1]) <= config.tol
-
+def _iterate(model, stream: CellStream, state: State, z, tails, config: LaplaceConfig, progress):
+    """Iterate until converged; reads what an iteration did while the next one runs."""
+    history: list[Info] = []
+    previous, converged = None, False
     with Progress("Laplace", config.n_steps, progress) as bar:
         for _ in range(config.n_steps):
-            sums, z = source.scan(e_step, z, state, source.columns)
-            state, change = m_step(model, state, sums, tails)
+            sums, z = stream.scan(e_step, z, state, stream.columns)
+            state, info = m_step(model, state, sums, tails)
             if previous is not None:
-                converged = record(*previous)
-                bar.advance(f"change {max(trace[-1]):.1e}")
-                if not np.isfinite(trace[-1]).all():
-                    raise FloatingPointError(_diverged(len(trace), trace[-1]))
+                converged = _record(history, previous, config)
+                bar.advance(f"change {max(history[-1].change):.1e}")
                 if converged:
                     break
-            previous = change, state.sharpening
+            previous = info
         if not converged and previous is not None:
-            converged = record(*previous)
+            converged = _record(history, previous, config)
     if not converged:
         log.warning(
             "the Laplace fit did not converge in n_steps=%d iterations; the last one changed the "
             "parameters by %.1e (tol=%.1e)",
             config.n_steps,
-            max(trace[-1]),
+            max(history[-1].change),
             config.tol,
         )
-    return state, z, sums, np.array(trace), converged
+    return state, z, history, converged
 
 
-def _diverged(iteration, change):
-    which = [n for n, x in zip(mstep.Change._fields, change, strict=True) if not np.isfinite(x)]
+def _record(history: list[Info], info: Info, config: LaplaceConfig) -> bool:
+    """Note what an iteration did; whether it was the last that is needed."""
+    info = jax.device_get(info)
+    history.append(info)
+    if not np.isfinite(info.change).all():
+        raise FloatingPointError(_diverged(len(history), info.change))
+    return bool(info.may_stop) and float(max(info.change)) <= config.tol
+
+
+def _diverged(iteration: int, change: Change) -> str:
+    pairs = zip(change._fields, change, strict=True)
+    names_ = [name for name, value in pairs if not np.isfinite(value)]
     return (
         f"fit(inference_method='laplace'): iteration {iteration} gave a value that is not finite "
-        f"in {', '.join(which)}; check the counts for cells or genes of extreme size, or set a "
+        f"in {', '.join(names_)}; check the counts for cells or genes of extreme size, or set a "
         "tighter prior on r or d"
     )
 
 
 def first_step(parameters, columns, cells, z):
     """The modes at the first parameters, roughly, from the counts themselves."""
-    found = mode.find(
-        parameters, cells, columns, jnp.log(cells.counts + 0.5), FIRST_TOL, FIRST_STEPS
-    )
-    return (), found.z
+    start_f = jnp.log(cells.counts + 0.5)
+    return (), mode.find(parameters, cells, columns, start_f, FIRST_SEARCH).z
 
 
-def e_step(state: mstep.State, columns, cells, z):
+def e_step(state: State, columns, cells, z):
     """A chunk's part of an iteration: turn its coordinates, take a Newton step, sum."""
-    return mstep.statistics(state.parameters, cells, columns, mstep.rotate(z, state.rotation))
+    return statistics.advance(state.parameters, cells, columns, state.rotation(z))
 
 
-m_step = eqx.filter_jit(mstep.update)
+m_step = eqx.filter_jit(update)
 
 
 @eqx.filter_jit
-def _log_r_sd(channel, sums, tails, priors):
-    return channel.log_r_sd(sums, tails, priors)
+def _channel_sd(model, parameters: Parameters, sums, tails) -> dict[str, Array]:
+    priors = priors_at(model.priors, parameters)
+    return parameters.channel.conditional_sd(sums, tails, priors)
 
 
-def _finish(source: Source, state: mstep.State, z, config: LaplaceConfig) -> CellFit:
-    """Every cell's mode, evidence and capture loss at the final parameters."""
-    _, parts = source.scan(
-        finish_step, z, state, source.columns, config.newton_tol, config.newton_steps
-    )
-    return CellFit(*source.join(parts))
+def _finish(stream: CellStream, state: State, z, config: LaplaceConfig):
+    """The sums, and each cell's mode, evidence and capture loss, at the final parameters."""
+    sums, parts = stream.scan(finish_step, z, state, stream.columns, config.search)
+    assert sums is not None, "counts have at least one chunk"
+    return sums, CellPosterior(*stream.join(parts))
 
 
-def finish_step(state, columns, tol, max_steps, cells, z):
-    """What is kept of a chunk's cells, cell axis first."""
+def finish_step(state: State, columns, search: Search, cells, z):
+    """A chunk's sums, and what is kept of its cells, cell axis first."""
     parameters = state.parameters
-    f = mode.conditional_rates(parameters, cells, columns, mstep.rotate(z, state.rotation))
-    found = mode.find(parameters, cells, columns, f, tol, max_steps)
-    covariance = mode.newton_step(parameters, cells, columns, found.f).covariance
-    return (), (
-        found.z.T,
-        *evidence.capture_loss(cells, columns, found.z, covariance),
-        evidence.evidence(parameters, cells, columns, found.f),
-        found.gradient_norm,
-        found.converged,
+    f = mode.conditional_rates(parameters, cells, columns, state.rotation(z))
+    mode_ = mode.find(parameters, cells, columns, f, search)
+    step = mode.newton_step(parameters, cells, columns, mode_.f)
+    return statistics.of_step(step, parameters, cells, columns), (
+        mode_.z.T,
+        *evidence.capture_loss(cells, columns, mode_.z, step.covariance),
+        evidence.evidence_after(parameters, cells, columns, step),
+        mode_.gradient_norm,
+        mode_.converged,
     )

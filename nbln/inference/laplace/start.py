@@ -7,11 +7,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nbln.linalg import gauge
-from nbln.posterior.mode import Cells, Parameters, dot
+from nbln.linalg.products import dot
+from nbln.posterior.mode import Cells, Parameters
 
+# Further probes and power iterations, as Halko, Martinsson & Tropp (2011) advise: 5 to 10, 1 to 3.
 OVERSAMPLING = 8
 POWER_ITERATIONS = 3
-SPREAD = 1.0  # variance of a log-rate between cells that the shrinkage assumes
+# Variance of a log-rate between cells that the shrinkage of first log-counts assumes: large, since
+# columns that begin small collapse before the factors have formed.
+SPREAD = 1.0
 
 
 class Sketch(eqx.Module):
@@ -32,7 +36,7 @@ def sketch(parameters: Parameters, probes: Float[Array, "gene probe"], cells: Ce
     f = jnp.log(cells.counts + 0.5)
     a = parameters.channel.derivatives(cells.counts, f)[1]
     shrink = SPREAD * a / (1 + SPREAD * a) * cells.mask[:, None]
-    residual = shrink * (f - parameters.mu - cells.offset[:, None])
+    residual = shrink * (f - parameters.mean(cells))
     inner = dot(residual, probes)
     sums = Sketch(
         dot(residual.T, inner), dot(inner.T, inner), residual.sum(axis=0), cells.mask.sum()

@@ -1,0 +1,163 @@
+"""How an argument is refused: what was given, what is accepted, and what may have been meant.
+
+`argument` is how the user wrote it without its value, as in ``fit(seed``, or a name alone.
+"""
+
+import dataclasses
+import difflib
+import math
+import numbers
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
+Rule = Callable[[str, Any], Any]  # (argument, value) -> the value, or an error
+
+
+def shown(argument: str, value: Any) -> str:
+    """The argument with its value, as the user wrote it."""
+    return f"{argument}={value!r}{')' if '(' in argument else ''}"
+
+
+def choose(argument: str, value: Any, accepted: Iterable[str]) -> str:
+    """`value` if it is accepted.
+
+    Raises
+    ------
+    ValueError
+        It is not; the message lists what is and guesses what was meant.
+    """
+    what = argument.split("(")[-1].split("=")[0].replace("_", " ")
+    return choose_from(list(accepted), value, shown(argument, value), what)
+
+
+def choose_from(accepted: list[str], value: Any, given: str, what: str) -> str:
+    """`value` if it is accepted; `given` is how the user wrote it, `what` it should have been."""
+    if isinstance(value, str) and value in accepted:
+        return value
+    raise ValueError(
+        f"{given}: unknown {what}; choose one of {', '.join(accepted)}"
+        f"{hint(value, accepted, quoted=True)}"
+    )
+
+
+def hint(value: Any, accepted: Iterable[str], quoted: bool = False) -> str:
+    """'; did you mean ...?' where an accepted word is close, whatever its case; else nothing."""
+    folded = {word.casefold(): word for word in accepted}
+    near = difflib.get_close_matches(str(value).casefold(), folded, n=1)
+    if not near:
+        return ""
+    word = folded[near[0]]
+    return f"; did you mean {repr(word) if quoted else word}?"
+
+
+def check_whole(argument: str, value: Any, least: int = 1) -> int:
+    """`value`, if it is a whole number of at least `least`.
+
+    Raises
+    ------
+    ValueError
+        It is not.
+    """
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < least:
+        raise ValueError(f"{shown(argument, value)}: must be a whole number, at least {least}")
+    return int(value)
+
+
+def check_number(argument: str, value: Any, least: float, most: float, open_: bool) -> float:
+    """`value`, if it is a number from `least` (excluded where `open_`) to `most`.
+
+    Raises
+    ------
+    ValueError
+        It is not.
+    """
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or not least <= float(value) <= most or (open_ and float(value) == least):
+        bound = f"above {least:g}" if open_ else f"at least {least:g}"
+        upper = "" if most == math.inf else f" and at most {most:g}"
+        raise ValueError(f"{shown(argument, value)}: must be a number {bound}{upper}")
+    return float(value)
+
+
+def whole(least: int = 1) -> Rule:
+    """The rule of a setting that is a whole number."""
+    return lambda argument, value: check_whole(argument, value, least)
+
+
+def number(least: float = 0.0, most: float = math.inf, open_: bool = False) -> Rule:
+    """The rule of a setting that is a number."""
+    return lambda argument, value: check_number(argument, value, least, most, open_)
+
+
+def one_of(accepted: Iterable[str]) -> Rule:
+    """The rule of a setting that is one of some words."""
+    return lambda argument, value: choose(argument, value, accepted)
+
+
+def check_settings(settings: Any, rules: Mapping[str, Rule]) -> None:
+    """Check the fields of a settings dataclass, each by its rule.
+
+    Raises
+    ------
+    ValueError
+        The first field that breaks its rule.
+    """
+    for name, rule in rules.items():
+        rule(f"{type(settings).__name__}({name}", getattr(settings, name))
+
+
+def replace_settings(settings, argument: str, rules: Mapping[str, Rule], **overrides):
+    """The settings with keywords of `fit` on top of them; a keyword that is None changes nothing.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A keyword that the settings do not have, or that breaks its rule.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    for name, value in given.items():
+        rules[name](f"{argument}({name}", value)
+    return dataclasses.replace(settings, **given)
+
+
+def check_keywords(call: str, unknown: Mapping[str, Any], accepted: Iterable[str]) -> None:
+    """Raise for keywords that a call does not have.
+
+    Raises
+    ------
+    TypeError
+        Names the first, with the one that may have been meant.
+    """
+    words = list(accepted)
+    for keyword in unknown:
+        raise TypeError(
+            f"{call}({keyword}=...): unknown keyword{hint(keyword, words)}; known: "
+            f"{', '.join(words)}"
+        )
+
+
+def find(wanted: Any, labels: np.ndarray, what: str) -> Int[np.ndarray, " wanted"]:
+    """Positions of names among labels; `what` they are, for the message.
+
+    Raises
+    ------
+    KeyError
+        Names the first that is not there.
+    ValueError
+        No name at all.
+    """
+    wanted = np.atleast_1d(wanted)
+    positions = pd.Index(labels).get_indexer(pd.Index(wanted))
+    missing = np.flatnonzero(positions < 0)
+    if len(missing):
+        first = wanted[missing[0]].item()
+        near = hint(first, map(str, labels), quoted=True)
+        raise KeyError(f"{what}={first!r}: not in this fit of {len(labels)} {what}{near}")
+    if not len(positions):
+        raise ValueError(f"{what}=[]: name one at least, or leave it out for all")
+    return positions

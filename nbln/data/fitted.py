@@ -1,0 +1,146 @@
+"""What results remember of their data: whose cells and genes, and how they were fitted."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from nbln import vocabulary as names
+from nbln.data.counts import Counts
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """The data that a model was fitted to, by name, and the settings of the fit.
+
+    Attributes
+    ----------
+    cell_names, gene_names
+        In the order of the result's arrays.
+    library_size
+        (cell,) total counts.
+    fingerprint
+        Hash of names and totals, to recognise the data.
+    has_other
+        Whether the last gene is the pool of the rarest.
+    layer, gene_coverage
+        How the counts were read from an AnnData.
+    settings
+        Plain values for the record: keywords that shaped the fit. Nothing is computed from them.
+    seconds
+        Wall-clock time by stage.
+    counts
+        The data themselves while the result is live; None after loading.
+    """
+
+    cell_names: np.ndarray
+    gene_names: np.ndarray
+    library_size: np.ndarray
+    fingerprint: str
+    has_other: bool
+    layer: str | None
+    gene_coverage: float | None
+    settings: dict[str, Any]
+    seconds: dict[str, float]
+    counts: Counts | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        counts: Counts,
+        layer: str | None,
+        gene_coverage: float | None,
+        settings: dict[str, Any],
+        seconds: dict[str, float],
+    ) -> "Fitted":
+        """What a fit of these counts has to remember."""
+        return cls(
+            counts.cell_names,
+            counts.gene_names,
+            np.asarray(counts.library_size),
+            counts.fingerprint,
+            counts.has_other,
+            layer,
+            gene_coverage,
+            settings,
+            seconds,
+            counts,
+        )
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self.cell_names)
+
+    @property
+    def n_genes(self) -> int:
+        """Number of genes, the pool of the rarest included."""
+        return len(self.gene_names)
+
+    @property
+    def real_genes(self) -> np.ndarray:
+        """(gene,) True for genes, False for the pool of the rarest."""
+        mask = np.ones(self.n_genes, bool)
+        if self.has_other:
+            mask[-1] = False
+        return mask
+
+    def label(self, values, dims: tuple[str, ...], name: str | None = None) -> xr.DataArray:
+        """Label an array with the names of its cells and genes."""
+        coordinates = {names.CELL: self.cell_names, names.GENE: self.gene_names}
+        labels = {dim: coordinates[dim] for dim in dims if dim in coordinates}
+        return xr.DataArray(np.asarray(values), dims=dims, coords=labels, name=name)
+
+    def data(self, adata=None) -> Counts:
+        """The counts: the live ones, or those of `adata`, which must be the same data.
+
+        Raises
+        ------
+        ValueError
+            The result was loaded and no data are given, or they are other data.
+        """
+        if adata is None:
+            if self.counts is None:
+                raise ValueError(
+                    "this result was loaded from a file and does not hold the counts; pass them "
+                    "again with counts=adata"
+                )
+            return self.counts
+        counts = (
+            adata
+            if isinstance(adata, Counts)
+            else Counts.from_anndata(adata, layer=self.layer, gene_coverage=self.gene_coverage)
+        )
+        if counts.fingerprint != self.fingerprint:
+            raise ValueError(f"counts=: not the data of this fit: {self._difference(counts)}")
+        return counts
+
+    def matched(self, adata, layer: str | None, caller: str) -> Counts:
+        """The counts of any cells, of exactly the genes of the fit; `caller` is for messages.
+
+        Raises
+        ------
+        TypeError, KeyError, ValueError
+            Not an AnnData, no such layer, a gene of the fit is missing, or these are no counts.
+        """
+        layer = self.layer if layer is None else layer
+        return Counts.from_anndata(adata, layer=layer, genes=self.gene_names, caller=caller)
+
+    def _difference(self, counts: Counts) -> str:
+        """How other counts differ, in words."""
+        if (self.n_cells, self.n_genes) != (counts.n_cells, counts.n_genes):
+            return (
+                f"{self.n_cells} cells x {self.n_genes} genes, given {counts.n_cells} x "
+                f"{counts.n_genes}"
+            )
+        pairs = (
+            ("cells", self.cell_names, counts.cell_names),
+            ("genes", self.gene_names, counts.gene_names),
+        )
+        for what, ours, theirs in pairs:
+            if set(ours) != set(theirs):
+                return f"{what} of other names"
+            if not np.array_equal(ours, theirs):
+                return f"the same {what} in another order; put them in the order of result.fitted"
+        return "the same names, other counts"

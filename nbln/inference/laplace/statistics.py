@@ -1,0 +1,50 @@
+"""What an iteration sums over cells: all that its update needs, so chunks and devices add up."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nbln.linalg import small
+from nbln.linalg.products import dot
+from nbln.posterior import mode
+from nbln.posterior.mode import Cells, Columns, Parameters, Step
+
+
+class Statistics(NamedTuple):
+    """Sums over cells, at the parameters and in the basis that they were taken in."""
+
+    normal: Float[Array, "gene moments"]  # Σ S [1, z, zzᵀ packed]
+    response: Float[Array, "gene regressors"]  # Σ q [1, z], less the extra columns' part
+    residual: Float[Array, " gene"]  # Σ E[ε²]
+    moments: Float[Array, " moments"]  # Σ [1, z, zzᵀ packed]
+    channel: Float[Array, "sums gene"]  # the channel's own
+
+
+def advance(
+    parameters: Parameters, cells: Cells, columns: Columns, z: Float[Array, "all_columns cell"]
+) -> tuple[Statistics, Float[Array, "all_columns cell"]]:
+    """One Newton step for a chunk from its coordinates `z`; its sums, and the new coordinates."""
+    f = mode.conditional_rates(parameters, cells, columns, z)
+    step = mode.newton_step(parameters, cells, columns, f)
+    return of_step(step, parameters, cells, columns), step.z
+
+
+def of_step(step: Step, parameters: Parameters, cells: Cells, columns: Columns) -> Statistics:
+    """The sums of a chunk whose cells have just taken a Newton step."""
+    k, d = parameters.W.shape[1], parameters.d
+    t, S = step.t, step.weight
+    mean, leverage, variance = mode.corrected(step, parameters, cells, columns)
+    second = mean.covariance + mean.z[:, None] * mean.z[None, :]
+    moments = jnp.concatenate([jnp.ones_like(mean.z[:1]), mean.z[:k], small.pack(second[:k, :k])])
+    moments = moments * cells.mask
+    # q is S (y - o - μ) in the regression of the working response y on [1, z].
+    response = dot(mean.response.T, moments[: k + 1].T)
+    if columns.value:
+        cross = jnp.concatenate([mean.z[k:, None], second[k:, :k]], axis=1)
+        weight = jnp.asarray(columns.value, mean.f.dtype)[:, None] * cells.scale.T
+        response = response - dot(S.T, jnp.sum(weight[:, None] * cross, axis=0).T)
+    residual = (d * mean.alpha) ** 2 + d * t + (d * S) ** 2 * leverage
+    channel = parameters.channel.statistics(cells.counts, mean.f, variance, cells.mask)
+    normal, residual = dot(S.T, moments.T), dot(cells.mask, residual)
+    return Statistics(normal, response, residual, moments.sum(axis=1), channel)

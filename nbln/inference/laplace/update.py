@@ -1,0 +1,141 @@
+"""One update of the Laplace engine: from sums over cells to parameters, scales and basis.
+
+Expectation-conditional maximisation with parameter expansion: rows of the loadings, basis, residual
+variances and channel, scales of the loadings prior, in this order.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from nbln import vocabulary as names
+from nbln.data.histogram import CountTails
+from nbln.inference.laplace.basis import Expansion, Rotation, expand
+from nbln.inference.laplace.rows import Damping, regress
+from nbln.inference.laplace.statistics import Statistics
+from nbln.linalg import gauge
+from nbln.linalg.dtypes import strong
+from nbln.linalg.products import dot
+from nbln.models.log_normal import LogNormalModel
+from nbln.posterior.mode import Parameters
+from nbln.priors.loadings import Rows, Scales
+from nbln.priors.shrinkage import Phase
+from nbln.priors.univariate import InverseGamma, Prior
+
+LARGEST_SCALE = 1e6  # stands for no shrinkage, where a sum over columns must stay finite
+
+
+class State(NamedTuple):
+    """All that one iteration passes to the next, the cells' coordinates aside."""
+
+    phase: Phase
+    parameters: Parameters
+    scales: Scales
+    # Of the Gaussian that replaces the loadings prior in the next regression.
+    precision: Float[Array, "gene factor"]
+    rotation: Rotation
+    damping: Damping
+
+
+class Change(NamedTuple):
+    """Change of the parameters in one iteration: relative for W_⊥W_⊥ᵀ, root mean square else."""
+
+    loadings: Float[Array, ""]
+    mu: Float[Array, ""]
+    log_d: Float[Array, ""]
+    channel: Float[Array, ""]
+
+
+class Info(NamedTuple):
+    """What an iteration did, so that a reader can replay why columns fell and genes went slowly."""
+
+    change: Change
+    phase: Phase  # after it
+    may_stop: Bool[Array, ""]  # whether loadings that stand still have converged
+    column_sd: Float[Array, " factor"]  # of the loadings prior, after it
+    shrank: Bool[Array, " factor"]  # columns whose scale is below that of the column it continues
+    further_steps: Int[Array, " factor"]  # that a falling column took at once
+    damped: Bool[Array, " gene"]  # genes that did not take their whole step
+
+
+def update(
+    model: LogNormalModel, state: State, sums: Statistics, tails: CountTails
+) -> tuple[State, Info]:
+    """Parameters, scales and basis that the sums of one pass over the cells determine."""
+    old = state.parameters
+    priors = priors_at(model.priors, old)
+    fitted = regress(
+        old, sums.normal, sums.response, priors[names.MU], state.precision, state.damping
+    )
+    absorb_mean = not priors[names.MU].frozen
+    turned = expand(fitted.mu, fitted.W, sums.moments, model.loadings, state.phase, absorb_mean)
+    residual_prior = priors[names.RESIDUAL]
+    assert isinstance(residual_prior, InverseGamma), "d has a conjugate prior"
+    d = residual_prior.posterior_mode(sums.residual, sums.moments[0])
+    channel = old.channel.maximise(sums.channel, tails, priors)
+    new = Parameters(turned.mu, turned.W, d, channel)
+    change = _change(old, new)
+    columns = _columns(model, state, fitted.rows, turned, sums.moments[0])
+    scales, precision = model.loadings.reweigh(
+        state.scales, fitted.rows.entries(), columns.norms, turned.turn.order, state.phase
+    )
+    phase = state.phase.after(change.loadings, model.loadings.shrinkage)
+    sd = model.loadings.column_sd(scales, turned.W.shape[1])
+    info = Info(
+        change,
+        phase,
+        model.loadings.may_stop(phase),
+        sd,
+        sd < columns.old_sd,
+        columns.further_steps,
+        fitted.shortened,
+    )
+    state = State(phase, new, scales, precision, turned.rotation, fitted.damping)
+    return strong((state, info))
+
+
+def priors_at(priors: dict[str, Prior], parameters: Parameters) -> dict[str, Prior]:
+    """The priors of genes with the log-rate variances that these parameters give them."""
+    variance = jnp.sum(parameters.W**2, axis=1) + parameters.d
+    return {name: prior.at(variance) for name, prior in priors.items()}
+
+
+class _Columns(NamedTuple):
+    """The new columns of the loadings, as their prior is shown them."""
+
+    norms: Float[Array, " factor"]  # expected squared norms, after further steps
+    old_sd: Float[Array, " factor"]  # scale of the old columns that each is made of
+    further_steps: Int[Array, " factor"]
+
+
+def _columns(
+    model: LogNormalModel, state: State, rows: Rows, turned: Expansion, n_cells: Float[Array, ""]
+) -> _Columns:
+    """Sizes of the new columns, with what the old ones lead one to expect, all in the new basis."""
+    n_genes, k = turned.W.shape
+    shrinkage, basis = model.loadings.shrinkage, turned.basis
+    spread = jnp.sum(rows.covariance, axis=2)
+    share = shrinkage.posterior_share(n_cells, n_genes)
+    norms = gauge.squared_norms(turned.W) + share * jnp.sum(basis * dot(spread, basis), axis=0)
+    shares = turned.turn.shares
+    scales = jnp.minimum(model.loadings.column_sd(state.scales, k), LARGEST_SCALE)
+    old_sd = jnp.sqrt(dot(scales**2, shares))
+    weak = dot(rows.entries().strength(), shares) <= shrinkage.noise_ratio
+    sped, steps = shrinkage.further_steps(norms, old_sd, weak, n_genes)
+    # While the factors still take shape no column may fall behind the others: until then the scales
+    # are those that columns as large as the largest would have.
+    norms = jnp.where(state.phase.forming(shrinkage), jnp.max(sped), sped)
+    return _Columns(norms, old_sd, steps)
+
+
+def _change(old: Parameters, new: Parameters) -> Change:
+    def rms(x):
+        return jnp.sqrt(jnp.mean(x**2))
+
+    return Change(
+        gauge.relative_change(old.W, new.W),
+        rms(new.mu - old.mu),
+        rms(jnp.log(new.d / old.d)),
+        rms(new.channel.settling() - old.channel.settling()),
+    )

@@ -1,0 +1,93 @@
+"""Cells as the kernel takes them, block by block, and what a fit knows of each."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from nbln.data.chunks import Chunk, chunk_cells, chunks
+from nbln.data.counts import Counts
+from nbln.data.slices import slices
+from nbln.posterior.mode import Augmentation, Cells
+
+
+class CellPosterior(NamedTuple):
+    """What a Laplace fit knows of each cell; arrays of the host, cells first."""
+
+    z: np.ndarray  # (cell, all_columns) coordinates at the mode: factors, then extra columns
+    eta: np.ndarray  # (cell,) capture loss, posterior mean (natural log)
+    eta_loc: np.ndarray  # (cell,) the same before truncation at 0
+    eta_sd: np.ndarray  # (cell,) and its standard deviation; 0 where η is given
+    log_evidence: np.ndarray  # (cell,) nats
+    gradient_norm: np.ndarray  # (cell,) in posterior standard deviations
+    converged: np.ndarray  # (cell,) bool
+
+
+class CellsAtMode(NamedTuple):
+    """The cells of a fit where it left them: counts, offsets, coordinates."""
+
+    counts: Counts
+    augmentation: Augmentation
+    z: Float[np.ndarray, "cell all_columns"]
+
+    def take(
+        self, index: slice | np.ndarray, size: int | None = None
+    ) -> tuple[Cells, Float[Array, "all_columns cell"]]:
+        """Some cells and their coordinates, padded to `size` if given."""
+        rows = self.counts.rows(index)
+        missing = 0 if size is None else size - len(rows)
+
+        def padded(array):
+            return jnp.asarray(np.pad(array, ((0, missing), *[(0, 0)] * (array.ndim - 1))))
+
+        offset, scale, _ = self.augmentation
+        mask = np.ones(len(rows), np.float32)
+        cells = Cells(*map(padded, (rows, mask, offset[index], scale[index])))
+        return cells, padded(self.z[index]).T
+
+    def blocks(self) -> Iterator[tuple[slice, Cells, Float[Array, "all_columns cell"]]]:
+        """All cells in blocks of one shape, so that what visits them is compiled once."""
+        size = chunk_cells(self.counts.n_cells, self.counts.n_genes)
+        for block in slices(self.counts.n_cells, size):
+            yield block, *self.take(block, size)
+
+
+def cells_of(chunk: Chunk, augmentation: Augmentation) -> Cells:
+    """A chunk with its cells' offsets and scales, on the host, padded as the chunk is."""
+    block = slice(chunk.start, chunk.start + len(chunk.mask))
+    offset = np.asarray(augmentation.offset[block])
+    missing = len(chunk.mask) - len(offset)
+    scale = np.asarray(augmentation.scale[block])
+    return Cells(
+        chunk.counts,
+        chunk.mask,
+        np.pad(offset, (0, missing)),
+        np.pad(scale, ((0, missing), (0, 0))),
+    )
+
+
+def blocks(counts: Counts, augmentation: Augmentation) -> Iterator[tuple[slice, Cells]]:
+    """All cells in chunks of one shape, on the device; which cells each holds, padding aside."""
+    size = chunk_cells(counts.n_cells, counts.n_genes)
+    for chunk, block in zip(chunks(counts, size), slices(counts.n_cells, size), strict=True):
+        yield block, jax.tree.map(jnp.asarray, cells_of(chunk, augmentation))
+
+
+def over_blocks(visit, blocks: Iterator, seed: int = 0) -> list[np.ndarray]:
+    """What ``visit(key, *block)`` says of all cells, cells first; each block has a key of its own.
+
+    Parameters
+    ----------
+    blocks
+        Pairs of a slice of cells and what `visit` is given of them, as from `blocks` or
+        `CellsAtMode.blocks`.
+    """
+    parts = []
+    for block, *cells in blocks:
+        key = jax.random.fold_in(jax.random.key(seed), block.start)
+        answers = visit(key, *cells)
+        parts.append([np.asarray(x)[: block.stop - block.start] for x in answers])
+    return [np.concatenate(x) for x in zip(*parts, strict=True)]

@@ -1,0 +1,159 @@
+"""Variational posteriors over the sites of a model: what SVI learns and its result keeps.
+
+A site has an unconstrained coordinate, natural log for a positive site and logit for a
+probability. Capture losses are independent of each other and of the genes.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jaxtyping import Array, Float
+from numpyro.distributions.transforms import ExpTransform
+
+from nbln import vocabulary as names
+from nbln.distributions.truncated import truncated_at_zero
+from nbln.priors.coordinates import transform
+
+Values = dict[str, jax.Array]
+
+
+class Posterior(eqx.Module):
+    """Approximate posterior of the genes' sites and of η (absent where η is known)."""
+
+    eta: tuple[Array, Array] | None  # location, scale before truncation at 0
+
+    @abc.abstractmethod
+    def marginal(self) -> dict[str, tuple[Array, Array]]:
+        """Mean and standard deviation of the genes' sites, unconstrained."""
+
+    @abc.abstractmethod
+    def sample_genes(self, key: Array, n_samples: int) -> Values:
+        """Joint draws of the genes' sites, draws first."""
+
+    @abc.abstractmethod
+    def spreads(self, dims) -> dict[str, tuple[tuple[str, ...], Array]]:
+        """Arrays beyond the locations, with their dims; `dims` gives those of a site."""
+
+    @classmethod
+    @abc.abstractmethod
+    def of(cls, sites: list[str], arrays: dict[str, Array]) -> "Posterior":
+        """From saved arrays: ``{site}_loc``, `spreads`, ``eta_loc`` and ``eta_scale``."""
+
+    def locations(self) -> dict[str, Array]:
+        """Location of the genes' sites, unconstrained."""
+        return {name: loc for name, (loc, _) in self.marginal().items()}
+
+    def distributions(self) -> dict[str, dist.Distribution]:
+        """Marginal of each site as a NumPyro distribution."""
+        result = {}
+        for name, (loc, scale) in self.marginal().items():
+            base = dist.Normal(loc, scale)
+            positive = isinstance(transform(name), ExpTransform)
+            result[name] = (
+                dist.LogNormal(loc, scale)
+                if positive
+                else dist.TransformedDistribution(base, transform(name))
+            )
+        if self.eta is not None:
+            result[names.ETA] = dist.TruncatedNormal(*self.eta, low=0.0)
+        return result
+
+    def map(self) -> Values:
+        """The location of each site, on its natural scale."""
+        values: Values = {}
+        for name, (loc, _) in self.marginal().items():
+            values[name] = jnp.asarray(transform(name)(loc))
+        if self.eta is not None:
+            values[names.ETA] = jnp.maximum(self.eta[0], 0.0)
+        return values
+
+    def eta_moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of η of each cell, by truncation of its Gaussian at 0."""
+        assert self.eta is not None, "η is known"
+        mean, sd = truncated_at_zero(*self.eta)
+        return np.asarray(mean), np.asarray(sd)
+
+    def sample(self, key: Array, n_samples: int) -> Values:
+        """Draws of all sites, draws first."""
+        genes, cells = jax.random.split(key)
+        draws = self.sample_genes(genes, n_samples)
+        if self.eta is not None:
+            draws[names.ETA] = self.distributions()[names.ETA].sample(cells, (n_samples,))
+        return draws
+
+
+class MeanFieldPosterior(Posterior):
+    """All coordinates independent."""
+
+    genes: dict[str, tuple[Array, Array]]
+
+    def marginal(self):
+        return self.genes
+
+    def spreads(self, dims):
+        return {f"{name}_scale": (dims(name), scale) for name, (_, scale) in self.genes.items()}
+
+    @classmethod
+    def of(cls, sites, arrays):
+        genes = {n: (arrays[f"{n}_loc"], arrays[f"{n}_scale"]) for n in sites}
+        return cls(_saved_eta(arrays), genes)
+
+    @eqx.filter_jit
+    def sample_genes(self, key, n_samples):
+        keys = jax.random.split(key, len(self.genes))
+        return {
+            name: transform(name)(loc + scale * jax.random.normal(k, (n_samples, *loc.shape)))
+            for k, (name, (loc, scale)) in zip(keys, self.genes.items(), strict=True)
+        }
+
+
+class LowRankPosterior(Posterior):
+    """Genes' coordinates, flattened by site, are Gaussian with covariance F Fᵀ + diag(s²)."""
+
+    loc: dict[str, Array]
+    factor: Float[Array, "coordinate rank"]
+    scale: Float[Array, " coordinate"]
+
+    def spreads(self, dims):
+        coordinate = ("coordinate",)
+        return {
+            "genes_factor": ((*coordinate, "rank"), self.factor),
+            "genes_scale": (coordinate, self.scale),
+        }
+
+    @classmethod
+    def of(cls, sites, arrays):
+        loc = {name: arrays[f"{name}_loc"] for name in sites}
+        return cls(_saved_eta(arrays), loc, arrays["genes_factor"], arrays["genes_scale"])
+
+    def unflatten(self, flat):
+        """Split the last axis into sites, which are in alphabetical order."""
+        sites, start = {}, 0
+        for name, loc in sorted(self.loc.items()):
+            part = flat[..., start : start + loc.size]
+            sites[name] = part.reshape(*flat.shape[:-1], *loc.shape)
+            start += loc.size
+        return sites
+
+    def marginal(self):
+        sd = self.unflatten(jnp.sqrt(jnp.sum(self.factor**2, axis=1) + self.scale**2))
+        return {name: (loc, sd[name]) for name, loc in self.loc.items()}
+
+    @eqx.filter_jit
+    def sample_genes(self, key, n_samples):
+        common, own = jax.random.split(key)
+        noise = jax.random.normal(common, (n_samples, self.factor.shape[1])) @ self.factor.T
+        noise = noise + self.scale * jax.random.normal(own, (n_samples, *self.scale.shape))
+        deviations = self.unflatten(noise)
+        return {name: transform(name)(loc + deviations[name]) for name, loc in self.loc.items()}
+
+
+POSTERIORS = {kind.__name__: kind for kind in (MeanFieldPosterior, LowRankPosterior)}
+
+
+def _saved_eta(arrays):
+    return (arrays["eta_loc"], arrays["eta_scale"]) if "eta_loc" in arrays else None

@@ -1,0 +1,120 @@
+"""Loadings priors under which the entries of a column are alike."""
+
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import lax
+
+from nbln.priors.loadings import FACTORS, LoadingsPrior, ScaleSite
+
+
+class Flat(LoadingsPrior):
+    """No shrinkage."""
+
+    def start(self, norms, n_genes):
+        return {}
+
+    def update(self, scales, norms, n_genes):
+        return scales
+
+    def column_sd(self, scales, n_factors):
+        return jnp.full(n_factors, jnp.inf)
+
+
+class Gaussian(LoadingsPrior):
+    """All columns have the same given standard deviation `scale`."""
+
+    scale: float = 1.0
+
+    def start(self, norms, n_genes):
+        return {}
+
+    def update(self, scales, norms, n_genes):
+        return scales
+
+    def column_sd(self, scales, n_factors):
+        return jnp.full(n_factors, self.scale)
+
+
+class HorseshoeColumnwise(LoadingsPrior):
+    """λ_j ~ HalfCauchy(τ), τ ~ HalfCauchy(τ₀); λ is a standard deviation."""
+
+    tau_scale: float = 1.0
+
+    def start(self, norms, n_genes):
+        lam = jnp.maximum(jnp.sqrt(norms / n_genes), 0.1)
+        return {"lambda": lam, "tau": self._tau(lam)}
+
+    def update(self, scales, norms, n_genes):
+        # Conditional mode: (G+1) y² + ((G-1) τ² - n) y - n τ² = 0 in y = λ², one positive root.
+        tau2 = scales["tau"] ** 2
+        b = (n_genes - 1) * tau2 - norms
+        root = jnp.sqrt(b**2 + 4 * (n_genes + 1) * norms * tau2)
+        y = jnp.where(
+            b > 0,
+            2 * norms * tau2 / (b + root),  # the same root without the cancellation
+            (root - b) / (2 * (n_genes + 1)),
+        )
+        lam = jnp.sqrt(jnp.maximum(y, self.shrinkage.smallest_scale**2))
+        return {"lambda": lam, "tau": self._tau(lam)}
+
+    def _tau(self, lam):
+        """Most probable τ: the one root of a decreasing function, by bisection in log τ."""
+
+        def narrow(_, interval):
+            low, high = interval
+            middle = (low + high) / 2
+            tau2 = jnp.exp(2 * middle)
+            gradient = jnp.sum(1 - 2 * tau2 / (tau2 + lam**2)) - 2 * tau2 / (
+                self.tau_scale**2 + tau2
+            )
+            up = gradient > 0
+            return jnp.where(up, middle, low), jnp.where(up, high, middle)
+
+        bounds = jnp.full((), jnp.log(self.shrinkage.smallest_scale)), jnp.full((), jnp.log(100.0))
+        return jnp.exp(lax.fori_loop(0, 40, narrow, bounds)[0])
+
+    def column_sd(self, scales, n_factors):
+        return scales["lambda"]
+
+    def sites(self, n_factors):
+        columns = (n_factors,)
+        return (
+            ScaleSite("tau", (), lambda scales: dist.HalfCauchy(self.tau_scale)),
+            ScaleSite(
+                "lambda", FACTORS, lambda scales: dist.HalfCauchy(scales["tau"]).expand(columns)
+            ),
+        )
+
+
+class NegColumnwise(LoadingsPrior):
+    """Variance ψ_j ~ Exponential(rate γ), γ ~ Gamma(α, rate β): normal-exponential-gamma."""
+
+    alpha: float = 1.0
+    beta: float = 1.0
+
+    def start(self, norms, n_genes):
+        psi = jnp.maximum(norms / n_genes, 0.01)
+        return {"psi": psi, "gamma": self._gamma(psi)}
+
+    def update(self, scales, norms, n_genes):
+        # Conditional mode: 2 γ ψ² + (G-1) ψ - n = 0, the positive root without cancellation.
+        gamma, g = scales["gamma"], n_genes - 1
+        psi = 2 * norms / (g + jnp.sqrt(g**2 + 8 * gamma * norms))
+        psi = jnp.maximum(psi, self.shrinkage.smallest_scale**2)
+        return {"psi": psi, "gamma": self._gamma(psi)}
+
+    def _gamma(self, psi):
+        return (self.alpha + psi.shape[0] - 1) / (self.beta + jnp.sum(psi))
+
+    def column_sd(self, scales, n_factors):
+        return jnp.sqrt(scales["psi"])
+
+    def sites(self, n_factors):
+        return (
+            ScaleSite("gamma", (), lambda scales: dist.Gamma(self.alpha, self.beta)),
+            ScaleSite(
+                "psi",
+                FACTORS,
+                lambda scales: dist.Exponential(scales["gamma"]).expand((n_factors,)),
+            ),
+        )

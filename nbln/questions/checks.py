@@ -1,0 +1,244 @@
+"""Posterior predictive checks as numbers: what was counted beside what the model would count.
+
+A statistic comes with a predictive p-value, the rank of the observed value among those of the
+draws: (number of draws below + U (number of draws equal + 1)) / (draws + 1) with U uniform, so that
+it is exactly uniform where the model is right, ties or no ties (Gelman, Meng & Stern 1996; Dunn &
+Smyth 1996 for the residuals of single counts).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from jaxtyping import Float, Int
+from scipy import stats
+
+from nbln import vocabulary as names
+from nbln.arguments import find
+from nbln.data.counts import Counts
+from nbln.data.fitted import Fitted
+from nbln.data.histogram import bin_edges, bin_of
+from nbln.data.slices import slices
+from nbln.questions.predictive import Draws, block_cells
+
+QUANTILE = 0.99
+# A gene outside the central 99 % of the draws is a misfit: one gene in a hundred by chance.
+EXTREME = 0.005
+# Genes whose correlations are checked unless others are named: 1,225 pairs of abundant ones.
+N_GENES = 50
+RESIDUAL_BINS = 500  # ten for each two per cent: finer than the distances that tests resolve
+QUANTITIES = ("observed", "predicted", "low", "high", "p_value")
+LIBRARY = ("mean", "sd", "quantile_05", "median", "quantile_95")
+
+
+class _Bins(NamedTuple):
+    """Histograms of all genes laid end to end: gene g has the bins from start[g]."""
+
+    edges: Float[np.ndarray, " edge"]
+    start: Int[np.ndarray, " gene_and_end"]
+    last: Int[np.ndarray, " gene"]  # largest count that has a bin of its own
+
+    @classmethod
+    def up_to(cls, largest: Int[np.ndarray, " gene"]) -> "_Bins":
+        edges = bin_edges(largest.max(initial=0))
+        n_bins = bin_of(largest, edges) + 1
+        return cls(edges, np.concatenate([[0], np.cumsum(n_bins)]), largest)
+
+    def count(self, counts: Int[np.ndarray, "cell gene"]) -> Int[np.ndarray, " bin"]:
+        clipped = np.minimum(counts, self.last)
+        position = bin_of(clipped.ravel(), self.edges).reshape(clipped.shape) + self.start[:-1]
+        return np.bincount(position.ravel(), minlength=self.start[-1]).astype(np.int32)
+
+    def quantile(self, histogram, n_cells: int) -> Float[np.ndarray, "draw gene"]:
+        """The smallest count that a share `QUANTILE` of the cells does not exceed."""
+        wanted = int(np.ceil(QUANTILE * n_cells))
+        result = np.empty((len(histogram), len(self.last)))
+        for g, (first, end) in enumerate(zip(self.start[:-1], self.start[1:], strict=True)):
+            reached = np.cumsum(histogram[:, first:end], axis=1) >= wanted
+            result[:, g] = self.edges[np.argmax(reached, axis=1)]
+        return result
+
+
+class _Sums:
+    """Sums over cells from which the statistics of several data sets are made, draws first."""
+
+    def __init__(self, n_draws: int, bins: _Bins, pair_genes: np.ndarray, typical_library: float):
+        n_genes, n_paired = len(bins.last), len(pair_genes)
+        self._bins, self._pair_genes, self._library = bins, pair_genes, typical_library
+        self._n_cells = 0
+        self._sum = np.zeros((n_draws, n_genes))
+        self._square = np.zeros((n_draws, n_genes))
+        self._zeros = np.zeros((n_draws, n_genes))
+        self._histogram = np.zeros((n_draws, bins.start[-1]), np.int32)
+        self._totals: list[np.ndarray] = []
+        self._normalised = np.zeros((n_draws, n_paired))
+        self._products = np.zeros((n_draws, n_paired, n_paired))
+
+    def add(self, counts: Int[np.ndarray, "draw cell gene"]) -> None:
+        self._n_cells += counts.shape[1]
+        for i, one in enumerate(counts):
+            values = one.astype(np.float64)
+            self._sum[i] += values.sum(axis=0)
+            self._square[i] += (values**2).sum(axis=0)
+            self._zeros[i] += (one == 0).sum(axis=0)
+            self._histogram[i] += self._bins.count(one)
+            total = np.maximum(values.sum(axis=1, keepdims=True), 1)
+            normalised = np.log1p(values[:, self._pair_genes] / total * self._library)
+            self._normalised[i] += normalised.sum(axis=0)
+            self._products[i] += normalised.T @ normalised
+        self._totals.append(counts.sum(axis=2, dtype=np.float64))
+
+    def statistics(self) -> dict[str, np.ndarray]:
+        """Each statistic, draws first."""
+        n = self._n_cells
+        mean = self._sum / n
+        totals = np.concatenate(self._totals, axis=1)
+        low, middle, high = np.quantile(totals, [0.05, 0.5, 0.95], axis=1)
+        return {
+            "mean": mean,
+            "variance": np.maximum(self._square / n - mean**2, 0) * n / (n - 1),
+            "zero_fraction": self._zeros / n,
+            "quantile_99": self._bins.quantile(self._histogram, n),
+            "library_size": np.stack([totals.mean(1), totals.std(1), low, middle, high], axis=1),
+            "correlation": self._correlations(),
+        }
+
+    def _correlations(self):
+        n = self._n_cells
+        mean = self._normalised / n
+        covariance = self._products / n - mean[:, :, None] * mean[:, None, :]
+        sd = np.sqrt(np.maximum(np.diagonal(covariance, axis1=1, axis2=2), 1e-300))
+        first, second = np.triu_indices(len(self._pair_genes), 1)
+        return covariance[:, first, second] / (sd[:, first] * sd[:, second])
+
+
+class _Residuals:
+    """Randomised quantile residuals: the rank of each count among its draws, in bins."""
+
+    def __init__(self, n_genes: int, rng: np.random.Generator):
+        self._histogram = np.zeros((n_genes, RESIDUAL_BINS), np.int64)
+        self._rng = rng
+
+    def add(self, observed, drawn) -> None:
+        rank = ranks(observed, drawn, self._rng)
+        index = np.minimum((rank * RESIDUAL_BINS).astype(np.int64), RESIDUAL_BINS - 1)
+        index += np.arange(rank.shape[1]) * RESIDUAL_BINS
+        number = np.bincount(index.ravel(), minlength=self._histogram.size)
+        self._histogram += number.reshape(self._histogram.shape)
+
+    def uniformity(self) -> tuple[Float[np.ndarray, " gene"], Float[np.ndarray, " gene"]]:
+        """Kolmogorov–Smirnov distance of each gene's residuals from uniform, and its p-value."""
+        n_cells = self._histogram.sum(axis=1)
+        shares = np.cumsum(self._histogram, axis=1) / n_cells[:, None]
+        expected = np.arange(1, RESIDUAL_BINS + 1) / RESIDUAL_BINS
+        distance = np.abs(shares - expected).max(axis=1)
+        return distance, stats.kstwo.sf(distance, n_cells)
+
+
+def ranks(observed, drawn, rng: np.random.Generator):
+    """Predictive p-values, ties randomised; draws along the first axis of `drawn`."""
+    below = (drawn < observed).sum(axis=0)
+    equal = (drawn == observed).sum(axis=0)
+    return (below + rng.random(np.shape(observed)) * (equal + 1)) / (len(drawn) + 1)
+
+
+def predictive_checks(
+    fitted: Fitted,
+    data: Counts,
+    blocks: Draws,
+    genes: Sequence[str] | None,
+    ppc_level: str,
+    n_samples: int,
+    seed: int,
+) -> xr.Dataset:
+    """See `Result.check`; `blocks` are the predictive draws."""
+    pair_genes = _pair_genes(fitted, data.gene_totals, genes)
+    bins = _Bins.up_to(_largest(data, n_samples))
+    library = float(np.median(fitted.library_size))
+    observed, predicted = (_Sums(n, bins, pair_genes, library) for n in (1, n_samples))
+    rng = np.random.default_rng([seed, 1])
+    residuals = _Residuals(fitted.n_genes, rng)
+    for block, drawn in blocks:
+        here = data.rows(block).astype(np.int64)
+        observed.add(here[None])
+        predicted.add(drawn)
+        residuals.add(here, drawn)
+    attributes = {"ppc_level": ppc_level, "n_samples": n_samples}
+    statistics = observed.statistics(), predicted.statistics()
+    return _dataset(fitted, pair_genes, *statistics, residuals, rng).assign_attrs(attributes)
+
+
+def _largest(data: Counts, n_samples: int) -> Int[np.ndarray, " gene"]:
+    """Where histograms end: well above the largest count of each gene."""
+    largest = np.zeros(data.n_genes, np.int64)
+    for block in slices(data.n_cells, block_cells(n_samples, data.n_cells, data.n_genes)):
+        largest = np.maximum(largest, data.rows(block).max(axis=0).astype(np.int64))
+    return 4 * largest + 16
+
+
+def _pair_genes(fitted: Fitted, totals, genes) -> Int[np.ndarray, " pair_gene"]:
+    """The genes whose correlations are checked."""
+    if genes is not None:
+        positions = find(genes, fitted.gene_names, "genes")
+        if len(positions) < 2:
+            raise ValueError(f"check(genes={genes!r}): name two genes at least, or none")
+        return positions
+    real = np.flatnonzero(fitted.real_genes)
+    return np.sort(real[np.argsort(-totals[real], kind="stable")[:N_GENES]])
+
+
+def _dataset(fitted, pair_genes, observed, predicted, residuals, rng) -> xr.Dataset:
+    first, second = np.triu_indices(len(pair_genes), 1)
+    labels = fitted.gene_names[pair_genes]
+    dims = {"library_size": "library", "correlation": "pair"}
+    variables = {}
+    for name, draws in predicted.items():
+        low, high = np.quantile(draws, [0.05, 0.95], axis=0)
+        one = observed[name][0]
+        values = [one, draws.mean(axis=0), low, high, ranks(one, draws, rng)]
+        variables[name] = (("quantity", dims.get(name, names.GENE)), np.stack(values))
+    distance, p_value = residuals.uniformity()
+    variables["residual_distance"] = ((names.GENE,), distance)
+    variables["residual_p_value"] = ((names.GENE,), p_value)
+    coordinates = {
+        "quantity": list(QUANTITIES),
+        names.GENE: fitted.gene_names,
+        "library": list(LIBRARY),
+        "gene_a": ("pair", labels[first]),
+        "gene_b": ("pair", labels[second]),
+    }
+    return xr.Dataset(variables, coords=coordinates)
+
+
+def extreme(checks: xr.Dataset) -> float:
+    """Distance of a predictive p-value from 0 or 1 at which a gene is a misfit.
+
+    Below 199 draws the 0.5 % tails are unresolved; only genes outside all draws are flagged.
+    """
+    return max(EXTREME, 1 / (checks.attrs["n_samples"] + 1))
+
+
+def misfits(checks: xr.Dataset, statistic: str) -> np.ndarray:
+    """(gene,) which genes lie outside the draws, or fail by ``"residuals"``.
+
+    Outside all draws, or outside the central 99 % where there are 199 draws or more; by chance
+    the share 2/(draws + 1), or 1 %, does.
+    """
+    if statistic == "residuals":
+        return checks["residual_p_value"].values < 2 * EXTREME
+    level = extreme(checks)
+    p = checks[statistic].sel(quantity="p_value").values
+    return (p < level) | (p > 1 - level)
+
+
+def worst_genes(checks: xr.Dataset, statistic: str, n: int = 10) -> pd.DataFrame:
+    """The genes that the model describes worst by one statistic: observed, predicted, p-value."""
+    values = checks[statistic].transpose("quantity", names.GENE).values
+    observed, predicted, low, high, p = values
+    extreme = np.abs(p - 0.5)
+    misfit = np.abs(observed - predicted) / np.maximum(high - low, 1e-12)
+    order = np.lexsort([-misfit, -extreme])[:n]
+    genes = pd.Index(checks[names.GENE].values[order], name=names.GENE)
+    return pd.DataFrame(values[:, order].T, index=genes, columns=list(QUANTITIES))

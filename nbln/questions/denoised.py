@@ -1,0 +1,68 @@
+"""Denoised expression: the posterior of every cell's log-rates at full capture."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from nbln import vocabulary as names
+from nbln.arguments import choose, find
+from nbln.data.fitted import Fitted
+from nbln.posterior import draws, mode
+from nbln.posterior.cells import CellsAtMode
+from nbln.posterior.mode import Parameters
+
+SCALES = ("rate", "log_rate", "composition")
+N_DRAWS = 64  # of log-rates, for compositions: their means err by an eighth of their sd
+
+
+def denoised(
+    fitted: Fitted, parameters: Parameters, at_mode: CellsAtMode, scale: str, genes
+) -> xr.Dataset:
+    """See `LaplaceResult.get_denoised`."""
+    choose("scale", scale, SCALES)
+    columns = slice(None) if genes is None else find(genes, fitted.gene_names, "genes")
+    gene_names = fitted.gene_names[columns]
+    values = [np.empty((fitted.n_cells, len(gene_names)), np.float32) for _ in range(2)]
+    for block, cells, z in at_mode.blocks():
+        key = jax.random.fold_in(jax.random.key(0), block.start)
+        moments = _moments(key, parameters, cells, at_mode.augmentation.columns, z, scale)
+        for array, moment in zip(values, moments, strict=True):
+            array[block] = np.asarray(moment)[: block.stop - block.start, columns]
+    dims = names.CELL, names.GENE
+    coords = {names.CELL: fitted.cell_names, names.GENE: gene_names}
+    variables = {name: (dims, x) for name, x in zip(("mean", "sd"), values, strict=True)}
+    return xr.Dataset(variables, coords=coords, attrs={"scale": scale})
+
+
+@eqx.filter_jit
+def _moments(key, parameters, cells, columns, z, scale):
+    f = mode.conditional_rates(parameters, cells, columns, z, n_iterations=4)
+    if scale == "composition":
+        x = draws.draw_rates(key, parameters, cells, columns, f, N_DRAWS)
+        shares = jax.nn.softmax(x, axis=2)  # any loss that a cell's genes share drops out
+        return shares.mean(axis=0), shares.std(axis=0)
+    mean, variance = _log_rates(parameters, cells, columns, f)
+    if scale == "log_rate":
+        return mean, jnp.sqrt(variance)
+    rate = jnp.exp(mean + variance / 2)
+    return rate, rate * jnp.sqrt(jnp.expm1(variance))
+
+
+def _log_rates(parameters, cells, columns, f):
+    """Posterior mean and variance of x = f - o - (extra columns' part)."""
+    k = parameters.W.shape[1]
+    step = mode.newton_step(parameters, cells, columns, f)
+    step, _, variance = mode.corrected(step, parameters, cells, columns)
+    shift = cells.offset
+    if columns.value:
+        # x = μ + w z + ε, and ε falls by d S w̃ as z̃ rises: its coefficients on z̃ are t w̃, less
+        # the extra columns' own.
+        X, v = mode.design(parameters.W, columns), mode.scales(cells, k)
+        weight = jnp.asarray(columns.value, f.dtype)[:, None] * cells.scale.T
+        spread = jnp.einsum("ijn,jn->in", step.covariance[:, k:], weight)
+        own = jnp.sum(weight * spread[k:], axis=0)
+        variance = variance - 2 * step.t * mode.rates(spread, 0.0, X, v) + own[:, None]
+        shift = shift + jnp.sum(weight * step.z[k:], axis=0)
+    return step.f - shift[:, None], jnp.maximum(variance, 0)

@@ -1,0 +1,197 @@
+"""Whether to believe a fit: one table, with a remedy where something is wrong."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import numpy as np
+import pandas as pd
+import xarray as xr
+from jaxtyping import Float
+
+from nbln import vocabulary as names
+from nbln.arguments import check_whole
+from nbln.data.fitted import Fitted
+from nbln.posterior import importance, mode
+from nbln.posterior.cells import CellPosterior, CellsAtMode
+from nbln.posterior.mode import Parameters
+from nbln.questions import psis
+from nbln.questions.checks import extreme, misfits
+
+# Beyond 0.7 importance sampling cannot correct the Laplace posterior (Vehtari et al. 2024); one
+# cell in twenty may be beyond, as the sample is small.
+K_HAT_LIMIT, K_HAT_SHARE = 0.7, 0.05
+N_CELLS, N_DRAWS = 40, 200  # for Pareto k̂: a second of work, and tails of 40 ratios
+FAR = 3.0  # ratio of predicted and observed mean counts that is named as far off
+TINY_MEAN = 1e-6  # counts a cell; in place of a mean of 0
+N_NAMED = 5  # genes that a note names
+# Share of genes that may be misfits beyond those that are by chance: on counts simulated from the
+# model 8 % of means and 17 % of variances are, since draws hold the parameters fixed. Residuals
+# have a lower one, since a fit to the same counts makes them more uniform.
+MISFIT_SHARE, RESIDUAL_SHARE = 0.15, 0.05
+OK, WARNING = "ok", "warning"
+
+
+class Row(NamedTuple):
+    """One line of the summary."""
+
+    quantity: str
+    value: float | int | str
+    status: str = OK
+    note: str = ""
+
+
+def table(rows: Iterable[Row]) -> pd.DataFrame:
+    """The summary: quantity (index), value, status, note; for people and for code."""
+    return pd.DataFrame(list(rows), columns=Row._fields).set_index("quantity")
+
+
+def convergence(
+    steps: tuple[str, int], converged: bool, remedy: str, source_converged: bool = True
+) -> Iterator[Row]:
+    """Whether the parameters settled; `steps` is the word for them, and their number."""
+    if not source_converged:
+        yield Row("source_converged", False, WARNING, "fit the NBVCP source with more n_steps")
+    yield Row(*steps)
+    yield Row("converged", bool(converged), *((OK, "") if converged else (WARNING, remedy)))
+
+
+def data(fitted: Fitted) -> Iterator[Row]:
+    """What was fitted."""
+    yield Row("cells", fitted.n_cells)
+    yield Row("genes", int(fitted.real_genes.sum()))
+
+
+def cells(posterior: CellPosterior) -> Iterator[Row]:
+    """Whether each cell's mode was reached."""
+    n = int((~posterior.converged).sum())
+    remedy = "look at these cells (result.cell_converged): extreme totals, or a single gene"
+    yield Row("unconverged_cells", n, *((OK, "") if n == 0 else (WARNING, remedy)))
+    yield Row("largest_gradient_norm", float(posterior.gradient_norm.max()))
+
+
+def programs(columns: dict, gauge: dict[str, float], learned: bool) -> Iterator[Row]:
+    """How many programs the fit kept.
+
+    Parameters
+    ----------
+    columns, gauge
+        As `nbln.questions.programs` gives them.
+    learned
+        Whether the loadings prior could have removed a program.
+    """
+    rank, latent_dim = columns["effective_rank"], len(columns["sigma_k"])
+    note: tuple = ()
+    if rank == 0:
+        note = WARNING, "no gene program found: all correlations are zero; more cells may show some"
+    elif rank == latent_dim and learned:
+        note = WARNING, "all programs offered are used: fit again with a larger latent_dim"
+    yield Row("latent_dim", latent_dim)
+    yield Row("effective_rank", rank, *note)
+    yield Row("scale_effective_rank", columns["scale_effective_rank"])
+    yield Row("W_compositional_norm", gauge["W_compositional_norm"])
+    yield Row("W_all_ones_component_norm", gauge["W_all_ones_component_norm"])
+    ratio = gauge["gauge_contamination_ratio"]
+    high = rank > 0 and ratio > 1
+    remedy = "most shared variation is a cell's depth; read the compositional correlations only"
+    yield Row("gauge_contamination_ratio", ratio, *((WARNING, remedy) if high else ()))
+    # Those that carry signal and the first that does not.
+    for k, sigma in enumerate(columns["sigma_k"][: rank + 1]):
+        yield Row(f"sigma_{k}", float(sigma))
+
+
+def variance(shares: xr.Dataset) -> Iterator[Row]:
+    """Mean over genes of what `variance_shares` gives."""
+    means = shares.mean(names.GENE)
+    for part in ("programs", "own", "counting"):
+        yield Row(f"variance_{part}", float(means[part]))
+
+
+def variance_shares(
+    fitted: Fitted, parameters: Parameters, eta: Float[np.ndarray, " cell"]
+) -> xr.Dataset:
+    """See `LaplaceResult.get_variance_shares`."""
+    W, d, mu = (np.asarray(x, np.float64) for x in (parameters.W, parameters.d, parameters.mu))
+    w2 = np.sum((W - W.mean(axis=0)) ** 2, axis=1)
+    loc = mu - float(np.median(eta))
+    mean = np.exp(loc + 0.5 * (w2 + d))
+    # Law of total variance of a count given depth: over z, over the gene's own residual, over
+    # the channel. E[e^{2f}] = mean² e^{w2 + d}.
+    programs = mean**2 * np.expm1(w2)
+    own = mean**2 * np.exp(w2) * np.expm1(d)
+    counting = parameters.channel.expected_variance(loc, w2 + d)
+    total = programs + own + counting
+    parts = {"programs": programs, "own": own, "counting": counting}
+    dims = (names.GENE,)
+    return xr.Dataset({n: fitted.label(x / total, dims) for n, x in parts.items()})
+
+
+def misfit(checks: xr.Dataset, remedy: str) -> Iterator[Row]:
+    """Genes whose counts the model would not have produced; `remedy` is the model's own."""
+    statistics = {
+        "mean": "means are off",
+        "variance": "variances are off",
+        "zero_fraction": "zeros are off",
+        "quantile_99": "the largest counts are off",
+    }
+    most = MISFIT_SHARE + 2 * extreme(checks)
+    for name, what in statistics.items():
+        share = float(misfits(checks, name).mean())
+        yield _misfit(f"misfit_{name}", share, f"{what}; {remedy}", most)
+    yield _far_genes(checks)
+    share = float(misfits(checks, "residuals").mean())
+    what = "the distribution of single counts is off"
+    yield _misfit("misfit_residuals", share, f"{what}; {remedy}", RESIDUAL_SHARE)
+
+
+def _far_genes(checks: xr.Dataset):
+    """Genes that a fresh cell would have far more or far less of than the data have."""
+    observed, predicted = (checks["mean"].sel(quantity=q).values for q in ("observed", "predicted"))
+    distance = np.abs(np.log(np.maximum(predicted, TINY_MEAN) / np.maximum(observed, TINY_MEAN)))
+    far = np.flatnonzero(misfits(checks, "mean") & (distance > np.log(FAR)))
+    if not len(far):
+        return Row("far_genes", 0)
+    worst = far[np.argsort(-distance[far], kind="stable")][:N_NAMED]
+    named = ", ".join(str(name) for name in checks[names.GENE].values[worst])
+    note = (
+        f"means off by a factor of {FAR:g} and more, most in {named}: distrust what involves them"
+    )
+    return Row("far_genes", len(far), WARNING, note)
+
+
+def _misfit(quantity, share, note, most):
+    bad = share > most
+    return Row(quantity, share, *((WARNING, f"{share:.0%} of genes: {note}") if bad else ()))
+
+
+def k_hat(shapes: xr.DataArray) -> Row:
+    """The largest shapes that `pareto_k` gives."""
+    bad = float((shapes > K_HAT_LIMIT).mean())
+    note = f"beyond {K_HAT_LIMIT} in {bad:.0%} of {shapes.size} cells: their z is approximate"
+    warning = (WARNING, note) if bad > K_HAT_SHARE else ()
+    return Row("pareto_k_95", float(shapes.quantile(0.95)), *warning)
+
+
+def pareto_k(
+    fitted: Fitted, parameters: Parameters, at_mode: CellsAtMode, n_cells: int, seed: int
+) -> xr.DataArray:
+    """See `LaplaceResult.get_pareto_k`."""
+    n_cells = min(check_whole("get_pareto_k(n_cells", n_cells), fitted.n_cells)
+    rng = np.random.default_rng(seed)
+    sample = np.sort(rng.choice(fitted.n_cells, n_cells, replace=False))
+    cells, z = at_mode.take(sample)
+    key = jax.random.key(seed)
+    ratios = np.asarray(_ratios(key, parameters, cells, at_mode.augmentation.columns, z))
+    return xr.DataArray(
+        psis.pareto_k(ratios.T),
+        dims=(names.CELL,),
+        coords={names.CELL: fitted.cell_names[sample]},
+        name="pareto_k",
+    )
+
+
+@eqx.filter_jit
+def _ratios(key, parameters, cells, columns, z) -> Float[jax.Array, "draw cell"]:
+    f = mode.conditional_rates(parameters, cells, columns, z, n_iterations=4)
+    return importance.log_ratios(key, parameters, cells, columns, f, N_DRAWS)

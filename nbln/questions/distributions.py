@@ -1,0 +1,104 @@
+"""Posterior distributions of the parameters of a Laplace fit, and draws from them."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import xarray as xr
+from jaxtyping import Array, Float
+
+from nbln import vocabulary as names
+from nbln.data.fitted import Fitted
+from nbln.linalg import small
+from nbln.posterior.cells import CellPosterior
+from nbln.posterior.mode import Augmentation, Parameters
+from nbln.priors.loadings import FittedLoadings, Rows
+
+
+class Spread(NamedTuple):
+    """How far the parameters of a fit may be off, each given all others."""
+
+    # Complete-data precision of [μ, W], packed, in the basis of the fitted loadings.
+    normal: Float[np.ndarray, "gene moments"]
+    channel_sd: dict[str, np.ndarray]  # of the natural log of each channel parameter
+    residual_shape: float  # of the inverse gamma posterior of d
+
+
+def of_parameters(
+    parameters: Parameters, spread: Spread, loadings: FittedLoadings
+) -> dict[str, dist.Distribution]:
+    """Conditional posterior of each parameter that was learned, as a NumPyro distribution."""
+    sd = np.sqrt(np.diagonal(_row_covariance(spread, loadings), axis1=0, axis2=1).T)
+    shape = spread.residual_shape
+    values = parameters.channel.values()
+    return {
+        names.MU: dist.Normal(parameters.mu, sd[0]),
+        names.LOADINGS: dist.Normal(parameters.W, sd[1:].T),
+        names.RESIDUAL: dist.InverseGamma(shape, jnp.asarray(parameters.d) * (shape + 1)),
+        **{
+            site: dist.LogNormal(jnp.log(values[site]), sd_of_log)
+            for site, sd_of_log in spread.channel_sd.items()
+            if np.all(sd_of_log > 0)  # a frozen one is not spread at all
+        },
+    }
+
+
+def of_eta(cells: CellPosterior, augmentation: Augmentation) -> dist.Distribution:
+    """Posterior of the capture loss of each cell."""
+    if not any(augmentation.columns.truncated):
+        return dist.Delta(jnp.asarray(cells.eta_loc))
+    return dist.TruncatedNormal(cells.eta_loc, cells.eta_sd, low=0.0)
+
+
+def membership(
+    parameters: Parameters, spread: Spread, loadings: FittedLoadings, rank: int
+) -> Float[np.ndarray, "gene factor"]:
+    """Posterior probability that each gene belongs to each program; 0 in columns without signal.
+
+    Raises
+    ------
+    ValueError
+        Under the fit's loadings prior all genes belong to all programs.
+    """
+    W = np.asarray(parameters.W)
+    centre = loadings.scales.get("centre", 0.0) + W.mean(axis=0)
+    covariance = _row_covariance(spread, loadings)[1:, 1:]
+    rows = Rows(*map(jnp.asarray, (W, covariance, centre, loadings.precision)))
+    scales = {name: jnp.asarray(value) for name, value in loadings.scales.items()}
+    probability = loadings.prior.membership(scales, rows.entries())
+    if probability is None:
+        raise ValueError(
+            "get_membership(): this fit's loadings prior has no spike and slab; fit with "
+            "priors={'loadings': 'horseshoe_sparse'}, the default"
+        )
+    signal = np.arange(W.shape[1]) < rank
+    return np.where(signal, np.asarray(probability), 0.0)
+
+
+def draw(
+    fitted: Fitted,
+    distributions: dict[str, dist.Distribution],
+    dims: dict[str, tuple[str, ...]],
+    n_samples: int,
+    seed: int,
+) -> xr.Dataset:
+    """Draws of each site from its own distribution, with dims (chain, draw, ...)."""
+    drawn = {}
+    for i, (site, distribution) in enumerate(distributions.items()):
+        key = jax.random.fold_in(jax.random.key(seed), i)
+        values = np.asarray(distribution.sample(key, (n_samples,)))
+        drawn[site] = fitted.label(values[None], (names.CHAIN, names.DRAW, *dims[site]))
+    return xr.Dataset(drawn)
+
+
+def _row_covariance(spread: Spread, loadings: FittedLoadings) -> Float[np.ndarray, "row row gene"]:
+    """Conditional covariance of [μ, w] of each gene, from packed precision and prior."""
+    precision = small.unpack_bordered(jnp.asarray(spread.normal))
+    return np.asarray(_posterior_covariance(precision, jnp.asarray(loadings.precision)))
+
+
+@jax.jit
+def _posterior_covariance(normal: Array, precision: Array) -> Array:
+    return small.inverse_with_diagonal(normal, precision)[0]

@@ -1,0 +1,118 @@
+"""The models there are, one row each, and the loadings priors.
+
+Whoever needs to know something of a model by its name asks here; a new model is a row.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from nbln import vocabulary as names
+from nbln.arguments import choose
+from nbln.models.nbln import NBLN
+from nbln.models.nbvcp import NBVCP, PARAMETERIZATIONS
+from nbln.models.pln import PLN
+from nbln.priors.columnwise import Flat, Gaussian, HorseshoeColumnwise, NegColumnwise
+from nbln.priors.loadings import LoadingsPrior
+from nbln.priors.sparse import HorseshoeSparse
+
+LAPLACE, SVI = "laplace", "svi"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is said of a model once.
+
+    Attributes
+    ----------
+    program
+        Its class, as `nbln.models.base.Model` describes it.
+    engines
+        Names of the engines that fit it; the first is its own.
+    title
+        What it is, in a few words, for reports.
+    remedy
+        What to do where the data are not as it says, to follow a sentence that says how.
+    parameterizations
+        By name; the first is the default. Empty where there is one way only.
+    aliases
+        Names that its users know for its sites, beside those of `vocabulary.ALIASES`.
+    """
+
+    program: Any
+    engines: tuple[str, ...]
+    title: str
+    remedy: str = "look at them with check() and nbln.pl.plot_ppc"
+    parameterizations: dict[str, Any] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """As in ``fit(model=...)``."""
+        return self.program.name
+
+    @property
+    def has_loadings(self) -> bool:
+        """Whether genes vary together."""
+        return any(field.name == "loadings" for field in fields(self.program))
+
+    def site(self, key: Any) -> Any:
+        """The site that a key or an alias of it names; the key itself where there is none."""
+        if not isinstance(key, str):
+            return key
+        return self.aliases.get(key, names.ALIASES.get(key, key))
+
+
+MODELS: dict[str, Row] = {}
+
+
+def add(row: Row) -> None:
+    """Make a model known by its name.
+
+    Raises
+    ------
+    ValueError
+        The name is taken.
+    """
+    if row.name in MODELS:
+        raise ValueError(f"registry.add: a model {row.name!r} is there already")
+    MODELS[row.name] = row
+
+
+def find(model: Any, argument: str = "fit(model") -> Row:
+    """The row of a model by its name.
+
+    Raises
+    ------
+    ValueError
+        No such model; lists those there are.
+    """
+    return MODELS[choose(argument, model, MODELS)]
+
+
+add(
+    Row(
+        NBVCP,
+        (SVI,),
+        "nbvcp, negative-binomial counts of independent genes",
+        "genes vary together or with heavy tails: try model='nbln'",
+        PARAMETERIZATIONS,
+        {"expression": names.MEAN, "mean_expression": names.MEAN},
+    )
+)
+add(
+    Row(
+        PLN,
+        (LAPLACE,),
+        "pln, Poisson log-normal counts",
+        "counts vary more than Poisson: try model='nbln'",
+    )
+)
+add(Row(NBLN, (LAPLACE,), "nbln, negative-binomial log-normal counts"))
+
+LOADINGS_PRIORS: dict[str, type[LoadingsPrior]] = {
+    "none": Flat,
+    "gaussian": Gaussian,
+    "horseshoe_columnwise": HorseshoeColumnwise,
+    "horseshoe_sparse": HorseshoeSparse,
+    "neg_columnwise": NegColumnwise,
+}

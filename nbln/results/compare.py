@@ -1,0 +1,75 @@
+"""Fitted models compared by their evidence for the same cells."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nbln.results.result import Result
+
+log = logging.getLogger("nbln")
+
+
+def compare(
+    results: Mapping[str, Any], adata, layer: str | None = None, n_samples: int = 1
+) -> pd.DataFrame:
+    """Compare fitted models by their evidence for the same, preferably held-out, cells.
+
+    Parameters
+    ----------
+    results
+        Fitted models by name, of the same genes.
+    adata
+        The cells, with the genes of the fits.
+    layer
+        The layer that holds the counts; by default that of each fit.
+    n_samples
+        1: Laplace evidence; more: importance sampling with so many draws a cell.
+
+    Returns
+    -------
+    One row a model, best first: ``log_evidence``, summed over cells (nats); ``per_cell``, its mean;
+    ``difference`` to the best model and the ``standard_error`` of that difference over cells.
+
+    Raises
+    ------
+    ValueError
+        No results, or results of different genes.
+    """
+    if not isinstance(results, Mapping) or not results:
+        raise ValueError("compare(results=): give a dict of fitted models by name, {'nbln': res}")
+    for name, result in results.items():
+        if not isinstance(result, Result):
+            raise TypeError(f"compare(results=): {name!r} is a {type(result).__name__}, not a fit")
+    first, *others = results.items()
+    genes = set(first[1].fitted.gene_names)
+    for name, result in others:
+        if set(result.fitted.gene_names) != genes:
+            raise ValueError(
+                f"compare(results=): {first[0]!r} and {name!r} were fitted to different genes, so "
+                "their evidence is not comparable; fit both with the same genes and gene_coverage"
+            )
+    if len({result.predicts_depth for result in results.values()}) > 1:
+        log.warning(
+            "compare(results=): some fits have fixed offsets and some a capture prior; those with "
+            "offsets are given each cell's depth, the others have to predict it"
+        )
+    scores = pd.DataFrame(
+        {
+            name: np.asarray(result.score(adata, layer=layer, n_samples=n_samples), np.float64)
+            for name, result in results.items()
+        }
+    )
+    total = scores.sum().sort_values(ascending=False)
+    difference = scores.sub(scores[total.index[0]], axis=0)
+    table = pd.DataFrame(
+        {
+            "log_evidence": total,
+            "per_cell": scores.mean(),
+            "difference": difference.sum(),
+            "standard_error": difference.std(ddof=1) * np.sqrt(len(scores)),
+        }
+    )
+    return table.loc[total.index].rename_axis("model")

@@ -1,0 +1,196 @@
+"""Results as groups of named arrays and plain values, and back."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from nbln import registry
+from nbln import vocabulary as names
+from nbln.posterior.cells import CellPosterior
+from nbln.posterior.mode import Augmentation, Columns, Parameters, Search
+from nbln.posterior.variational import POSTERIORS
+from nbln.priors.capture import CaptureRule
+from nbln.priors.loadings import FittedLoadings
+from nbln.priors.shrinkage import Shrinkage
+from nbln.questions.distributions import Spread
+from nbln.results import io
+from nbln.results.history import History
+
+CELL, GENE, FACTOR = (names.CELL,), (names.GENE,), (names.FACTOR,)
+CELL_DIMS = {"z": (*CELL, "column")}  # of what is known of cells; the rest has one number a cell
+ITERATION = ("iteration",)
+HISTORY_DIMS = {
+    "changes": (*ITERATION, "quantity"),
+    "column_sd": (*ITERATION, *FACTOR),
+    "shrank": (*ITERATION, *FACTOR),
+    "further_steps": (*ITERATION, *FACTOR),
+    "damped": (*ITERATION, *GENE),
+}
+BOOLEAN = ("shrank", "damped", "converged")
+
+
+def laplace_groups(result) -> io.Groups:
+    """What a file of a `LaplaceResult` holds."""
+    parameters, loadings = result.parameters, result.loadings
+    channel = parameters.channel.state()
+    dims = {site.name: site.dims for site in parameters.channel.sites}
+    scale_dims = {s.name: s.dims for s in loadings.prior.sites(parameters.W.shape[1])}
+    offset, scale, columns = result.augmentation
+    spread = {f"{n}_sd": (dims[n], x) for n, x in result.spread.channel_sd.items()}
+    plain = {
+        "model": result.model,
+        "converged": bool(result.converged),
+        "frozen": list(result.frozen),
+        "match": result.match,
+        "capture": result.capture_rule._asdict(),
+        "search": result.search._asdict(),
+    }
+    groups = {
+        "data": io.of_fitted(result.fitted),
+        "fit": io.group({}, plain),
+        "parameters": io.group(
+            {
+                names.MU: (GENE, parameters.mu),
+                names.LOADINGS: ((*GENE, *FACTOR), parameters.W),
+                names.RESIDUAL: (GENE, parameters.d),
+            }
+        ),
+        "channel": io.group({n: (GENE * np.ndim(x), x) for n, x in channel.items()}),
+        "cells": io.group(
+            {n: (CELL_DIMS.get(n, CELL), _plain(x)) for n, x in result.cells._asdict().items()}
+        ),
+        "augmentation": io.group(
+            {"offset": (CELL, offset), "scale": ((*CELL, "extra"), scale)}, columns._asdict()
+        ),
+        "loadings": io.group(
+            {
+                "precision": ((*GENE, *FACTOR), loadings.precision),
+                **{f"scale_{n}": (scale_dims[n], x) for n, x in loadings.scales.items()},
+            },
+            prior_values(loadings.prior),
+        ),
+        "spread": io.group(
+            {"normal": ((*GENE, "moment"), result.spread.normal), **spread},
+            {"residual_shape": float(result.spread.residual_shape)},
+        ),
+        "history": io.group(
+            {n: (HISTORY_DIMS[n], _plain(x)) for n, x in result.history._asdict().items()}
+        ),
+    }
+    if result.cascade_source is not None:
+        groups |= io.nest(result.cascade_source.to_groups(), "cascade_source")
+    return groups
+
+
+def laplace_parts(groups: io.Groups) -> dict:
+    """The fields of a `LaplaceResult`, its source aside."""
+    plain = io.values(groups["fit"])
+    arrays = io.arrays(groups["parameters"])
+    augmentation = io.arrays(groups["augmentation"])
+    columns = {n: tuple(x) for n, x in io.values(groups["augmentation"]).items()}
+    loadings = io.arrays(groups["loadings"])
+    spread = io.arrays(groups["spread"])
+    history = {n: _boolean(n, x) for n, x in io.arrays(groups["history"]).items()}
+    channel = registry.find(plain["model"], "load(model").program.channel
+    return {
+        "fitted": io.to_fitted(groups["data"]),
+        "model": plain["model"],
+        "parameters": Parameters(
+            arrays[names.MU],
+            arrays[names.LOADINGS],
+            arrays[names.RESIDUAL],
+            channel.restore(io.arrays(groups["channel"])),
+        ),
+        "cells": CellPosterior(
+            **{n: _boolean(n, x) for n, x in io.arrays(groups["cells"]).items()}
+        ),
+        "augmentation": Augmentation(
+            augmentation["offset"], augmentation["scale"], Columns(**columns)
+        ),
+        "loadings": FittedLoadings(
+            prior_of(io.values(groups["loadings"])),
+            {n.removeprefix("scale_"): x for n, x in loadings.items() if n != "precision"},
+            loadings["precision"],
+        ),
+        "spread": Spread(
+            spread["normal"],
+            {n.removesuffix("_sd"): x for n, x in spread.items() if n != "normal"},
+            io.values(groups["spread"])["residual_shape"],
+        ),
+        "history": History(**history),
+        "capture_rule": CaptureRule(**plain["capture"]),
+        "search": Search(**plain["search"]),
+        "converged": plain["converged"],
+        "frozen": tuple(plain["frozen"]),
+        "match": plain["match"],
+    }
+
+
+def svi_groups(result) -> io.Groups:
+    """What a file of an `SVIResult` holds."""
+    plain = {
+        "model": result.model,
+        "parameterization": result.parameterization,
+        "converged": bool(result.converged),
+        "n_steps": result.n_steps,
+        "posterior": type(result.posterior).__name__,
+        "capture": result.capture_rule._asdict(),
+    }
+    arrays = {"losses": (("block",), result.losses), names.ETA: (CELL, result.known_eta)}
+    posterior = result.posterior
+    sites = {f"{n}_loc": (result.dims(n), x) for n, x in posterior.locations().items()}
+    spread = {n: (dims, x) for n, (dims, x) in posterior.spreads(result.dims).items()}
+    if posterior.eta is not None:
+        loc, scale = posterior.eta
+        sites |= {"eta_loc": (CELL, loc), "eta_scale": (CELL, scale)}
+    return {
+        "data": io.of_fitted(result.fitted),
+        "fit": io.group(arrays, plain),
+        "posterior": io.group(sites | spread),
+    }
+
+
+def svi_parts(groups: io.Groups) -> dict:
+    """The fields of an `SVIResult`."""
+    arrays, plain = io.arrays(groups["fit"]), io.values(groups["fit"])
+    row = registry.find(plain["model"], "load(model")
+    sites = [site.name for site in row.parameterizations[plain["parameterization"]].sites]
+    saved = {name: jnp.asarray(x) for name, x in io.arrays(groups["posterior"]).items()}
+    return {
+        "fitted": io.to_fitted(groups["data"]),
+        "model": plain["model"],
+        "parameterization": plain["parameterization"],
+        "posterior": POSTERIORS[plain["posterior"]].of(sites, saved),
+        "capture_rule": CaptureRule(**plain["capture"]),
+        "known_eta": arrays.get(names.ETA),
+        "losses": arrays["losses"],
+        "converged": plain["converged"],
+        "n_steps": plain["n_steps"],
+    }
+
+
+def prior_values(prior) -> dict:
+    """A loadings prior as plain values: its type, its parameters, its shrinkage."""
+    kinds = {kind: name for name, kind in registry.LOADINGS_PRIORS.items()}
+    fields = [f.name for f in dataclasses.fields(prior) if f.name != "shrinkage"]
+    return {
+        "type": kinds[type(prior)],
+        "parameters": {name: float(getattr(prior, name)) for name in fields},
+        "shrinkage": dataclasses.asdict(prior.shrinkage),
+    }
+
+
+def prior_of(plain: dict):
+    """The reverse of `prior_values`."""
+    kind = registry.LOADINGS_PRIORS[plain["type"]]
+    return kind(**plain["parameters"], shrinkage=Shrinkage(**plain["shrinkage"]))
+
+
+def _plain(values):
+    """Booleans as small integers, which NetCDF has."""
+    return values.astype(np.int8) if values is not None and values.dtype == bool else values
+
+
+def _boolean(name: str, values):
+    return values.astype(bool) if name in BOOLEAN else values

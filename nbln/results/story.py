@@ -1,0 +1,103 @@
+"""What results say of themselves: summaries, and sentences for a report."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from nbln.data.counts import Counts
+from nbln.questions import diagnostics
+from nbln.questions.diagnostics import Row
+
+Line = tuple[str, str]  # label, sentence; an empty label continues the line above
+
+
+def laplace_line(result) -> str:
+    """A Laplace result in one line."""
+    return (
+        f"LaplaceResult({result.model}, {result.fitted.n_cells} cells x {result.fitted.n_genes} "
+        f"genes, effective rank {result.w_prior_diagnostics['effective_rank']} of "
+        f"{result.latent_dim}, {_state(result)} after {len(result.trace)} iterations)"
+    )
+
+
+def svi_line(result) -> str:
+    """A fit of independent genes in one line."""
+    return (
+        f"SVIResult({result.model} {result.parameterization}, {result.fitted.n_cells} cells x "
+        f"{result.fitted.n_genes} genes, {_state(result)} after {result.n_steps} steps)"
+    )
+
+
+def _state(result) -> str:
+    return "converged" if result.converged else "NOT converged"
+
+
+def laplace_summary(result, counts: Counts | None, seed: int) -> Iterator[Row]:
+    """Rows of a Laplace result, predictive checks aside; without counts what needs none."""
+    source, last = result.cascade_source, result.history.last_change
+    yield from diagnostics.data(result.fitted)
+    yield from diagnostics.convergence(
+        ("iterations", len(result.trace)),
+        result.converged,
+        f"raise n_steps: the last iteration changed the parameters by {last:.1e}",
+        source is None or source.converged,
+    )
+    yield Row("last_change", last)
+    yield from diagnostics.cells(result.cells)
+    yield from diagnostics.programs(
+        result.w_prior_diagnostics, result.get_gauge_diagnostics(), result.loadings.learned
+    )
+    yield from diagnostics.variance(result.get_variance_shares())
+    if counts is not None:
+        yield diagnostics.k_hat(result.get_pareto_k(diagnostics.N_CELLS, seed, counts))
+
+
+def svi_summary(result) -> Iterator[Row]:
+    """Rows of a fit of independent genes, predictive checks aside."""
+    yield from diagnostics.data(result.fitted)
+    yield from diagnostics.convergence(
+        ("steps", result.n_steps), result.converged, "raise n_steps: the locations still moved"
+    )
+    yield Row("final_loss", float(result.losses[-1]))
+
+
+def of_svi(result) -> Iterator[Line]:
+    """Convergence, capture and dispersion of a fit of independent genes."""
+    yield "Convergence", _svi_state(result)
+    low, middle, high = np.quantile(np.exp(-result.eta), [0.05, 0.5, 0.95])
+    yield "Capture", f"median efficiency {middle:.2g}; {low:.2g} to {high:.2g} in 90 % of cells"
+    low, middle, high = np.quantile(result.r, [0.05, 0.5, 0.95])
+    yield "Dispersion r", f"median {middle:.2g}; {low:.2g} to {high:.2g} in 90 % of genes"
+    yield "", "variance of a count = mean + mean² / r"
+
+
+def of_laplace(result) -> Iterator[Line]:
+    """Convergence, cells and programs of a log-normal model."""
+    n = len(result.trace)
+    state = f"converged after {n}" if result.converged else f"NOT converged in {n}"
+    remedy = "" if result.converged else "; its values are approximate, try more steps"
+    source = result.cascade_source
+    first = [] if source is None else [_svi_state(source)]
+    for i, sentence in enumerate([*first, f"Laplace stage: {state} iterations{remedy}"]):
+        yield "" if i else "Convergence", sentence
+    bad = result.n_unconverged
+    missed = f"{bad:,} of {result.fitted.n_cells:,} did not reach their posterior mode"
+    yield "Cells", missed if bad else "all cells reached their posterior mode"
+    rank = result.w_prior_diagnostics["effective_rank"]
+    yield "Effective rank", f"{rank} of {result.latent_dim} programs offered carry signal"
+    if rank == result.latent_dim:
+        yield "", "all of them: the data may hold more, offer more (latent_dim)"
+    if rank:
+        ratio = result.get_gauge_diagnostics()["gauge_contamination_ratio"]
+        yield "Gauge ratio", f"{ratio:.2f}: variation shared by all genes, relative to the rest;"
+        yield "", "correlations leave the shared part out"
+    else:
+        yield "", "no program was kept, so all correlations are zero; more cells or"
+        yield "", "more genes may show programs that these do not"
+        yield "Gauge ratio", "not defined without a program"
+
+
+def _svi_state(result) -> str:
+    if result.converged:
+        return f"SVI stage: converged after {result.n_steps:,} steps"
+    return f"SVI stage: NOT converged in {result.n_steps:,} steps; its values are approximate"
