@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float
@@ -16,6 +17,7 @@ class Moments(NamedTuple):
     sd: Float[Array, "..."]
 
 
+@jax.jit
 def truncated_at_zero(loc: Float[Array, "..."], scale: Float[Array, "..."]) -> Moments:
     """Moments of N(loc, scale²) given that it is not negative.
 
