@@ -5,6 +5,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from nbln.distributions.sampling import gamma_rates
+
 
 def simulate(
     n_cells: int = 1000,
@@ -52,7 +54,7 @@ def simulate(
     z = rng.normal(size=(n_cells, n_programs))
     x = mu + z @ W.T + rng.normal(size=(n_cells, n_genes)) * np.sqrt(d)
     rate = np.exp(x + log_depth[:, None])
-    counts = rng.poisson(rng.gamma(np.broadcast_to(r, rate.shape), rate / r))
+    counts = rng.poisson(gamma_rates(rng, rate, r))
     adata = ad.AnnData(
         sp.csr_matrix(counts.astype(np.float32)),
         obs=pd.DataFrame(

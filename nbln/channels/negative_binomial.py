@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from nbln import vocabulary as names
 from nbln.channels.base import Channel
 from nbln.distributions.negative_binomial import NegativeBinomialLogMean, nb_log_prob
+from nbln.distributions.sampling import gamma_rates
 from nbln.priors.marginal import R_MAX
 from nbln.priors.univariate import Frozen, LogNormal, Prior, SmoothPrior
 from nbln.vocabulary import Site
@@ -102,8 +103,7 @@ class NegativeBinomial(Channel):
 
     def rates(self, rng, f):
         """Gamma rates with mean eᶠ and shape r."""
-        r = np.asarray(self.r)
-        return rng.gamma(np.broadcast_to(r, f.shape), np.exp(f) / r)
+        return gamma_rates(rng, np.exp(f), np.asarray(self.r))
 
     def variance(self, f):
         return np.exp(f) + np.exp(2 * f) * self._excess

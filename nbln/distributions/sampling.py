@@ -5,6 +5,7 @@ counts of rates above 1e4 are distorted, and whose uniforms have no values betwe
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax, random
 
 from nbln.distributions.special import HALF_LOG_TWO_PI, bd0, stirling_remainder
@@ -94,6 +95,11 @@ def _transformed_rejection(key: Array, rate: Array, wanted: Array) -> Array:
     start = key, jnp.zeros_like(rate), ~wanted
     _, offset, _ = lax.while_loop(lambda carry: ~jnp.all(carry[2]), step, start)
     return base.astype(jnp.int32) + offset.astype(jnp.int32)
+
+
+def gamma_rates(rng: np.random.Generator, mean: np.ndarray, concentration: np.ndarray):
+    """Gamma rates on the host: Poisson counts of these are negative binomial of this mean."""
+    return rng.gamma(np.broadcast_to(concentration, mean.shape), mean / concentration)
 
 
 def sample_negative_binomial(key: Array, mean: Array, concentration: Array) -> Array:

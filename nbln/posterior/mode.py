@@ -70,6 +70,10 @@ class Cells(NamedTuple):
     offset: Float[Array, " cell"]  # o, added to every log-rate of the cell
     scale: Float[Array, "cell extra"]  # v of the extra columns
 
+    def mean(self, mu: Float[Array, " gene"]) -> Float[Array, "cell gene"]:
+        """μ + o, the log-rates of cells whose coordinates and residuals are 0."""
+        return mu + self.offset[:, None]
+
 
 class Parameters(eqx.Module):
     """Parameters of a log-normal model: x ~ N(μ, W Wᵀ + diag(d)), counts by the channel."""
@@ -80,8 +84,8 @@ class Parameters(eqx.Module):
     channel: Channel
 
     def mean(self, cells: Cells) -> Float[Array, "cell gene"]:
-        """μ + o, the log-rates of cells whose coordinates and residuals are 0."""
-        return self.mu + cells.offset[:, None]
+        """μ + o of these cells."""
+        return cells.mean(self.mu)
 
 
 class Mode(NamedTuple):

@@ -48,7 +48,7 @@ def visit(genes: Genes, columns: Columns, cells: Cells, z: Float[Array, "2 cell"
 
     z[1] is their posterior precision. Where η is known there is no column, and z stays as it is.
     """
-    f = genes.log_mean + cells.offset[:, None]
+    f = cells.mean(genes.log_mean)
     if columns.value:
         effect = columns.value[0] * cells.scale[:, 0]
         f = f + (effect * z[0])[:, None]
