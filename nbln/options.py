@@ -44,7 +44,9 @@ class Priors:
     loadings
         Prior of the loadings, given or default.
     capture_prior
-        (log_M0, sigma_M) if given; None: offsets fixed by library size; "default" if neither.
+        (log_M0, sigma_M), or None where the data decide.
+    fixed_offset
+        Whether capture was given as None: offsets fixed by library size.
     written
         The argument as the user wrote it, for the record.
     """
@@ -52,7 +54,8 @@ class Priors:
     row: Row
     given: Mapping[str, Prior]
     loadings: LoadingsPrior
-    capture_prior: tuple[float, float] | str | None = "default"
+    capture_prior: tuple[float, float] | None = None
+    fixed_offset: bool = False
     written: str | None = None
 
     @classmethod
@@ -75,26 +78,25 @@ class Priors:
                 shown = [SHOWN.get(k, "loadings" if k == names.LOADINGS else k) for k in keys]
                 choose_from(shown, key, f"fit(priors={{{key!r}: ...}})", "prior")
         sites = {s: _site_prior(s, given[s], type(defaults[s])) for s in defaults if s in given}
-        capture = given.get(names.ETA, "default")
-        if capture is not None and capture != "default":
-            capture = _pair("capture_efficiency", capture)
-        written = None if argument is None else repr(argument)
-        return cls(row, sites, _loadings(given.get(names.LOADINGS)), capture, written)
+        capture = given.get(names.ETA)
+        return cls(
+            row,
+            sites,
+            _loadings(given.get(names.LOADINGS)),
+            None if capture is None else _pair("capture_efficiency", capture),
+            fixed_offset=names.ETA in given and capture is None,
+            written=None if argument is None else repr(argument),
+        )
 
     def sites(self, n_cells: int) -> dict[str, Prior]:
         """The prior of each site, given or default."""
         return self.row.program.default_priors(n_cells) | dict(self.given)
 
-    @property
-    def fixed_offset(self) -> bool:
-        """Whether capture was given as None: a fixed offset by library size."""
-        return self.capture_prior is None
-
     def capture(self, library_size: np.ndarray) -> tuple[CaptureRule, str]:
         """How capture follows from library size, and a sentence for the log."""
-        if self.capture_prior is None:
+        if self.fixed_offset:
             return CaptureRule.library_offset(library_size), "fixed offsets by library size"
-        if not isinstance(self.capture_prior, str):
+        if self.capture_prior is not None:
             _check_capture(*self.capture_prior, float(library_size.max()))
             return CaptureRule(*self.capture_prior), "capture prior as given"
         rule = CaptureRule.mrna_content(library_size)
@@ -156,14 +158,16 @@ def cascade_config(row: Row, tau, freeze, match, n_samples) -> CascadeConfig:
     if isinstance(freeze, str):
         freeze = (freeze,)
     argument = "fit(informative_priors_freeze"
+    if not isinstance(freeze, tuple | list | set) or not all(isinstance(k, str) for k in freeze):
+        raise ValueError(f"{argument}={freeze!r}): expected names, of {', '.join(has)}")
     repeated = {key for key in freeze if list(freeze).count(key) > 1}
     if repeated:
         raise ValueError(f"{argument}={tuple(freeze)!r}): {sorted(repeated)[0]!r} is given twice")
     frozen = resolve_aliases(argument, dict.fromkeys(freeze), row)
     for key in frozen:
         if key not in has:
-            choose(argument, key, has)
-    if not isinstance(tau, numbers.Real) or not float(tau) > 0:
+            choose_from(has, key, f"{argument}={key!r})", "key")
+    if not isinstance(tau, numbers.Real) or isinstance(tau, bool) or not float(tau) > 0:
         raise ValueError(
             f"fit(informative_priors_tau={tau!r}): must be a positive number; inf uses the source "
             "for starting values and frozen keys only"
@@ -234,6 +238,7 @@ def _loadings(value: Any) -> LoadingsPrior:
                 f"{argument}: ...}}): {value['type']} has no parameter {name!r}; "
                 f"it has {', '.join(fields) or 'none'}"
             )
-        if not isinstance(number, numbers.Real) or not 0 < float(number) < math.inf:
+        real = isinstance(number, numbers.Real) and not isinstance(number, bool)
+        if not real or not 0 < float(number) < math.inf:
             raise ValueError(f"{argument}: ...}}): {name}={number!r} must be a positive number")
     return kind(**{n: float(number) for n, number in parameters.items()}, shrinkage=shrinkage)

@@ -125,7 +125,8 @@ class SVIPlan(Plan):
     def source_of(cls, plan: "LaplacePlan", config: SVIConfig) -> "SVIPlan":
         """The first stage of the pipeline: default priors, but the capture prior of the target."""
         row = registry.find(SOURCE)
-        priors = replace(Priors.of(row, None), capture_prior=plan.priors.capture_prior)
+        capture = plan.priors.capture_prior
+        priors = replace(Priors.of(row, None), capture_prior=capture)
         common = (row, priors, plan.layer, plan.gene_coverage, plan.seed, plan.progress)
         return cls(*common, parameterization=next(iter(row.parameterizations)), config=config)
 
@@ -267,6 +268,7 @@ class LaplacePlan(Plan):
         settings = {
             "latent_dim": program.latent_dim,
             "informative_priors_tau": self.cascade.tau,
+            "informative_priors_match": self.cascade.match,
         }
         return LaplaceResult(
             fitted=self.fitted(counts, settings, seconds),
@@ -351,7 +353,9 @@ def _settings(arguments: Arguments, keyword: str, kind, rules, overrides: tuple[
     """An engine's settings: defaults or those given, with the direct keywords on top."""
     given = kind() if arguments[keyword] is None else arguments[keyword]
     if not isinstance(given, kind):
-        raise TypeError(f"fit({keyword}=): expected a {kind.__name__}, got {type(given).__name__}")
+        raise TypeError(
+            f"fit({keyword}=): expected nbln.{kind.__name__}(...), got {type(given).__name__}"
+        )
     return replace_settings(given, "fit", rules, **{name: arguments[name] for name in overrides})
 
 

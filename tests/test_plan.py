@@ -85,6 +85,22 @@ def make(**arguments):
     return plan.make(DEFAULTS | arguments, DEFAULTS)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"priors": {"capture_efficiency": "default"}}, "expected \\(log_M0, sigma_M\\)"),
+        ({"priors": {"capture_efficiency": np.ones(3)}}, "expected \\(log_M0, sigma_M\\)"),
+        ({"informative_priors_freeze": 3}, r"freeze=3\): expected names, of r, mu, eta"),
+        ({"informative_priors_freeze": [["r"]]}, "expected names, of r, mu, eta"),
+        ({"informative_priors_tau": True}, "must be a positive number"),
+        ({"priors": {"loadings": {"type": "gaussian", "scale": True}}}, "positive number"),
+    ],
+)
+def test_values_of_a_wrong_kind(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(**arguments)
+
+
 def test_the_pipeline_is_a_plan_in_two_stages():
     built = make(seed=3, n_steps=7, svi=nbln.SVIConfig(n_steps=50))
     assert isinstance(built, plan.LaplacePlan)
@@ -98,6 +114,7 @@ def test_the_pipeline_is_a_plan_in_two_stages():
 def test_the_first_stage_has_the_capture_prior_of_the_target():
     built = make(priors={"capture_efficiency": (12.0, 0.3), "r": (1.0, 0.5)})
     assert built.source.priors.capture_prior == (12.0, 0.3)
+    assert not built.source.priors.fixed_offset
     assert not built.source.priors.given
 
 
