@@ -12,23 +12,18 @@ import numpy as np
 
 from nbln import vocabulary as names
 from nbln.arguments import check_whole, choose, choose_from
-from nbln.inference.cascade import KEYS, MATCHES, CascadeConfig
+from nbln.inference.cascade import KEYS, MATCHES, VERBATIM, CascadeConfig
 from nbln.priors.capture import CaptureRule
 from nbln.priors.loadings import LoadingsPrior
 from nbln.priors.shrinkage import Shrinkage
 from nbln.priors.sparse import HorseshoeSparse
-from nbln.priors.univariate import Beta, InverseGamma, LogNormal, Normal, Prior
+from nbln.priors.univariate import Prior
 from nbln.registry import LOADINGS_PRIORS, Row
+from nbln.results.svi import SVIResult
 
 LARGEST_LOG_M0 = math.log(1e12)  # a cell holds far fewer counts: whoever says more gave no log
 MOST_SIGMA = 5.0  # standard deviations of M0 by which the largest library may exceed it
-SHOWN = {names.ETA: "capture_efficiency"}  # what users call a site
-FORMS = {
-    Normal: "(loc, scale): mean and standard deviation",
-    LogNormal: "(loc, scale): mean and standard deviation of the natural log",
-    InverseGamma: "(shape, rate): mode rate / (shape + 1)",
-    Beta: "(a, b)",
-}
+SHOWN = {names.ETA: "capture_efficiency", names.LOADINGS: "loadings"}  # as users call them
 
 
 @dataclass(frozen=True)
@@ -75,8 +70,9 @@ class Priors:
         keys = (*defaults, names.ETA, *((names.LOADINGS,) if row.has_loadings else ()))
         for key in given:
             if key not in keys:
-                shown = [SHOWN.get(k, "loadings" if k == names.LOADINGS else k) for k in keys]
-                choose_from(shown, key, f"fit(priors={{{key!r}: ...}})", "prior")
+                shown = [SHOWN.get(k, k) for k in keys]
+                given_as = f"fit(priors={{{key!r}: ...}}) of model {row.name}"
+                choose_from(shown, key, given_as, "prior")
         sites = {s: _site_prior(s, given[s], type(defaults[s])) for s in defaults if s in given}
         capture = given.get(names.ETA)
         return cls(
@@ -177,9 +173,72 @@ def cascade_config(row: Row, tau, freeze, match, n_samples) -> CascadeConfig:
     return CascadeConfig(float(tau), tuple(frozen), match, int(n_samples))
 
 
+def use_of_source(row: Row, arguments: Mapping[str, Any]) -> CascadeConfig:
+    """How a source is used, checked; without one nothing may be said of it."""
+
+    def config(tau, freeze, match):
+        n_samples = arguments["informative_priors_n_samples"]
+        return cascade_config(row, tau, freeze, match, n_samples)
+
+    defaults = {"tau": 1.0, "freeze": None, "match": VERBATIM}
+    asked = config(*(arguments[f"informative_priors_{key}"] for key in defaults))
+    source = arguments["informative_priors_from"]
+    if isinstance(source, SVIResult):
+        return asked
+    if source is not None and source is not False:
+        raise TypeError(
+            "fit(informative_priors_from=): expected the result of nbln.fit(adata, model='nbvcp'), "
+            f"None or False; got {type(source).__name__}"
+        )
+    for key, default in defaults.items():
+        value = arguments[f"informative_priors_{key}"]
+        if differs(value, default):
+            raise ValueError(
+                f"fit(informative_priors_{key}={value!r}): it says how a source is used; give one "
+                "with informative_priors_from=nbln.fit(adata, model='nbvcp')"
+            )
+    return asked
+
+
+def check_taken(priors: Priors, cascade: CascadeConfig, source: SVIResult) -> None:
+    """Raise for priors of what the source sets; they would say nothing.
+
+    Raises
+    ------
+    ValueError
+        Names the site and the ways out.
+    """
+    soft = np.isfinite(cascade.tau)
+    for site in (names.DISPERSION, names.MU):
+        if site in priors.given and (soft or site in cascade.freeze):
+            raise ValueError(
+                f"fit(priors={{{site!r}: ...}}): informative_priors_from= sets {site}; leave its "
+                "prior out, or take starting values only with informative_priors_tau=np.inf and "
+                f"informative_priors_freeze= without {site!r}"
+            )
+    if not (soft or names.ETA in cascade.freeze):
+        return
+    rule, given = source.capture_rule, priors.capture_prior
+    if priors.fixed_offset or (given is not None and given != (rule.log_m0, rule.sigma_m)):
+        raise ValueError(
+            "fit(priors={'capture_efficiency': ...}): capture losses are those of "
+            "informative_priors_from=, which was fitted with another prior of them; fit the source "
+            "with this one, or leave it out"
+        )
+
+
+def differs(value: Any, default: Any) -> bool:
+    """Whether an argument was given as something else than its default."""
+    return value is not default and (type(value) is not type(default) or value != default)
+
+
 def _site_prior(site: str, value: Any, kind: Any) -> Prior:
-    first, second = _pair(site, value, FORMS[kind])
-    if kind in (InverseGamma, Beta) and first <= 0:
+    if not kind.form:
+        raise ValueError(
+            f"fit(priors={{{site!r}: ...}}): {site} is given by the model; leave it out"
+        )
+    first, second = _pair(site, value, kind.form)
+    if kind.positive and first <= 0:
         raise ValueError(f"fit(priors={{{site!r}: {value!r}}}): both numbers must be positive")
     return kind(jnp.asarray(first), jnp.asarray(second))
 

@@ -65,6 +65,7 @@ class Plan(abc.ABC):
     """
 
     engine: ClassVar[str]
+    title: ClassVar[str]  # of the engine, in messages
     uses: ClassVar[tuple[str, ...]]  # keywords of `fit` beside the common ones
     row: Row
     priors: Priors
@@ -107,6 +108,7 @@ class SVIPlan(Plan):
     """Independent genes by stochastic variational inference."""
 
     engine: ClassVar[str] = registry.SVI
+    title: ClassVar[str] = "SVI"
     uses: ClassVar[tuple[str, ...]] = ("parameterization", "n_steps", "batch_size", "tol", "svi")
     parameterization: str
     config: SVIConfig
@@ -162,6 +164,7 @@ class Beliefs:
     mean: np.ndarray  # (gene,) first value of e^μ
     log_r: np.ndarray  # (gene,) first value of the log dispersion
     frozen: tuple[str, ...] = ()
+    source: SVIResult | None = None  # in the order of the counts
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,7 @@ class LaplacePlan(Plan):
     """A log-normal model by the Laplace engine, with or without a source of independent genes."""
 
     engine: ClassVar[str] = registry.LAPLACE
+    title: ClassVar[str] = "Laplace"
     uses: ClassVar[tuple[str, ...]] = (
         "latent_dim", "n_steps", "tol", "svi", "laplace", "informative_priors_from",
         "informative_priors_tau", "informative_priors_freeze", "informative_priors_match",
@@ -185,8 +189,10 @@ class LaplacePlan(Plan):
         config = _settings(
             arguments, "laplace", LaplaceConfig, laplace_engine.RULES, ("n_steps", "tol")
         )
-        cascade = _cascade(row, arguments)
+        cascade = options.use_of_source(row, arguments)
         given = arguments["informative_priors_from"]
+        if isinstance(given, SVIResult):
+            options.check_taken(common["priors"], cascade, given)
         plan = cls(
             **common,
             latent_dim=arguments["latent_dim"],
@@ -219,7 +225,7 @@ class LaplacePlan(Plan):
         )
         self._report_matching(fit, source)
         seconds = fit.seconds | {"total": time.perf_counter() - began}
-        result = self._result(counts, program, fit, beliefs, source, seconds)
+        result = self._result(counts, program, fit, beliefs, seconds)
         if fit.converged and result.w_prior_diagnostics["effective_rank"] == 0:
             log.warning(
                 "no gene program was found: the counts show no correlation between genes beyond "
@@ -243,7 +249,7 @@ class LaplacePlan(Plan):
             capture, note = taken.capture, "capture losses taken over from the source"
             rule = source.capture_rule
         log.info(note)
-        return Beliefs(priors, capture, rule, taken.mean, taken.log_r, taken.frozen)
+        return Beliefs(priors, capture, rule, taken.mean, taken.log_r, taken.frozen, taken.source)
 
     def _report_matching(self, fit: LaplaceFit, source: SVIResult | None) -> None:
         r = fit.parameters.channel.values().get(names.DISPERSION)
@@ -260,7 +266,6 @@ class LaplacePlan(Plan):
         program: LogNormalModel,
         fit: LaplaceFit,
         beliefs: Beliefs,
-        source: SVIResult | None,
         seconds: dict[str, float],
     ) -> LaplaceResult:
         info = fit.info
@@ -294,12 +299,11 @@ class LaplacePlan(Plan):
             converged=fit.converged,
             frozen=beliefs.frozen,
             match=self.cascade.match,
-            cascade_source=source,
+            cascade_source=beliefs.source,
         )
 
 
 PLANS: dict[str, type[Plan]] = {plan.engine: plan for plan in (SVIPlan, LaplacePlan)}
-TITLES = {registry.SVI: "SVI", registry.LAPLACE: "Laplace"}
 
 
 def make(arguments: Arguments, defaults: Arguments) -> Plan:
@@ -321,12 +325,14 @@ def make(arguments: Arguments, defaults: Arguments) -> Plan:
     engine = _engine(row, arguments["inference_method"])
     kind = PLANS[engine]
     for name, value in arguments.items():
-        if name not in COMMON and name not in kind.uses and _differs(value, defaults[name]):
-            users = [other for other, plan in PLANS.items() if name in plan.uses]
-            models = [m for m, other in registry.MODELS.items() if other.engines[0] in users]
+        if name not in COMMON and name not in kind.uses and options.differs(value, defaults[name]):
+            users = {other: plan for other, plan in PLANS.items() if name in plan.uses}
+            models = [
+                m for m, other in registry.MODELS.items() if users.keys() & set(other.engines)
+            ]
             raise ValueError(
                 f"fit({name}={value!r}): model {row.name} does not use it; it is for models fitted "
-                f"by {', '.join(TITLES[user] for user in users)} ({', '.join(models)})"
+                f"by {', '.join(user.title for user in users.values())} ({', '.join(models)})"
             )
     return kind.of(row, arguments)
 
@@ -345,10 +351,6 @@ def _engine(row: Row, inference_method: Any) -> str:
     return inference_method
 
 
-def _differs(value: Any, default: Any) -> bool:
-    return value is not default and (type(value) is not type(default) or value != default)
-
-
 def _settings(arguments: Arguments, keyword: str, kind, rules, overrides: tuple[str, ...]):
     """An engine's settings: defaults or those given, with the direct keywords on top."""
     given = kind() if arguments[keyword] is None else arguments[keyword]
@@ -357,31 +359,6 @@ def _settings(arguments: Arguments, keyword: str, kind, rules, overrides: tuple[
             f"fit({keyword}=): expected nbln.{kind.__name__}(...), got {type(given).__name__}"
         )
     return replace_settings(given, "fit", rules, **{name: arguments[name] for name in overrides})
-
-
-def _cascade(row: Row, arguments: Arguments) -> CascadeConfig:
-    """How a source is used, checked; without one nothing may be said of it."""
-
-    def config(tau, freeze, match):
-        n_samples = arguments["informative_priors_n_samples"]
-        return options.cascade_config(row, tau, freeze, match, n_samples)
-
-    keys = ("tau", "freeze", "match")
-    asked = config(*(arguments[f"informative_priors_{key}"] for key in keys))
-    source = arguments["informative_priors_from"]
-    if isinstance(source, SVIResult):
-        return asked
-    if source is not None and source is not False:
-        raise TypeError(
-            "fit(informative_priors_from=): expected the result of nbln.fit(adata, model='nbvcp'), "
-            f"None or False; got {type(source).__name__}"
-        )
-    if asked != config(1.0, None, cascades.VERBATIM):
-        raise ValueError(
-            "fit(informative_priors_tau/freeze/match=): these say how a source is used; give one "
-            "with informative_priors_from=nbln.fit(adata, model='nbvcp')"
-        )
-    return asked
 
 
 def _on_host(tree):

@@ -71,10 +71,18 @@ def add(row: Row) -> None:
     Raises
     ------
     ValueError
-        The name is taken.
+        The name is taken, or engines are not a tuple of names.
+    TypeError
+        The program or its channel is abstract; names what is missing.
     """
     if row.name in MODELS:
         raise ValueError(f"registry.add: a model {row.name!r} is there already")
+    if not isinstance(row.engines, tuple) or not row.engines:
+        raise ValueError(f"registry.add(engines={row.engines!r}): expected a tuple of names")
+    for kind in (row.program, row.program.channel):
+        missing = sorted(getattr(kind, "__abstractmethods__", ()))
+        if missing:
+            raise TypeError(f"registry.add: {kind.__name__} does not say {', '.join(missing)}")
     MODELS[row.name] = row
 
 

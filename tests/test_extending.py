@@ -80,11 +80,8 @@ class SharedDispersion(Channel):
     def rates(self, rng, f):
         return NegativeBinomial(self.log_theta).rates(rng, f)
 
-    def variance(self, f):
-        return NegativeBinomial(self.log_theta).variance(f)
-
-    def expected_variance(self, loc, variance):
-        return NegativeBinomial(self.log_theta).expected_variance(loc, variance)
+    def noise(self):
+        return float(jnp.exp(-self.log_theta))
 
 
 class SharedModel(LogNormalModel):

@@ -103,6 +103,10 @@ class Channel(eqx.Module):
 
     # On the host
 
+    def noise(self) -> Float[np.ndarray, " gene"] | float:
+        """Squared coefficient of variation of `rates` given f; 0 where they are eᶠ."""
+        return 0.0
+
     def rates(self, rng: np.random.Generator, f: HostMatrix) -> HostMatrix:
         """Rates that counts are Poisson draws of, the channel's own variation in them."""
         del rng
@@ -112,15 +116,15 @@ class Channel(eqx.Module):
         """Draws of the counts."""
         return rng.poisson(self.rates(rng, np.minimum(f, LARGEST_LOG_RATE)))
 
-    @abc.abstractmethod
     def variance(self, f: HostMatrix) -> HostMatrix:
         """Variance of a count given its log-rate; the mean is eᶠ."""
+        return np.exp(f) + self.noise() * np.exp(2 * f)
 
-    @abc.abstractmethod
     def expected_variance(
         self, loc: HostMatrix, variance: Float[np.ndarray, " gene"]
     ) -> HostMatrix:
         """Mean of `variance` over log-rates that are Gaussian with this mean and variance."""
+        return np.exp(loc + 0.5 * variance) + self.noise() * np.exp(2 * (loc + variance))
 
     def moments(
         self, loc: HostMatrix, variance: Float[np.ndarray, " gene"]

@@ -105,15 +105,8 @@ class NegativeBinomial(Channel):
         """Gamma rates with mean eᶠ and shape r."""
         return gamma_rates(rng, np.exp(f), np.asarray(self.r))
 
-    def variance(self, f):
-        return np.exp(f) + np.exp(2 * f) * self._excess
-
-    def expected_variance(self, loc, variance):
-        return np.exp(loc + 0.5 * variance) + np.exp(2 * (loc + variance)) * self._excess
-
-    @property
-    def _excess(self):
-        """1/r, on the host in float64."""
+    def noise(self):
+        """1/r."""
         return np.exp(-np.asarray(self.log_r, np.float64))
 
     def slopes(self, sums, tails) -> tuple[Float[Array, " gene"], Float[Array, " gene"]]:

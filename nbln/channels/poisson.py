@@ -1,7 +1,6 @@
 """Poisson counts: the channel of the Poisson log-normal model."""
 
 import jax.numpy as jnp
-import numpy as np
 import numpyro.distributions as dist
 from jax.scipy.special import gammaln
 
@@ -35,9 +34,3 @@ class Poisson(Channel):
 
     def distribution(self, f):
         return dist.Poisson(jnp.exp(f))
-
-    def variance(self, f):
-        return np.exp(f)
-
-    def expected_variance(self, loc, variance):
-        return np.exp(loc + 0.5 * variance)

@@ -102,12 +102,10 @@ class Counts:
         layers = checks.layer_names(adata)
         labels = checks.Labels(cell_names, names, layer, layers, adata.isbacked, caller)
         matrix = checks.check_type(open_matrix(adata, layer, caller), labels)
+        # Missing genes are named before cells that have no counts in the others.
+        named = None if genes is None else _select_by_name(names, genes, caller)
         library_size, totals = checks.checked_totals(matrix, labels)
-
-        if genes is None:
-            selection = _select_by_coverage(totals, gene_coverage)
-        else:
-            selection = _select_by_name(names, genes, caller)
+        selection = _select_by_coverage(totals, gene_coverage) if named is None else named
         gene_names, gene_totals = names[selection.kept], totals[selection.kept]
         if selection.has_other:
             if genes is None:

@@ -57,11 +57,22 @@ class Cascade:
     mean: np.ndarray  # (gene,) starting value of e^μ
     log_r: np.ndarray  # (gene,) starting value
     frozen: tuple[str, ...]
+    source: SVIResult  # in the order of the counts
 
 
 def cascade(source: SVIResult, counts: Counts, config: CascadeConfig, seed: int) -> Cascade:
-    """Priors, frozen and starting values from a fit of the same cells and genes."""
-    moments = _moments(source, counts, config.n_samples, seed)
+    """Priors, frozen and starting values from a fit of the same cells and genes.
+
+    Raises
+    ------
+    ValueError
+        The source was fitted to other cells or genes.
+    """
+    cells = _order(counts.cell_names, source.fitted.cell_names, "cells")
+    genes = _order(counts.gene_names, source.fitted.gene_names, "genes")
+    moments = _moments(source, cells, genes, config.n_samples, seed)
+    if np.any(np.diff(cells) != 1) or np.any(np.diff(genes) != 1):
+        source = source.in_order_of(counts, cells, genes)
     priors: dict[str, Prior] = {}
     log_r = moments[names.DISPERSION][0]
     wrap = {
@@ -89,6 +100,7 @@ def cascade(source: SVIResult, counts: Counts, config: CascadeConfig, seed: int)
         np.exp(moments[names.MU][0]),
         np.asarray(log_r),
         config.freeze,
+        source,
     )
 
 
@@ -96,10 +108,8 @@ def _soften(sd, tau):
     return jnp.maximum(sd * tau, SMALLEST_SD)
 
 
-def _moments(source: SVIResult, counts: Counts, n_samples: int, seed: int):
-    """(mean, sd) of log r̄, log μ̄ and η, in the order of `counts`."""
-    cells = _order(counts.cell_names, source.fitted.cell_names, "cells")
-    genes = _order(counts.gene_names, source.fitted.gene_names, "genes")
+def _moments(source: SVIResult, cells, genes, n_samples: int, seed: int):
+    """(mean, sd) of log r̄, log μ̄ and η, for cells and genes at these places of the source."""
     mean, r = source.sample_genes(n_samples, seed)
     moments = {}
     for site, draws in ((names.DISPERSION, r), (names.MU, mean)):

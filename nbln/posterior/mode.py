@@ -23,6 +23,9 @@ from nbln.linalg.products import dot
 
 # A first step that moves a log-rate further (natural log) starts again from the counts.
 LARGEST_FIRST_MOVE = 5.0
+# Scalar Newton iterations for a log-rate given the coordinates: two where the next step corrects
+# what is left, four where the log-rate itself is asked for (quadratic convergence: to float32).
+WARM_ITERATIONS, FULL_ITERATIONS = 2, 4
 # A line search gives up at 2⁻²⁰ of a step, where float32 no longer sees it.
 MOST_HALVINGS = 20
 
@@ -213,7 +216,7 @@ def conditional_rates(
     cells: Cells,
     columns: Columns,
     z: Float[Array, "all_columns cell"],
-    n_iterations: int = 2,
+    n_iterations: int = WARM_ITERATIONS,
 ) -> Float[Array, "cell gene"]:
     """Log-rates at their mode given the coordinates: f = m + d s(f) per entry, m = μ + o + W̃ z̃.
 

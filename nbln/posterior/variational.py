@@ -38,6 +38,10 @@ class Posterior(eqx.Module):
     def spreads(self, dims) -> dict[str, tuple[tuple[str, ...], Array]]:
         """Arrays beyond the locations, with their dims; `dims` gives those of a site."""
 
+    @abc.abstractmethod
+    def take(self, cells: np.ndarray, genes: np.ndarray) -> "Posterior":
+        """The same for cells and genes in another order."""
+
     @classmethod
     @abc.abstractmethod
     def of(cls, sites: list[str], arrays: dict[str, Array]) -> "Posterior":
@@ -97,6 +101,10 @@ class MeanFieldPosterior(Posterior):
     def spreads(self, dims):
         return {f"{name}_scale": (dims(name), scale) for name, (_, scale) in self.genes.items()}
 
+    def take(self, cells, genes):
+        taken = {n: tuple(_of_genes(x, genes) for x in pair) for n, pair in self.genes.items()}
+        return MeanFieldPosterior(_of_cells(self.eta, cells), taken)
+
     @classmethod
     def of(cls, sites, arrays):
         genes = {n: (arrays[f"{n}_loc"], arrays[f"{n}_scale"]) for n in sites}
@@ -124,6 +132,14 @@ class LowRankPosterior(Posterior):
             "genes_factor": ((*coordinate, "rank"), self.factor),
             "genes_scale": (coordinate, self.scale),
         }
+
+    def take(self, cells, genes):
+        loc = {name: _of_genes(x, genes) for name, x in self.loc.items()}
+        places = self.unflatten(np.arange(len(self.scale)))
+        order = np.concatenate([_of_genes(x, genes).ravel() for _, x in sorted(places.items())])
+        return LowRankPosterior(
+            _of_cells(self.eta, cells), loc, self.factor[order], self.scale[order]
+        )
 
     @classmethod
     def of(cls, sites, arrays):
@@ -153,6 +169,15 @@ class LowRankPosterior(Posterior):
 
 
 POSTERIORS = {kind.__name__: kind for kind in (MeanFieldPosterior, LowRankPosterior)}
+
+
+def _of_genes(values, genes):
+    """Values of these genes; a number that all genes share stays."""
+    return values[genes] if np.ndim(values) else values
+
+
+def _of_cells(eta, cells):
+    return None if eta is None else (eta[0][cells], eta[1][cells])
 
 
 def _saved_eta(arrays):

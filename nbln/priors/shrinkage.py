@@ -43,16 +43,17 @@ class Shrinkage:
         Change of W_⊥W_⊥ᵀ in one iteration, relative, below which columns count as settled and a
         sparse prior may turn to its own axes. Just above the default tolerance of a fit (0.003).
     entry_iterations
-        Iterations after settling that a sparse fit needs before it may stop: one turns to sparse
-        axes, one gives entries their precisions, and the third is the first whose loadings, and so
-        whose change, those precisions have moved.
+        Iterations, that in which columns settle included, that a sparse fit needs before it may
+        stop: the second turns to sparse axes, the third gives entries their precisions, and the
+        fourth is the first whose loadings, and so whose change, those precisions have moved.
     noise_edge
         γ = noise_edge · genes/cells in the edge (1 + √γ)² of the spectrum of noise below which
-        columns fall. 1 is the theorem for Gaussian data (Marchenko & Pastur 1967); counts say less
-        than Gaussian data, so that their edge is nearer. Simulated.
+        columns fall. With 1 it is the largest eigenvalue of pure noise in Gaussian data (Marchenko
+        & Pastur 1967). Counts inform less than Gaussian data, so that programs would be lost; the
+        value is simulated.
     largest_share
-        Most of the loadings' posterior variance that may count as size of a column, 1 - γ aside:
-        with all of it noise would never shrink. Simulated.
+        Upper bound on the share 1 - γ of the loadings' posterior variance that counts as size of a
+        column. If all of it counted, a column of noise would keep its size for ever. Simulated.
     small_column
         A falling column shorter than this share of the longest takes its step twice, to save
         iterations. Simulated.
@@ -93,12 +94,20 @@ class Shrinkage:
 
     def __post_init__(self):
         check_settings(self, RULES)
+        for low, high in (
+            ("least_inclusion", "most_inclusion"),
+            ("smallest_scale", "smallest_signal"),
+        ):
+            lower, upper = getattr(self, low), getattr(self, high)
+            if lower > upper:
+                raise ValueError(f"Shrinkage({low}={lower!r}): must not exceed {high}={upper!r}")
 
     def posterior_share(self, n_cells: Float[Array, ""], n_genes: int) -> Float[Array, ""]:
         """The part of the loadings' posterior variance that counts as size of a column.
 
-        With all of it noise would never shrink; with none of it programs vanish whose loadings have
-        a signal-to-noise ratio below 3. A share 1 - γ puts the limit at (1 + √γ)².
+        If all of it counted, a column of noise would keep its size for ever; if none did, programs
+        would vanish whose loadings have a signal-to-noise ratio below 3. A share 1 - γ puts the
+        limit at (1 + √γ)².
         """
         return jnp.clip(1 - self.noise_edge * n_genes / n_cells, 0, self.largest_share)
 

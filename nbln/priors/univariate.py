@@ -1,6 +1,7 @@
 """Priors of a number per gene, or of one number: what is believed of it, or its frozen value."""
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -13,6 +14,9 @@ Value = Float[Array, "..."] | float
 
 class Prior(eqx.Module):
     """A prior on the natural scale of its site."""
+
+    form: ClassVar[str] = ""  # how a user writes it, two numbers; empty where that is not possible
+    positive: ClassVar[bool] = False  # whether the first number has to be, as the second does
 
     @abc.abstractmethod
     def distribution(self, shape: tuple[int, ...]) -> dist.Distribution:
@@ -48,6 +52,8 @@ class SmoothPrior(Prior):
 class Normal(SmoothPrior):
     """Gaussian with mean `loc` and standard deviation `scale`; infinite `scale` is flat."""
 
+    form: ClassVar[str] = "(loc, scale): mean and standard deviation"
+
     loc: Value
     scale: Value
 
@@ -63,6 +69,8 @@ class Normal(SmoothPrior):
 
 class LogNormal(SmoothPrior):
     """The natural logarithm has mean `loc` and standard deviation `scale`."""
+
+    form: ClassVar[str] = "(loc, scale): mean and standard deviation of the natural log"
 
     loc: Value
     scale: Value
@@ -80,6 +88,9 @@ class LogNormal(SmoothPrior):
 class InverseGamma(Prior):
     """Density proportional to x^(-shape-1) exp(-rate/x); mode rate / (shape + 1)."""
 
+    form: ClassVar[str] = "(shape, rate): mode rate / (shape + 1)"
+    positive: ClassVar[bool] = True
+
     shape: Value
     rate: Value
 
@@ -96,6 +107,9 @@ class InverseGamma(Prior):
 
 class Beta(SmoothPrior):
     """Probability with density proportional to p^(a-1) (1-p)^(b-1)."""
+
+    form: ClassVar[str] = "(a, b)"
+    positive: ClassVar[bool] = True
 
     a: Value
     b: Value

@@ -38,7 +38,7 @@ def denoised(
 
 @eqx.filter_jit
 def _moments(key, parameters, cells, columns, z, scale):
-    f = mode.conditional_rates(parameters, cells, columns, z, n_iterations=4)
+    f = mode.conditional_rates(parameters, cells, columns, z, mode.FULL_ITERATIONS)
     if scale == "composition":
         x = draws.draw_rates(key, parameters, cells, columns, f, N_DRAWS)
         shares = jax.nn.softmax(x, axis=2)  # any loss that a cell's genes share drops out

@@ -52,7 +52,7 @@ def convergence(
 ) -> Iterator[Row]:
     """Whether the parameters settled; `steps` is the word for them, and their number."""
     if not source_converged:
-        yield Row("source_converged", False, WARNING, "fit the NBVCP source with more n_steps")
+        yield Row("source_converged", False, WARNING, "fit the source with more n_steps")
     yield Row(*steps)
     yield Row("converged", bool(converged), *((OK, "") if converged else (WARNING, remedy)))
 
@@ -193,5 +193,5 @@ def pareto_k(
 
 @eqx.filter_jit
 def _ratios(key, parameters, cells, columns, z) -> Float[jax.Array, "draw cell"]:
-    f = mode.conditional_rates(parameters, cells, columns, z, n_iterations=4)
+    f = mode.conditional_rates(parameters, cells, columns, z, mode.FULL_ITERATIONS)
     return importance.log_ratios(key, parameters, cells, columns, f, N_DRAWS)

@@ -116,7 +116,7 @@ def own_sampler(cells: CellsAtMode, parameters: Parameters, n_samples: int, seed
 @eqx.filter_jit
 def draw_cells(key, parameters, cells, columns, z, n_samples):
     """Draws of log-rates from the Laplace posterior of cells whose mode is at `z`."""
-    f = mode.conditional_rates(parameters, cells, columns, z, n_iterations=4)
+    f = mode.conditional_rates(parameters, cells, columns, z, mode.FULL_ITERATIONS)
     return draws.draw_rates(key, parameters, cells, columns, f, n_samples)
 
 

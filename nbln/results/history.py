@@ -1,5 +1,6 @@
 """What each iteration of a Laplace fit did, so that a reader can replay it."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,10 +24,10 @@ class History(NamedTuple):
         """The largest change of the last iteration; NaN where there was none."""
         return float(np.max(self.changes[-1])) if len(self.changes) else np.nan
 
-    @property
-    def convergence(self) -> Convergence:
-        """The changes as curves."""
-        labels = "loadings (relative)", "mu", "log d", "channel (log r)"
+    def convergence(self, sites: Sequence[str]) -> Convergence:
+        """The changes as curves; `sites` are the channel's parameters."""
+        channel = " and ".join(f"log {site}" for site in sites)
+        labels = "loadings (relative)", "mu", "log d", channel
         pairs = zip(labels, self.changes.T, strict=True)
         curves = tuple(Curve(label, values) for label, values in pairs if np.any(values > 0))
         steps = np.arange(1, len(self.changes) + 1)

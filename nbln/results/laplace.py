@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pandas as pd
 import xarray as xr
 from jaxtyping import Bool, Float
@@ -15,7 +17,7 @@ from nbln.arguments import find
 from nbln.linalg import gauge
 from nbln.posterior.cells import CellPosterior, CellsAtMode
 from nbln.posterior.mode import Augmentation, Parameters, Search
-from nbln.priors.capture import CaptureRule
+from nbln.priors.capture import KnownCapture
 from nbln.priors.loadings import FittedLoadings, Scales
 from nbln.questions import (
     arviz,
@@ -23,7 +25,6 @@ from nbln.questions import (
     denoised,
     diagnostics,
     distributions,
-    moments,
     predictive,
     programs,
     scoring,
@@ -31,13 +32,13 @@ from nbln.questions import (
 from nbln.questions.convergence import Convergence
 from nbln.questions.distributions import Spread
 from nbln.results import export, files, io, story
+from nbln.results.counted import CountedResult
 from nbln.results.history import History
-from nbln.results.result import Result
 from nbln.results.svi import SVIResult
 
 
 @dataclass(frozen=True, eq=False)
-class LaplaceResult(Result):
+class LaplaceResult(CountedResult):
     """A fitted log-normal model.
 
     Parts are what was fitted; accessors label them or ask questions of them. The factors are
@@ -58,9 +59,8 @@ class LaplaceResult(Result):
         How far the parameters may be off.
     history, converged
         What each iteration did, and whether the parameters settled.
-    capture_rule, search
-        For new cells: how capture losses follow from library sizes, and when the search for a
-        mode ends.
+    search
+        When the search for a cell's mode ends.
     frozen, match
         Sites that were frozen from `cascade_source`; how they follow it, ``"verbatim"`` or
         ``"marginal"``.
@@ -76,7 +76,6 @@ class LaplaceResult(Result):
     loadings: FittedLoadings
     spread: Spread
     history: History
-    capture_rule: CaptureRule
     search: Search
     converged: bool
     frozen: tuple[str, ...] = ()
@@ -110,7 +109,7 @@ class LaplaceResult(Result):
 
     @property
     def r(self) -> xr.DataArray:
-        """(gene,) dispersion; infinite where the channel has none."""
+        """(gene,) dispersion; infinite where the channel has no r (see `channel_parameters`)."""
         r = self.parameters.channel.values().get(names.DISPERSION, np.inf)
         return self.fitted.label(np.full(self.fitted.n_genes, r), (names.GENE,), names.DISPERSION)
 
@@ -242,15 +241,18 @@ class LaplaceResult(Result):
     def get_distributions(self) -> dict:
         """Posterior of each parameter and of η, as NumPyro distributions.
 
-        Frozen sites have the distribution of `cascade_source`. The others are conditional on the
-        cells' factors and on each other, which understates their spread: standard deviations are
-        0.74 to 0.83 of the joint marginal ones for loadings.
+        Frozen sites have the distribution of `cascade_source`, or under marginal matching their
+        fitted value. The others are conditional on the cells' factors and on each other, which
+        understates their spread: standard deviations are 0.74 to 0.83 of the joint marginal ones
+        for loadings.
         """
         posterior = distributions.of_parameters(self.parameters, self.spread, self.loadings)
         posterior[names.ETA] = distributions.of_eta(self.cells, self.augmentation)
-        if self.cascade_source is not None:
-            posterior |= {site: self.cascade_source.get_frozen(site) for site in self.frozen}
-        return posterior
+        if self.cascade_source is None:
+            return posterior
+        held = {site: dist.Delta(self.get_map()[site].values) for site in self.frozen}
+        drawn = {site: self.cascade_source.get_frozen(site) for site in self._drawn_by_source}
+        return posterior | held | drawn
 
     def get_compositional_samples(self, n_samples: int = 100, seed: int = 0) -> xr.DataArray:
         """Softmax of fresh log-rates, (chain, draw, gene): compositions without counting noise."""
@@ -295,19 +297,22 @@ class LaplaceResult(Result):
         at_mode = self._at_mode(counts)
         return diagnostics.pareto_k(self.fitted, self.parameters, at_mode, n_cells, seed)
 
-    def get_count_moments(self):
-        return moments.count_moments(self.parameters, self.cells.eta)
+    def _located(self):
+        return self.parameters, self.search
 
     def _at_mode(self, counts) -> CellsAtMode:
         return CellsAtMode(self.fitted.data(counts), self.augmentation, self.cells.z)
 
     def _frozen_draws(self, n_samples: int, seed: int) -> predictive.Frozen:
         """For each draw, the frozen sites as the source's own posterior has them."""
-        # Under marginal matching r and μ follow Σ_gg, not the source.
-        sites = [s for s in self.frozen if self.match == "verbatim" or s == names.ETA]
-        if self.cascade_source is None or not sites:
+        if self.cascade_source is None or not self._drawn_by_source:
             return [{}] * n_samples
-        return self.cascade_source.draw_frozen(sites, n_samples, seed)
+        return self.cascade_source.draw_frozen(self._drawn_by_source, n_samples, seed)
+
+    @property
+    def _drawn_by_source(self) -> list[str]:
+        """Frozen sites that the source draws; under marginal matching r and μ follow Σ_gg."""
+        return [s for s in self.frozen if self.match == "verbatim" or s == names.ETA]
 
     def _sampler(self, ppc_level, n_samples, seed, counts):
         if ppc_level == predictive.PER_CELL:
@@ -315,29 +320,16 @@ class LaplaceResult(Result):
         frozen = self._frozen_draws(n_samples, seed)
         return predictive.fresh_sampler(self.parameters, self.cells.eta, frozen, ppc_level)
 
-    def _augment(self, counts) -> Augmentation:
-        """What the model adds to any cells, by its capture prior."""
-        program = registry.find(self.model).program
-        return program.augment(self.capture_rule.of(counts.library_size))
-
-    def _score(self, counts, n_samples, seed):
-        added = self._augment(counts)
-        return scoring.log_evidence(self.parameters, counts, added, self.search, n_samples, seed)
-
     def _transform(self, counts):
-        added = self._augment(counts)
-        if added.columns.value and not self.augmentation.columns.value:
+        added, source = self._augment(counts), self.cascade_source
+        if source is not None and not any(self.augmentation.columns.truncated):
             # Capture losses are frozen: new cells have what the source says of them.
-            assert self.cascade_source is not None
-            added = Augmentation.of_offset(-self.cascade_source.capture_losses(counts))
+            capture = KnownCapture(jnp.asarray(source.capture_losses(counts)))
+            added = self._augment(counts, capture)
         added = scoring.with_own_cells(self.fitted, self.augmentation, counts, added)
         z, eta = scoring.modes(self.parameters, counts, added, self.search)
         z = z[:, : self.latent_dim]
         return {names.ETA: ((names.CELL,), eta), "z": ((names.CELL, names.FACTOR), z)}
-
-    @property
-    def predicts_depth(self) -> bool:
-        return self.capture_rule.predicts_depth
 
     def draw_parameters(self, n_samples: int, seed: int) -> xr.Dataset:
         dims = {
@@ -358,7 +350,8 @@ class LaplaceResult(Result):
 
     @property
     def convergence(self) -> Convergence:
-        return self.history.convergence
+        sites = [site.name for site in self.parameters.channel.sites]
+        return self.history.convergence(sites)
 
     @property
     def earlier(self):

@@ -70,6 +70,10 @@ class Result(abc.ABC):
         """The summary, predictive checks aside; without counts what needs none."""
 
     @abc.abstractmethod
+    def get_map(self) -> xr.Dataset:
+        """All fitted parameters and latent variables."""
+
+    @abc.abstractmethod
     def draw_parameters(self, n_samples: int, seed: int) -> xr.Dataset:
         """Draws of all parameters and of η, with dims (chain, draw, ...)."""
 

@@ -1,7 +1,7 @@
 """The result of stochastic variational inference of independent genes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import jax
@@ -15,19 +15,18 @@ from nbln import registry
 from nbln import vocabulary as names
 from nbln.data.counts import Counts
 from nbln.models.nbvcp import Parameterization
-from nbln.posterior.mode import SEARCH, Augmentation, Parameters
+from nbln.posterior.mode import SEARCH, Parameters
 from nbln.posterior.variational import Posterior
-from nbln.priors.capture import CaptureRule
-from nbln.questions import arviz, moments, predictive, scoring
+from nbln.questions import arviz, predictive, scoring
 from nbln.questions.convergence import Convergence, Curve
 from nbln.results import export, files, story
-from nbln.results.result import Result
+from nbln.results.counted import CountedResult
 
 FROZEN_DRAWS = 1000  # of the source, for the distribution of a site that is frozen from it
 
 
 @dataclass(frozen=True, eq=False)
-class SVIResult(Result):
+class SVIResult(CountedResult):
     """A fitted model of independent genes.
 
     Attributes
@@ -36,8 +35,6 @@ class SVIResult(Result):
         Name of the parameterization.
     posterior
         Approximate posterior of each site.
-    capture_rule
-        How capture losses follow from library sizes, for new cells.
     known_eta
         (cell,) capture loss where it was not inferred; None where it was.
     losses
@@ -50,7 +47,6 @@ class SVIResult(Result):
     has_programs: ClassVar[bool] = False
     parameterization: str
     posterior: Posterior
-    capture_rule: CaptureRule
     known_eta: np.ndarray | None
     losses: np.ndarray
     converged: bool
@@ -132,10 +128,27 @@ class SVIResult(Result):
         """Mean and dispersion at the posterior's location: no factors, no residuals."""
         located = self.get_map()
         mean = jnp.asarray(located[names.MEAN].values)
-        channel = self._row.program.channel.of({names.DISPERSION: located[names.DISPERSION].values})
+        channel = self._row.program.channel.of({str(n): x.values for n, x in located.items()})
         return Parameters(jnp.log(mean), jnp.zeros((mean.size, 0)), jnp.zeros_like(mean), channel)
 
+    def _located(self):
+        return self.parameters, SEARCH
+
     # What a cascade takes over
+
+    def in_order_of(self, counts: Counts, cells: np.ndarray, genes: np.ndarray) -> "SVIResult":
+        """The same fit with cells and genes as in `counts`, which are at these places in it."""
+        fitted = replace(
+            self.fitted,
+            cell_names=counts.cell_names,
+            gene_names=counts.gene_names,
+            library_size=counts.library_size,
+            fingerprint=counts.fingerprint,
+            counts=counts,
+        )
+        eta = None if self.known_eta is None else self.known_eta[cells]
+        posterior = self.posterior.take(cells, genes)
+        return replace(self, fitted=fitted, posterior=posterior, known_eta=eta)
 
     def get_frozen(self, site: str) -> dist.Distribution:
         """The posterior of a site that a log-normal model has frozen; μ is the log of the mean."""
@@ -164,9 +177,6 @@ class SVIResult(Result):
         """Posterior mean of η of any cells with the genes of the fit."""
         return scoring.modes(self.parameters, counts, self._augment(counts), SEARCH)[1]
 
-    def _augment(self, counts: Counts) -> Augmentation:
-        return self._row.program.augment(self.capture_rule.of(counts.library_size))
-
     # What all results answer
 
     def _independent_draws(self, posterior: xr.Dataset):
@@ -181,19 +191,8 @@ class SVIResult(Result):
         posterior = self.get_posterior_samples(n_samples, seed)
         return predictive.independent_sampler(*self._independent_draws(posterior), ppc_level)
 
-    def _score(self, counts, n_samples, seed):
-        added = self._augment(counts)
-        return scoring.log_evidence(self.parameters, counts, added, SEARCH, n_samples, seed)
-
     def _transform(self, counts):
         return {names.ETA: ((names.CELL,), self.capture_losses(counts))}
-
-    @property
-    def predicts_depth(self) -> bool:
-        return self.capture_rule.predicts_depth
-
-    def get_count_moments(self):
-        return moments.count_moments(self.parameters, self.eta.values)
 
     def draw_parameters(self, n_samples: int, seed: int) -> xr.Dataset:
         return self.get_posterior_samples(n_samples, seed)

@@ -23,7 +23,9 @@ def upgrade(kind: str, groups: Groups) -> Groups:
     nested = [name for name in groups if "/" in name]
     upgraded = {"laplace": _laplace, "svi": _svi}[kind](own)
     for under in {name.split("/")[0] for name in nested}:
-        source = {n.removeprefix(f"{under}/"): groups[n] for n in nested if n.startswith(under)}
+        source = {
+            n.removeprefix(f"{under}/"): groups[n] for n in nested if n.startswith(f"{under}/")
+        }
         upgraded |= {f"{under}/{name}": x for name, x in _svi(source).items()}
     return upgraded
 

@@ -149,3 +149,76 @@ def test_a_source_of_other_names(axis, adata, nbvcp):
     setattr(renamed, f"{axis}_names", [f"x{n}" for n in getattr(adata, f"{axis}_names")])
     with pytest.raises(ValueError, match=r"informative_priors_from=: not a fit of these.*x"):
         nbln.fit(renamed, informative_priors_from=nbvcp, **QUICK)
+
+
+@pytest.fixture(scope="module", params=["mean_field", "low_rank"])
+def turned(request, adata):
+    """A source of the same cells and genes in another order, and what it says of them by name."""
+    shuffled = adata[::-1, ::-1].copy()
+    guide = nbln.SVIConfig(guide=request.param)
+    source = nbln.fit(shuffled, model="nbvcp", svi=guide, n_steps=200, progress=False)
+    return source, nbln.fit(adata, informative_priors_from=source, **QUICK)
+
+
+def test_a_source_in_another_order_is_kept_in_that_of_the_fit(turned, adata):
+    source, result = turned
+    kept, genes = result.cascade_source, list(result.fitted.gene_names)
+    assert list(kept.fitted.gene_names) == genes
+    assert kept.fitted.fingerprint == result.fitted.fingerprint
+    for name in ("mean", "r"):
+        ours, theirs = getattr(kept, name), getattr(source, name)
+        np.testing.assert_array_equal(ours, theirs.sel(gene=genes))
+    np.testing.assert_array_equal(kept.eta, source.eta.sel(cell=kept.fitted.cell_names))
+    posterior = result.get_distributions()
+    r = np.exp(np.asarray(posterior["r"].loc))
+    assert np.corrcoef(np.log(r), np.log(result.r))[0, 1] > 0.99
+    spread = np.asarray(posterior["eta"].mean)
+    assert np.corrcoef(spread, result.eta)[0, 1] > 0.99
+    drawn = kept.draw_frozen(["r"], 200, 0)
+    medians = np.median([draw["r"] for draw in drawn], axis=0)
+    assert np.corrcoef(np.log(medians), np.log(result.r))[0, 1] > 0.98
+
+
+def test_new_cells_have_the_capture_of_such_a_source(turned, adata):
+    _, result = turned
+    renamed = adata.copy()
+    renamed.obs_names = [f"new{i}" for i in range(adata.n_obs)]
+    again = result.transform(renamed)["eta"].values
+    assert np.sqrt(np.mean((again - result.eta.values) ** 2)) < 0.05
+
+
+def test_frozen_and_matched_values_are_what_is_drawn(adata, nbvcp):
+    """With marginal matching r follows the log-rate variance, so its draws are not the source's."""
+    result = nbln.fit(
+        adata, informative_priors_from=nbvcp, informative_priors_match="marginal", **QUICK
+    )
+    posterior = result.get_distributions()
+    np.testing.assert_allclose(posterior["r"].mean, result.r, rtol=1e-6)
+    drawn = result.draw_parameters(3, seed=0)
+    np.testing.assert_allclose(drawn["r"].values[0, 0], result.r, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"priors": {"r": (0.0, 0.1)}}, r"priors=\{'r': .*informative_priors_from= sets r"),
+        ({"priors": {"mu": (0.0, 0.1)}}, r"informative_priors_from= sets mu"),
+        ({"priors": {"capture_efficiency": None}}, r"capture losses are those of"),
+        ({"priors": {"capture_efficiency": (15.0, 0.1)}}, r"fitted with another prior"),
+    ],
+)
+def test_priors_that_the_source_would_override(arguments, message, adata, nbvcp):
+    with pytest.raises(ValueError, match=message):
+        nbln.fit(adata, informative_priors_from=nbvcp, **arguments, **QUICK)
+
+
+def test_priors_beside_a_source_of_starting_values(adata, nbvcp):
+    rule = nbvcp.capture_rule
+    nbln.fit(
+        adata,
+        informative_priors_from=nbvcp,
+        informative_priors_tau=np.inf,
+        informative_priors_freeze="eta",
+        priors={"r": (0.0, 0.1), "capture_efficiency": (rule.log_m0, rule.sigma_m)},
+        **QUICK,
+    )

@@ -1,0 +1,47 @@
+"""Results whose cells the kernel takes: capture losses, evidence of new cells, moments."""
+
+import abc
+from dataclasses import dataclass
+
+from nbln import registry
+from nbln import vocabulary as names
+from nbln.data.counts import Counts
+from nbln.posterior.mode import Augmentation, Parameters, Search
+from nbln.priors.capture import Capture, CaptureRule
+from nbln.questions import moments, scoring
+from nbln.results.result import Result
+
+
+@dataclass(frozen=True, eq=False)
+class CountedResult(Result):
+    """A fit of counts given log-rates that are Gaussian, or the same but for capture in all cells.
+
+    Attributes
+    ----------
+    capture_rule
+        How capture losses follow from library sizes, for new cells.
+    """
+
+    capture_rule: CaptureRule
+
+    @abc.abstractmethod
+    def _located(self) -> tuple[Parameters, Search]:
+        """The parameters as the kernel takes them, and when the search for a mode ends."""
+
+    @property
+    def predicts_depth(self) -> bool:
+        return self.capture_rule.predicts_depth
+
+    def get_count_moments(self):
+        return moments.count_moments(self._located()[0], self.get_map()[names.ETA].values)
+
+    def _augment(self, counts: Counts, capture: Capture | None = None) -> Augmentation:
+        """What the model adds to any cells: by its capture prior, or with these losses."""
+        if capture is None:
+            capture = self.capture_rule.of(counts.library_size)
+        return registry.find(self.model).program.augment(capture)
+
+    def _score(self, counts, n_samples, seed):
+        parameters, search = self._located()
+        added = self._augment(counts)
+        return scoring.log_evidence(parameters, counts, added, search, n_samples, seed)
