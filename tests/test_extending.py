@@ -282,6 +282,27 @@ def test_a_cascade_gives_what_the_model_has(shared, counts):
     assert float(tight.channel_parameters["theta"]) < float(shared.channel_parameters["theta"])
 
 
+def test_a_row_is_checked():
+    class Half(Channel):
+        sites = ()
+
+    class HalfModel(LogNormalModel):
+        name = "half"
+        channel = Half
+
+    with pytest.raises(TypeError, match="Half does not say derivatives, distribution, log_prob"):
+        registry.add(registry.Row(HalfModel, (registry.LAPLACE,), "half"))
+    with pytest.raises(ValueError, match=r"engines='laplace'\): expected a tuple"):
+        registry.add(_renamed("laplace"))
+
+
+def _renamed(engines):
+    class Other(Twin):
+        name = "other"
+
+    return registry.Row(Other, engines, "other")
+
+
 def test_a_name_is_taken_once():
     with pytest.raises(ValueError, match="'twin' is there already"):
         registry.add(ROWS[1])

@@ -6,6 +6,10 @@ from jax import lax
 
 from nbln.priors.loadings import FACTORS, LoadingsPrior, ScaleSite
 
+SMALLEST_START = 0.1  # scale of a first column, natural log: a tenth of a rate in each gene
+LARGEST_TAU = 100.0  # upper end of the bisection for τ; scales of log-rates are of order 1
+HALVINGS = 40  # of its interval: to float32
+
 
 class Flat(LoadingsPrior):
     """No shrinkage."""
@@ -41,7 +45,7 @@ class HorseshoeColumnwise(LoadingsPrior):
     tau_scale: float = 1.0
 
     def start(self, norms, n_genes):
-        lam = jnp.maximum(jnp.sqrt(norms / n_genes), 0.1)
+        lam = jnp.maximum(jnp.sqrt(norms / n_genes), SMALLEST_START)
         return {"lambda": lam, "tau": self._tau(lam)}
 
     def update(self, scales, norms, n_genes):
@@ -70,8 +74,11 @@ class HorseshoeColumnwise(LoadingsPrior):
             up = gradient > 0
             return jnp.where(up, middle, low), jnp.where(up, high, middle)
 
-        bounds = jnp.full((), jnp.log(self.shrinkage.smallest_scale)), jnp.full((), jnp.log(100.0))
-        return jnp.exp(lax.fori_loop(0, 40, narrow, bounds)[0])
+        bounds = (
+            jnp.full((), jnp.log(self.shrinkage.smallest_scale)),
+            jnp.full((), jnp.log(LARGEST_TAU)),
+        )
+        return jnp.exp(lax.fori_loop(0, HALVINGS, narrow, bounds)[0])
 
     def column_sd(self, scales, n_factors):
         return scales["lambda"]
@@ -93,7 +100,7 @@ class NegColumnwise(LoadingsPrior):
     beta: float = 1.0
 
     def start(self, norms, n_genes):
-        psi = jnp.maximum(norms / n_genes, 0.01)
+        psi = jnp.maximum(norms / n_genes, SMALLEST_START**2)
         return {"psi": psi, "gamma": self._gamma(psi)}
 
     def update(self, scales, norms, n_genes):

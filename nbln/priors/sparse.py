@@ -31,7 +31,8 @@ class HorseshoeSparse(LoadingsPrior):
     identified up to order and sign.
 
     Where the counts leave entries as Gaussian as they were, π_j and ρ_j grow until spike and slab
-    are alike.
+    are alike. Both start at the middle of what simulated programs have; π_j and ρ_j are uniform
+    between the limits of `Shrinkage`, and b_j is free but for a N(0, 10²) that makes it proper.
     """
 
     tau_scale: float = 1.0

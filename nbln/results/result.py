@@ -21,7 +21,8 @@ from nbln.questions.convergence import Convergence
 from nbln.results import io
 from nbln.results.story import Line
 
-SUMMARY_DRAWS = 40  # of the predictive checks behind a summary: by chance one gene in 20 is outside
+# Draws of the predictive checks behind a summary: a gene is outside all by chance 2 times in 41.
+SUMMARY_DRAWS = 40
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,6 +31,8 @@ def test_each_constant_has_a_rule_and_a_source():
         ({"signal_share": 2.0}, r"signal_share=2\.0\).*at most 1"),
         ({"smallest_scale": 0.0}, r"smallest_scale=0\.0\).*above 0"),
         ({"noise_steps": True}, r"noise_steps=True\).*whole number"),
+        ({"least_inclusion": 0.6}, r"least_inclusion=0\.6\): must not exceed most_inclusion=0\.5"),
+        ({"smallest_scale": 0.1}, r"must not exceed smallest_signal"),
     ],
 )
 def test_out_of_range(setting, message):

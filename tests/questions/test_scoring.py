@@ -145,3 +145,11 @@ def test_models_of_other_genes_are_not_compared(fits, split):
         nbln.compare({"a": fits["nbln"], "b": other}, split[1])
     with pytest.raises(ValueError, match="give a dict"):
         nbln.compare({}, split[1])
+
+
+def test_missing_genes_are_named_before_cells_that_are_empty_in_the_others(fits, split):
+    few = split[1][:, :3].copy()
+    few.X = few.X.toarray()
+    few.X[0] = 0
+    with pytest.raises(ValueError, match=r"score\(adata\): .* genes of the fit are not in it"):
+        fits["nbln"].score(few)

@@ -170,7 +170,7 @@ def _first_state(model, plain: Parameters, sums, probes) -> State:
     variance = jnp.sum(W**2, axis=1) + plain.d
     prior = model.priors[names.MU].at(variance)
     mu = jnp.broadcast_to(prior.mode(), variance.shape) if prior.frozen else plain.mu - variance / 2
-    # The scales of columns that are all as large as the largest.
+    # All columns get the scale of the largest: a column must be able to fall, not to rise.
     norms = gauge.squared_norms(W)
     scales = model.loadings.start(jnp.full_like(norms, jnp.max(norms)), n_genes)
     precision = model.loadings.column_precision(scales, W.shape)
@@ -228,8 +228,8 @@ def _diverged(iteration: int, change: Change) -> str:
     names_ = [name for name, value in pairs if not np.isfinite(value)]
     return (
         f"fit(inference_method='laplace'): iteration {iteration} gave a value that is not finite "
-        f"in {', '.join(names_)}; check the counts for cells or genes of extreme size, or set a "
-        "tighter prior on r or d"
+        f"in {', '.join(names_)}; check the counts for cells or genes of extreme size. If priors "
+        "of mu are very tight, widen them; else set a tighter prior on r or d"
     )
 
 

@@ -11,10 +11,14 @@ from nbln.posterior.mode import Parameters
 from nbln.priors.loadings import Rows
 from nbln.priors.univariate import Prior, SmoothPrior
 
-# A mean that goes back by more than this (natural log) counts as turning back.
+# A gene whose mean goes back by more than this (natural log) is damped: an order of magnitude above
+# the tolerance of a fit, so that settled means are left alone.
 TURNING = 0.05
-# A gene's least share of a step: one that stood still would grow with its factors' scale.
+# Least share of its step that a gene takes. The basis rescales all loadings in each iteration, so a
+# row that took no step would grow without bound; at a quarter none did on simulated counts.
 SHORTEST = 0.25
+# A damped gene's share grows by a fifth in each iteration without turning back, in eight to all.
+RECOVERY = 1.2
 # A gene moves [μ, w] at most this far in one iteration, natural log: beyond, its regression on a
 # working response extrapolates from cells that hardly express it.
 LARGEST_MOVE = 2.0
@@ -34,7 +38,7 @@ class Damping(NamedTuple):
     def after(self, move: Float[Array, " gene"]) -> "Damping":
         """The shares for a step that would move the means by `move`."""
         back = (move * self.move < 0) & (jnp.abs(move) > TURNING)
-        length = jnp.where(back, self.length / 2, 1.2 * self.length)
+        length = jnp.where(back, self.length / 2, RECOVERY * self.length)
         return Damping(move, jnp.clip(length, SHORTEST, 1))
 
 
