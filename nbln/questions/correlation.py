@@ -1,7 +1,8 @@
-"""Covariances and correlations of log-rates from loadings, without a gene x gene matrix in between.
+"""Covariances and correlations of genes from loadings, without a gene x gene matrix in between.
 
-Three kinds: ``compositional`` from W_⊥W_⊥ᵀ + diag(d), which no capture offset can change;
+Of log-rates: ``compositional`` from W_⊥W_⊥ᵀ + diag(d), which no capture offset can change;
 ``log_rate`` from WWᵀ + diag(d); ``clr`` from HΣH with H = I - 11ᵀ/G, of centred log-ratios.
+Of expression, the rates themselves with the channel's own variation: ``expression``.
 """
 
 import numpy as np
@@ -11,7 +12,9 @@ from jaxtyping import Float
 from nbln.arguments import check_whole, choose
 from nbln.data.slices import slices
 
-KINDS = ("compositional", "log_rate", "clr")
+EXPRESSION = "expression"
+LOG_RATES = ("compositional", "log_rate", "clr")
+KINDS = (*LOG_RATES, EXPRESSION)
 BLOCK = 512  # rows of a block: 40 MB of float64 at 10,000 genes
 
 
@@ -39,7 +42,7 @@ class Covariance:
         d: Float[np.ndarray, " gene"],
         kind: str = "compositional",
     ):
-        choose("kind", kind, KINDS)
+        choose("kind", kind, LOG_RATES)
         W, d = np.asarray(W, np.float64), np.asarray(d, np.float64)
         self._W = W - W.mean(axis=0) if kind == "compositional" else W
         self._d = d
@@ -66,7 +69,76 @@ class Covariance:
         return self.block(rows, columns) / np.outer(sd[rows], sd[columns])
 
 
-def top_pairs(covariance: Covariance, gene_names: np.ndarray, n: int) -> pd.DataFrame:
+class ExpressionCovariance:
+    """The covariance of expression λ = e^x · noise, x the log-rates of a cell's composition.
+
+    With Σ the compositional covariance of x and m its mean expression it is m_g m_h (e^{Σ_gh} - 1),
+    and on the diagonal m_g² [(1 + c_g) e^{Σ_gg} - 1], c the squared coefficient of variation of the
+    noise (1/r for gamma rates): the log-normal law of Aitchison & Brown (1957), with noise that is
+    independent between genes.
+
+    Parameters
+    ----------
+    W, d
+        As in `Covariance`.
+    mu
+        (gene,) mean log-rate.
+    noise
+        (gene,) squared coefficient of variation of the channel's own noise.
+    """
+
+    def __init__(
+        self,
+        W: Float[np.ndarray, "gene factor"],
+        d: Float[np.ndarray, " gene"],
+        mu: Float[np.ndarray, " gene"],
+        noise: Float[np.ndarray, " gene"],
+    ):
+        self._log_rates = Covariance(W, d)
+        own = self._log_rates.variance
+        self._mean = np.exp(np.asarray(mu, np.float64) + own / 2)
+        self._relative = np.expm1(own + np.log1p(noise))  # variance over m²
+
+    @property
+    def variance(self) -> Float[np.ndarray, " gene"]:
+        """The diagonal."""
+        return self._mean**2 * self._relative
+
+    def block(self, rows: np.ndarray, columns: np.ndarray) -> Float[np.ndarray, "row column"]:
+        """Entries of the given rows and columns."""
+        return self._relative_block(rows, columns) * np.outer(self._mean[rows], self._mean[columns])
+
+    def correlation_block(self, rows: np.ndarray, columns: np.ndarray):
+        """Correlations of the given rows and columns, whatever the means."""
+        sd = np.sqrt(self._relative)
+        return self._relative_block(rows, columns) / np.outer(sd[rows], sd[columns])
+
+    def _relative_block(self, rows, columns):
+        values = np.expm1(self._log_rates.block(rows, columns))
+        return np.where(rows[:, None] == columns, self._relative[rows][:, None], values)
+
+
+def of_kind(
+    kind: str,
+    W: Float[np.ndarray, "gene factor"],
+    d: Float[np.ndarray, " gene"],
+    mu: Float[np.ndarray, " gene"],
+    noise: Float[np.ndarray, " gene"],
+) -> Covariance | ExpressionCovariance:
+    """The covariance of one kind.
+
+    Raises
+    ------
+    ValueError
+        An unknown kind.
+    """
+    choose("kind", kind, KINDS)
+    return ExpressionCovariance(W, d, mu, noise) if kind == EXPRESSION else Covariance(W, d, kind)
+
+
+def top_pairs(
+    covariance: Covariance | ExpressionCovariance, gene_names: np.ndarray, n: int
+) -> pd.DataFrame:
     """The `n` pairs of genes with the largest absolute correlation, strongest first."""
     n = check_whole("top_pairs(n", n)
     n_genes = len(gene_names)

@@ -196,21 +196,23 @@ class LaplaceResult(CountedResult):
         """
         return programs.column_diagnostics(np.asarray(self.parameters.W), self.loadings)
 
-    def _covariance(self, kind: str) -> tuple[correlation.Covariance, np.ndarray]:
+    def _covariance(self, kind: str):
         """Over real genes: the pool of the rarest is left out, and the rest is centred again."""
-        real = self.fitted.real_genes
-        W, d = (np.asarray(x)[real] for x in (self.parameters.W, self.parameters.d))
-        return correlation.Covariance(W, d, kind), self.fitted.gene_names[real]
+        real, fitted = self.fitted.real_genes, self.parameters
+        noise = np.broadcast_to(fitted.channel.noise(), len(real))
+        parts = (np.asarray(x)[real] for x in (fitted.W, fitted.d, fitted.mu, noise))
+        return correlation.of_kind(kind, *parts), self.fitted.gene_names[real]
 
     def get_covariance(
         self, kind: str = "compositional", genes: Sequence[str] | None = None
     ) -> xr.DataArray:
-        """Covariance of log-rates, (gene, gene_); of the given genes, or of all.
+        """Covariance of log-rates or expression, (gene, gene_); of the given genes, or of all.
 
         Parameters
         ----------
         kind
-            ``"compositional"``, ``"log_rate"`` or ``"clr"``.
+            Of log-rates: ``"compositional"``, ``"log_rate"`` or ``"clr"``; of expression at full
+            capture, with the channel's own variation: ``"expression"``.
         genes
             Names; all genes by default, which forms a matrix of their number squared.
 
@@ -228,7 +230,7 @@ class LaplaceResult(CountedResult):
     def get_correlation(
         self, kind: str = "compositional", genes: Sequence[str] | None = None
     ) -> xr.DataArray:
-        """Correlation of log-rates, (gene, gene_); arguments as in `get_covariance`."""
+        """Correlation of log-rates or expression, (gene, gene_); as in `get_covariance`."""
         covariance, labels = self._covariance(kind)
         rows = np.arange(len(labels)) if genes is None else find(genes, labels, "genes")
         values = covariance.correlation_block(rows, rows)
