@@ -228,8 +228,11 @@ def check_taken(priors: Priors, cascade: CascadeConfig, source: SVIResult) -> No
 
 
 def differs(value: Any, default: Any) -> bool:
-    """Whether an argument was given as something else than its default."""
-    return value is not default and (type(value) is not type(default) or value != default)
+    """Whether an argument was given as something else than its default; 1 is no other than 1.0."""
+    if isinstance(value, bool) != isinstance(default, bool):
+        return True
+    same = value == default
+    return not (isinstance(same, bool | np.bool_) and same)  # an array is no default
 
 
 def _site_prior(site: str, value: Any, kind: Any) -> Prior:

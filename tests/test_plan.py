@@ -60,6 +60,18 @@ def test_a_default_that_is_written_out_is_no_argument(adata):
     assert result.model == "nbvcp"
 
 
+@pytest.mark.parametrize("one", [1, 1.0, np.float32(1), np.int64(1)])
+def test_a_default_of_another_number_type_is_the_default(one):
+    assert make(informative_priors_tau=one).cascade.freeze == ("eta",)
+    assert make(model="nbvcp", informative_priors_tau=one).row.name == "nbvcp"
+
+
+@pytest.mark.parametrize("other", [2, True, np.ones(2), "1"])
+def test_what_is_not_the_default_is_no_default(other):
+    with pytest.raises(ValueError, match="informative_priors_tau="):
+        make(model="nbvcp", informative_priors_tau=other)
+
+
 @pytest.mark.parametrize(
     ("config", "setting", "message"),
     [
