@@ -10,10 +10,11 @@ from nbln.inference.laplace.engine import LaplaceConfig
 from nbln.inference.svi.engine import SVIConfig
 from nbln.results import io
 from nbln.results.laplace import LaplaceResult
+from nbln.results.posterior import PosteriorDraws
 from nbln.results.result import Result
 from nbln.results.svi import SVIResult
 
-RESULTS: dict[str, type[Result]] = {kind.kind: kind for kind in (SVIResult, LaplaceResult)}
+RESULTS: dict[str, Any] = {kind.kind: kind for kind in (SVIResult, LaplaceResult, PosteriorDraws)}
 
 
 def fit(

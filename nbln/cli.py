@@ -20,6 +20,7 @@ from nbln import report, webpage
 from nbln.data import files
 
 FIT, FITTED, PAIRS, REPORT = "fit.nc", "fitted.h5ad", "top_pairs.csv", "report.html"
+DRAWS, CALLS = "draws.nc", "called_pairs.csv"
 SHOWN_PAIRS = 10
 DRAWN_COUNTS = 2e8  # of the predictive checks in the report: half a minute
 # What the library and the file system raise for reasons that are the user's to mend.
@@ -37,6 +38,10 @@ Out = Annotated[Path, typer.Option(help="Directory for the results; made if it i
 Seed = Annotated[int, typer.Option(help="Same seed, same numbers on the same machine.")]
 Bars = Annotated[bool, typer.Option("--progress/--no-progress", help="Show progress bars.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+PosteriorDraws = Annotated[
+    int,
+    typer.Option(min=0, help="Posterior draws a chain (two chains), for intervals and calls."),
+]
 Pairs = Annotated[int, typer.Option(min=1, help=f"Number of gene pairs in {PAIRS}.")]
 
 
@@ -63,6 +68,7 @@ def demo(
     genes: Annotated[int, typer.Option(min=20, help="Number of genes to simulate.")] = 400,
     seed: Seed = 0,
     pairs: Pairs = 1000,
+    draws: PosteriorDraws = 0,
     progress: Bars = True,
     debug: Debug = False,
 ) -> None:
@@ -77,7 +83,8 @@ def demo(
         result.write_to(adata)
         adata.write_h5ad(targets[FITTED])
         truth = report.Truth.of(adata, result.fitted.gene_names)
-        _leave(result, targets, pairs, truth=truth)
+        posterior = _sample(result, draws, targets, seed, progress)
+        _leave(result, targets, pairs, truth=truth, posterior=posterior)
 
 
 @app.command()
@@ -108,6 +115,7 @@ def fit(
     ] = None,
     seed: Seed = 0,
     pairs: Pairs = 1000,
+    draws: PosteriorDraws = 0,
     backed: Annotated[
         bool, typer.Option("--backed", help="Leave the counts on disk and read them in parts.")
     ] = False,
@@ -132,7 +140,9 @@ def fit(
         )
         files.write_annotated(result.write_to, adata, counts, targets[FITTED])
         # A file that was read in parts is closed by now.
-        _leave(result, targets, pairs, files.read(counts, backed) if backed else None)
+        again = files.read(counts, backed) if backed else None
+        posterior = _sample(result, draws, targets, seed, progress, again)
+        _leave(result, targets, pairs, again, posterior=posterior)
 
 
 def _say(text: str, style: str = "") -> None:
@@ -170,7 +180,7 @@ def _targets(out: Path, original: Path | None = None) -> dict[str, Path]:
     """Where each result goes; raises early where it cannot, or where the input lies."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out}: is a file; give a directory")
-    targets = {name: out / name for name in (FIT, FITTED, PAIRS, REPORT)}
+    targets = {name: out / name for name in (FIT, FITTED, PAIRS, REPORT, DRAWS, CALLS)}
     for target in targets.values():
         if original is not None and target.exists() and target.samefile(original):
             raise ValueError(
@@ -181,7 +191,26 @@ def _targets(out: Path, original: Path | None = None) -> dict[str, Path]:
     return targets
 
 
-def _leave(result, targets: dict[str, Path], n_pairs: int, adata=None, truth=None) -> None:
+def _sample(result, n_draws: int, targets, seed: int, progress: bool, adata=None):
+    """Draws of the posterior, saved; None where none are asked for or there are no programs."""
+    if not n_draws:
+        return None
+    if not result.has_programs:
+        _say("A model of independent genes has no correlations, so --draws does nothing.")
+        return None
+    _say(f"Drawing from the posterior: two chains of {n_draws} draws.")
+    result.save(targets[FIT])  # the longer part begins here, and may be interrupted
+    checkpoint = targets[DRAWS].with_suffix(".checkpoint")
+    posterior = result.sample_posterior(
+        n_draws, seed=seed, progress=progress, checkpoint=checkpoint, counts=adata
+    )
+    posterior.save(targets[DRAWS])
+    return posterior
+
+
+def _leave(
+    result, targets: dict[str, Path], n_pairs: int, adata=None, truth=None, posterior=None
+) -> None:
     """Write what the fit and the pairs are, and print the report."""
     result.save(targets[FIT])
     data = result.fitted.data(adata)
@@ -213,7 +242,14 @@ def _leave(result, targets: dict[str, Path], n_pairs: int, adata=None, truth=Non
             _say("No gene program was found: the correlations of all pairs of genes are 0.")
     else:
         _say(f"\nA model of independent genes has no gene pairs, so there is no {PAIRS}.")
-    page = webpage.page(result, checks, summary, data, truth)
+    if posterior is not None:
+        called = posterior.pairs()
+        called.to_csv(targets[CALLS], index=False)
+        said += [
+            (targets[DRAWS], "the draws, for nbln.load"),
+            (targets[CALLS], f"the {len(called):,} pairs called at a false discovery rate of 5 %"),
+        ]
+    page = webpage.page(result, checks, summary, data, truth, posterior)
     targets[REPORT].write_text(page, encoding="utf-8")
     said.append((targets[REPORT], "all of this with figures and predictive checks, for a browser"))
     _say("\nWritten", "bold")

@@ -12,7 +12,7 @@ import numpy as np
 
 from nbln import vocabulary as names
 from nbln.arguments import check_whole, choose, choose_from
-from nbln.inference.cascade import KEYS, MATCHES, VERBATIM, CascadeConfig
+from nbln.cascade import KEYS, MATCHES, VERBATIM, CascadeConfig
 from nbln.priors.capture import CaptureRule
 from nbln.priors.loadings import LoadingsPrior
 from nbln.priors.shrinkage import Shrinkage

@@ -14,14 +14,14 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
+from nbln import cascade as cascades
 from nbln import options, registry
 from nbln import vocabulary as names
 from nbln.arguments import choose, replace_settings
+from nbln.cascade import CascadeConfig
 from nbln.channels.negative_binomial import TYPICAL_R
 from nbln.data.counts import Counts
 from nbln.data.fitted import Fitted
-from nbln.inference import cascade as cascades
-from nbln.inference.cascade import CascadeConfig
 from nbln.inference.laplace import engine as laplace_engine
 from nbln.inference.laplace.engine import LaplaceConfig, LaplaceFit, fit_laplace
 from nbln.inference.svi import engine as svi_engine
@@ -220,9 +220,9 @@ class LaplacePlan(Plan):
         program: LogNormalModel = self.row.program(
             beliefs.priors, self.priors.loadings, beliefs.capture, latent_dim
         )
-        fit = fit_laplace(
-            program, counts, beliefs.mean, beliefs.log_r, self.config, self.seed, self.progress
-        )
+        start = beliefs.mean, beliefs.log_r
+        pooled = self._pooled(beliefs)
+        fit = fit_laplace(program, counts, *start, self.config, self.seed, self.progress, pooled)
         self._report_matching(fit, source)
         seconds = fit.seconds | {"total": time.perf_counter() - began}
         result = self._result(counts, program, fit, beliefs, seconds)
@@ -250,6 +250,12 @@ class LaplacePlan(Plan):
             rule = source.capture_rule
         log.info(note)
         return Beliefs(priors, capture, rule, taken.mean, taken.log_r, taken.frozen, taken.source)
+
+    def _pooled(self, beliefs: Beliefs) -> bool:
+        """Whether nobody said how overdispersed genes are: neither the user nor a source."""
+        own = {names.RESIDUAL, *(site.name for site in self.row.program.channel.sites)}
+        soft = beliefs.source is not None and np.isfinite(self.cascade.tau)
+        return not soft and not own & {*self.priors.given, *beliefs.frozen}
 
     def _report_matching(self, fit: LaplaceFit, source: SVIResult | None) -> None:
         r = fit.parameters.channel.values().get(names.DISPERSION)
@@ -300,6 +306,8 @@ class LaplacePlan(Plan):
             frozen=beliefs.frozen,
             match=self.cascade.match,
             cascade_source=beliefs.source,
+            priors=beliefs.priors,
+            pooled=self._pooled(beliefs),
         )
 
 

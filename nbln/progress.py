@@ -29,6 +29,7 @@ class Progress:
             self._bar.update(self._task, total=done)
         self._bar.stop()
 
-    def advance(self, note: str = "", steps: int = 1):
-        """Count `steps` more, with a few words on how it goes."""
-        self._bar.update(self._task, advance=steps, note=note)
+    def advance(self, note: str | None = None, steps: int = 1):
+        """Count `steps` more, with a few words on how it goes; None leaves the last ones."""
+        fields = {} if note is None else {"note": note}
+        self._bar.update(self._task, advance=steps, **fields)

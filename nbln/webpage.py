@@ -7,6 +7,7 @@ import pandas as pd
 
 import nbln
 from nbln import pl, report
+from nbln.pl.posterior import spread_over_genes
 from nbln.pl.style import to_png
 from nbln.questions.checks import extreme, worst_genes
 
@@ -15,6 +16,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
        max-width: 62rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+h3 { font-size: 1rem; }
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
 figcaption, .meaning { color: #555; font-size: .9rem; max-width: 44rem; }
 .table { overflow-x: auto; }
@@ -27,6 +29,11 @@ dt { font-weight: 600; } dd { margin: 0; }
 @media (max-width: 36rem) { dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; } }
 """
 SHOWN_PAIRS = 30
+UNSURE = (
+    "<p class='meaning'>These correlations are point estimates and carry no interval. "
+    "<code>nbln fit --draws 400</code>, or <code>result.sample_posterior()</code>, says how sure "
+    "each of them is.</p>"
+)
 MEANING = (
     "sigma: learned scales of the programs. variance: mean shares of a gene's variance of "
     "counts, by programs, of its own, by counting. pareto_k_95: 95 % quantile over cells of Pareto "
@@ -36,7 +43,7 @@ MEANING = (
 )
 
 
-def page(result, checks, summary: pd.DataFrame, counts=None, truth=None) -> str:
+def page(result, checks, summary: pd.DataFrame, counts=None, truth=None, posterior=None) -> str:
     """The whole page.
 
     Parameters
@@ -47,6 +54,8 @@ def page(result, checks, summary: pd.DataFrame, counts=None, truth=None) -> str:
         The counts of the fit; None where the result still has them.
     truth
         What simulated data were drawn from, as in `report.lines`.
+    posterior
+        Draws of the posterior; without them the page says that correlations carry no interval.
     """
     level = extreme(checks)
     parts = [
@@ -63,6 +72,7 @@ def page(result, checks, summary: pd.DataFrame, counts=None, truth=None) -> str:
         if result.w_prior_diagnostics["effective_rank"]:
             shown = _table(result.top_pairs(SHOWN_PAIRS).round(3), index=False)
         parts += ["<h2>Strongest gene pairs</h2>", shown]
+        parts += [UNSURE] if posterior is None else _certainty(posterior)
     worst = worst_genes(checks, "zero_fraction").round(3).reset_index()
     parts += [
         "<h2>Genes whose zeros the model describes worst</h2>",
@@ -74,6 +84,43 @@ def page(result, checks, summary: pd.DataFrame, counts=None, truth=None) -> str:
     view = '<meta name="viewport" content="width=device-width, initial-scale=1">'
     body = "\n".join(parts)
     return f'<!doctype html>\n<html lang="en"><head>{head}{view}</head>\n<body>{body}</body></html>'
+
+
+def _certainty(posterior) -> list[str]:
+    """How sure the correlations are: intervals, calls, network."""
+    called = posterior.pairs()
+    # Of the table and the figure no gene takes more than three rows.
+    table = spread_over_genes(called, SHOWN_PAIRS).round(3)
+    sentence = (
+        f"{len(called):,} pairs are called: their correlation is beyond 0.3 in size, with its "
+        "sign, and at most 5 % of the calls are expected to be wrong."
+    )
+    parts = ["<h2>How sure are the correlations?</h2>", f"<p>{sentence}</p>"]
+    for title, caption, figure in (
+        (
+            "Pairs with their intervals",
+            "The surest pairs, at most three of a gene; points are posterior means.",
+            pl.plot_pair_intervals(posterior, pairs=called),
+        ),
+        (
+            "Calls",
+            "Left: pairs called at each false discovery rate. Right: the share of them expected to "
+            "be wrong.",
+            pl.plot_calls(posterior),
+        ),
+        (
+            "Network of called pairs",
+            "The strongest called pairs; red edges are positive, blue ones negative.",
+            pl.plot_network(posterior, called),
+        ),
+    ):
+        parts.append(f"<h3>{html.escape(title)}</h3>{_picture(figure, title, caption)}")
+    return [
+        *parts,
+        _table(table, index=False),
+        "<h3>Can the draws be trusted?</h3>",
+        _summary(posterior.summary()),
+    ]
 
 
 def _figures(result, checks, counts):

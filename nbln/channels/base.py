@@ -69,6 +69,57 @@ class Channel(eqx.Module):
     def derivatives(self, u: Matrix, f: Matrix) -> tuple[Matrix, Matrix, Matrix]:
         """Score s = ∂ℓ/∂f, information a = -∂²ℓ/∂f² ≥ 0 and its derivative ∂a/∂f."""
 
+    def log_kernel(self, u: Matrix, f: Matrix) -> Matrix:
+        """`log_prob`; what depends on no log-rate may be left out.
+
+        That part is constant but for the channel's parameters; see `constant_change`.
+        """
+        return self.log_prob(u, f)
+
+    def change(self, u: Matrix, f: Matrix, move: Matrix, growth: Matrix) -> Matrix:
+        """ℓ(f + move) - ℓ(f), better without cancellation; `growth` is e^move - 1."""
+        del growth
+        return self.log_prob(u, f + move) - self.log_prob(u, f)
+
+    def own_overdispersion(self) -> Float[Array, " gene"] | None:
+        """ω = log(1 + c), c the squared coefficient of variation of rates given f.
+
+        A log-rate of variance d and the channel together give counts the overdispersion d + ω on
+        the log scale. None, the default, where rates are eᶠ.
+        """
+        return None
+
+    def with_own(self, omega: Float[Array, " gene"]) -> "Channel":
+        """The channel that has this overdispersion of its own; the same where it has none."""
+        del omega
+        return self
+
+    def own_log_volume(self) -> Float[Array, " gene"] | float:
+        """log |∂ parameters/∂ω|, the parameters on their natural scale."""
+        return 0.0
+
+    def own_slope(
+        self, u: Matrix, f: Matrix, slope: Matrix, move: Matrix, change: Matrix
+    ) -> Matrix | None:
+        """E[∂ log p(u | F)/∂ω] over a log-rate F that is distributed about `f`.
+
+        Parameters
+        ----------
+        slope
+            E[∂ℓ/∂F].
+        move
+            E[F - f].
+        change
+            E[ℓ(F) - ℓ(f)], as `change` says it.
+        """
+        del u, f, slope, move, change
+        return None
+
+    def constant_change(self, old: "Channel", tails: CountTails) -> Float[Array, " gene"] | float:
+        """Σ_c of what `log_kernel` leaves out, less the same of a channel of this kind."""
+        del old, tails
+        return 0.0
+
     @abc.abstractmethod
     def distribution(self, f: Matrix) -> dist.Distribution:
         """As a NumPyro distribution of counts."""

@@ -53,10 +53,44 @@ class NegativeBinomial(Channel):
     def log_prob(self, u, f):
         return nb_log_prob(u, f, self.r)
 
+    def log_kernel(self, u, f):
+        # u log(eᶠ/(1 + eᶠ/r)) - r log(1 + eᶠ/r): finite, and Poisson's, as r grows.
+        saturation = jax.nn.softplus(f - self.log_r)
+        return u * (f - saturation) - self.r * saturation
+
+    def change(self, u, f, move, growth):
+        low = jax.nn.sigmoid(f - self.log_r)
+        return u * move - (u + self.r) * jnp.log1p(growth * low)
+
     def derivatives(self, u, f):
         r, low, high = self._shares(f)
         information = (u + r) * low * high
         return u * high - r * low, information, information * (high - low)
+
+    def own_overdispersion(self):
+        """log(1 + 1/r)."""
+        return jax.nn.softplus(-self.log_r)
+
+    def with_own(self, omega):
+        return NegativeBinomial(jnp.clip(-jnp.log(jnp.expm1(omega)), LOG_R_MIN, LOG_R_MAX))
+
+    def own_log_volume(self):
+        """∂r/∂ω = -r (1 + r)."""
+        return self.log_r + jnp.log1p(self.r)
+
+    def own_slope(self, u, f, slope, move, change):
+        # ∂ℓ/∂ log r = r (ψ(u + r) - ψ(r)) - s - r log(1 + eᶠ/r), and ∂ log r/∂ω = -(1 + r).
+        r = self.r
+        saturation = jax.nn.softplus(f - self.log_r) + (u * move - change) / (u + r)
+        return (1 + r) * (slope + r * (saturation - digamma_rise(u, r)))
+
+    def constant_change(self, old, tails):
+        """Σ_c Σ_{j < u} [log(1 + j/r) - log(1 + j/r_old)], the gamma functions of the pmf."""
+        assert isinstance(old, NegativeBinomial), "a channel is compared with its own kind"
+        middle = 0.5 * (tails.edges[:-1] + tails.edges[1:] - 1)
+        change = jnp.log1p(middle * jnp.exp(-self.log_r)[:, None])
+        change = change - jnp.log1p(middle * jnp.exp(-old.log_r)[:, None])
+        return jnp.sum(tails.excess * change, axis=1)
 
     def distribution(self, f):
         return NegativeBinomialLogMean(f, self.r)
@@ -141,3 +175,15 @@ def digamma_sums(tails, r):
     inverse = jnp.where(single, 1 / (r + first), jnp.log(high / low) / width)
     square = jnp.where(single, 1 / (r + first) ** 2, 1 / (low * high))
     return jnp.sum(tails.excess * inverse, axis=1), -jnp.sum(tails.excess * square, axis=1)
+
+
+def digamma_rise(u, r):
+    """ψ(u + r) - ψ(r) to 1e-5, by the recurrence and the asymptotic series (DLMF 5.5.2, 5.11.2)."""
+    return jnp.where(u > 0, _digamma(u + r) - _digamma(r), 0.0)
+
+
+def _digamma(x):
+    steps = 1 / x + 1 / (x + 1) + 1 / (x + 2)
+    y = x + 3
+    square = 1 / (y * y)
+    return jnp.log(y) - 0.5 / y - square * (1 / 12 - square / 120) - steps

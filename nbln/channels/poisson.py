@@ -28,6 +28,12 @@ class Poisson(Channel):
     def log_prob(self, u, f):
         return u * f - jnp.exp(f) - gammaln(u + 1)
 
+    def log_kernel(self, u, f):
+        return u * f - jnp.exp(f)
+
+    def change(self, u, f, move, growth):
+        return u * move - jnp.exp(f) * growth
+
     def derivatives(self, u, f):
         rate = jnp.exp(f)
         return u - rate, rate, rate

@@ -4,6 +4,7 @@ Both give the same sums over the same chunks; only what is held at once differs.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -76,7 +77,28 @@ class CellStream:
             return self._put(np.zeros((self.n_chunks, *shape), np.float32), axis=2)
         return [self._put(np.zeros(shape, np.float32), axis=1) for _ in range(self.n_chunks)]
 
-    def scan(self, visit: Callable, coordinates, *arguments):
+    def split(self, values: np.ndarray) -> list[Array] | Array:
+        """One number for each cell, by chunk, as `scan` takes coordinates; padding has 0."""
+        padded = np.zeros(self.n_chunks * self.size, np.float32)
+        padded[: self.n_cells] = values
+        chunked = padded.reshape(self.n_chunks, self.size)
+        if self._resident is not None:
+            return self._put(chunked, axis=1)
+        return [self._put(chunk, axis=0) for chunk in chunked]
+
+    def chunks_of(self, coordinates) -> list:
+        """The coordinates of each chunk, as `scan` gave them."""
+        if self._resident is None:
+            return coordinates
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], coordinates) for i in range(self.n_chunks)]
+
+    def together(self, coordinates: list):
+        """The reverse of `chunks_of`."""
+        if self._resident is None:
+            return coordinates
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *coordinates)
+
+    def scan(self, visit: Callable, coordinates, *arguments) -> tuple[Any, Any]:
         """Call ``visit(*arguments, cells, z) -> (sums, z)`` for each chunk: total sums, all z.
 
         In place of z, `visit` may give anything that has an axis of cells; see `join`. It must be

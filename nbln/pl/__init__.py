@@ -3,14 +3,18 @@
 from nbln.pl.checks import plot_compositional_corner_ppc, plot_mean_variance, plot_ppc
 from nbln.pl.fit import plot_capture, plot_loss, plot_w_shrinkage_spectrum
 from nbln.pl.genes import plot_correlation, plot_gene_programs
+from nbln.pl.posterior import plot_calls, plot_network, plot_pair_intervals
 
 __all__ = [
+    "plot_calls",
     "plot_capture",
     "plot_compositional_corner_ppc",
     "plot_correlation",
     "plot_gene_programs",
     "plot_loss",
     "plot_mean_variance",
+    "plot_network",
+    "plot_pair_intervals",
     "plot_ppc",
     "plot_w_shrinkage_spectrum",
 ]

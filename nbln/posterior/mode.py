@@ -218,23 +218,33 @@ def conditional_rates(
     z: Float[Array, "all_columns cell"],
     n_iterations: int = WARM_ITERATIONS,
 ) -> Float[Array, "cell gene"]:
-    """Log-rates at their mode given the coordinates: f = m + d s(f) per entry, m = μ + o + W̃ z̃.
+    """Log-rates at their mode given the coordinates: f = m + d s(f) per entry, m = μ + o + W̃ z̃."""
+    X, v = design(parameters.W, columns), scales(cells, parameters.W.shape[1])
+    m = rates(z, parameters.mean(cells), X, v)
+    return rates_given_mean(parameters.channel, cells.counts, m, parameters.d, n_iterations)
+
+
+def rates_given_mean(
+    channel: Channel,
+    counts: Float[Array, "cell gene"],
+    m: Float[Array, "cell gene"],
+    d: Float[Array, " gene"],
+    n_iterations: int,
+) -> Float[Array, "cell gene"]:
+    """Log-rates at the mode of p(u | f) N(f; m, d), entry by entry.
 
     A scalar Newton iteration from a precision-weighted mean of m and log(u + ½), kept between m
     and the root of the score, log u, where the solution must lie.
     """
-    X, v = design(parameters.W, columns), scales(cells, parameters.W.shape[1])
-    m = rates(z, parameters.mean(cells), X, v)
-    top = jnp.log(cells.counts + 0.5)
+    top = jnp.log(counts + 0.5)
     # log u lies above log(u + ½) - 1.1 for any u > 0, and at -∞ for u = 0.
-    low = jnp.minimum(m, jnp.where(cells.counts > 0, top - 1.1, -jnp.inf))
+    low = jnp.minimum(m, jnp.where(counts > 0, top - 1.1, -jnp.inf))
     high = jnp.maximum(m, top)
-    weight = 1 / (1 + 1 / (parameters.d * parameters.channel.derivatives(cells.counts, top)[1]))
+    weight = 1 / (1 + 1 / (d * channel.derivatives(counts, top)[1]))
     f = m + weight * (top - m)
     for _ in range(n_iterations):
-        s, a, _ = parameters.channel.derivatives(cells.counts, f)
-        f = f - (f - m - parameters.d * s) / (1 + parameters.d * a)
-        f = jnp.clip(f, low, high)
+        s, a, _ = channel.derivatives(counts, f)
+        f = jnp.clip(f - (f - m - d * s) / (1 + d * a), low, high)
     return f
 
 

@@ -9,7 +9,7 @@ that the data support.
 
 import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -89,6 +89,7 @@ class LoadingsPrior(eqx.Module):
     columns, which then stand in their principal axes.
     """
 
+    centre: ClassVar[str | None] = None  # the site of the centres b - w̄, if there is one
     shrinkage: Shrinkage = eqx.field(default=Shrinkage(), static=True, kw_only=True)
 
     @abc.abstractmethod
@@ -143,6 +144,23 @@ class LoadingsPrior(eqx.Module):
     def membership(self, scales: Scales, rows: Entries) -> Loadings | None:
         """Probability that each gene belongs to each program; None where all genes do."""
         del scales, rows
+
+    def column_log_density(self, away: Loadings, scales: Scales) -> Norms:
+        """Log-density of each column given its centre b, without constants; `away` is W - b."""
+        sd = self.column_sd(scales, away.shape[1])
+        finite = jnp.isfinite(sd)
+        sd = jnp.where(finite, sd, 1.0)
+        density = -jnp.sum(away**2, axis=0) / (2 * sd**2) - len(away) * jnp.log(sd)
+        return jnp.where(finite, density, 0.0)
+
+    def draw_precision(self, key: jax.Array, away: Loadings, scales: Scales) -> Loadings:
+        """Of the Gaussian that each entry comes from, drawn where the prior is a mixture."""
+        del key
+        return self.column_precision(scales, away.shape)
+
+    def member_probability(self, away: Loadings, scales: Scales) -> Loadings | None:
+        """Probability that each known loading comes from the slab; None where all genes do."""
+        del away, scales
 
     def sites(self, n_factors: int) -> tuple[ScaleSite, ...]:
         """The scales, in an order in which each depends on earlier ones only."""

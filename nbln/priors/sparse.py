@@ -1,5 +1,7 @@
 """The loadings prior whose columns are spike and slab, so that programs are identified."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
@@ -20,6 +22,9 @@ from nbln.priors.loadings import (
     principal_turn,
 )
 
+# Least variance of a spike that is told from 0, as a share of its column's: an sd of a hundredth.
+SMALLEST_SPIKE = 1e-4
+
 
 class HorseshoeSparse(LoadingsPrior):
     """Columns as under `HorseshoeColumnwise`, whose entries are spike and slab.
@@ -31,10 +36,12 @@ class HorseshoeSparse(LoadingsPrior):
     identified up to order and sign.
 
     Where the counts leave entries as Gaussian as they were, π_j and ρ_j grow until spike and slab
-    are alike. Both start at the middle of what simulated programs have; π_j and ρ_j are uniform
-    between the limits of `Shrinkage`, and b_j is free but for a N(0, 10²) that makes it proper.
+    are alike. Both start at the middle of what simulated programs have; π_j is uniform
+    between the limits of `Shrinkage`, √ρ_j from 0 to 1, and b_j is free but for a N(0, 10²) that
+    makes it proper.
     """
 
+    centre: ClassVar[str | None] = "centre"
     tau_scale: float = 1.0
 
     @property
@@ -81,7 +88,7 @@ class HorseshoeSparse(LoadingsPrior):
 
     def variances(self, scales: Scales) -> tuple[Norms, Norms]:
         """Of slab and spike, by column."""
-        share, spike = scales["inclusion"], scales["spike"]
+        share, spike = scales["inclusion"], jnp.maximum(scales["spike"], SMALLEST_SPIKE)
         square = scales["lambda"] ** 2
         return square * (1 - (1 - share) * spike) / share, square * spike
 
@@ -138,7 +145,7 @@ class HorseshoeSparse(LoadingsPrior):
         shares = limits.least_inclusion, limits.most_inclusion
         distributions = {
             "inclusion": dist.Uniform(*shares),
-            "spike": dist.Uniform(limits.smallest_spike, 1.0),
+            "spike": dist.Beta(0.5, 1.0),
             "centre": dist.Normal(0.0, 10.0),
         }
         return self._columns.sites(n_factors) + tuple(
@@ -147,13 +154,29 @@ class HorseshoeSparse(LoadingsPrior):
         )
 
     def log_density(self, W, scales):
-        W = gauge.compositional(W) - scales["centre"]
+        away = gauge.compositional(W) - scales["centre"]
+        return jnp.sum(self.column_log_density(away, scales))
+
+    def column_log_density(self, away, scales):
+        return jnp.sum(jnp.logaddexp(*self._parts(away, scales)), axis=0)
+
+    def draw_precision(self, key, away, scales):
+        slab, spike = self.variances(scales)
+        member = jax.random.bernoulli(key, self.member_probability(away, scales))
+        return jnp.where(member, 1 / slab, 1 / spike)
+
+    def member_probability(self, away, scales):
+        in_slab, in_spike = self._parts(away, scales)
+        return jax.nn.sigmoid(in_slab - in_spike)
+
+    def _parts(self, away, scales):
+        """Log-densities of slab and spike, their shares included."""
         slab, spike = self.variances(scales)
         share = scales["inclusion"]
-        entries = jnp.logaddexp(
-            jnp.log(share) + _log_normal(W, slab), jnp.log1p(-share) + _log_normal(W, spike)
+        return (
+            jnp.log(share) + _log_normal(away, slab),
+            jnp.log1p(-share) + _log_normal(away, spike),
         )
-        return jnp.sum(entries)
 
 
 def _log_normal(x, variance):

@@ -68,6 +68,16 @@ class Covariance:
         sd = np.sqrt(self.variance)
         return self.block(rows, columns) / np.outer(sd[rows], sd[columns])
 
+    def correlation_pairs(self, first: np.ndarray, second: np.ndarray):
+        """Correlations of pairs of different genes, one number each."""
+        sd = np.sqrt(self.variance)
+        return self.pairs(first, second) / (sd[first] * sd[second])
+
+    def pairs(self, first: np.ndarray, second: np.ndarray) -> Float[np.ndarray, " pair"]:
+        """Entries of pairs of different genes."""
+        values = np.sum(self._W[first] * self._W[second], axis=1)
+        return values - self._row_mean[first] - self._row_mean[second]
+
 
 class ExpressionCovariance:
     """The covariance of expression λ = e^x · noise, x the log-rates of a cell's composition.
@@ -112,6 +122,11 @@ class ExpressionCovariance:
         """Correlations of the given rows and columns, whatever the means."""
         sd = np.sqrt(self._relative)
         return self._relative_block(rows, columns) / np.outer(sd[rows], sd[columns])
+
+    def correlation_pairs(self, first: np.ndarray, second: np.ndarray):
+        """Correlations of pairs of different genes, one number each."""
+        sd = np.sqrt(self._relative)
+        return np.expm1(self._log_rates.pairs(first, second)) / (sd[first] * sd[second])
 
     def _relative_block(self, rows, columns):
         values = np.expm1(self._log_rates.block(rows, columns))

@@ -7,12 +7,15 @@ import numpy as np
 
 from nbln import registry
 from nbln import vocabulary as names
+from nbln.inference.sampler.engine import Draws
 from nbln.posterior.cells import CellPosterior
 from nbln.posterior.mode import Augmentation, Columns, Parameters, Search
 from nbln.posterior.variational import POSTERIORS
 from nbln.priors.capture import CaptureRule
 from nbln.priors.loadings import FittedLoadings
+from nbln.priors.marginal import MarginalDispersion, MarginalMean
 from nbln.priors.shrinkage import Shrinkage
+from nbln.priors.univariate import Beta, Frozen, InverseGamma, LogNormal, Normal, Prior
 from nbln.questions.distributions import Spread
 from nbln.results import io
 from nbln.results.history import History
@@ -26,6 +29,10 @@ HISTORY_DIMS = {
     "shrank": (*ITERATION, *FACTOR),
     "further_steps": (*ITERATION, *FACTOR),
     "damped": (*ITERATION, *GENE),
+}
+PRIORS = {
+    kind.__name__: kind
+    for kind in (Normal, LogNormal, InverseGamma, Beta, Frozen, MarginalDispersion, MarginalMean)
 }
 BOOLEAN = ("shrank", "damped", "converged")
 
@@ -74,6 +81,7 @@ def laplace_groups(result) -> io.Groups:
             {"normal": ((*GENE, "moment"), result.spread.normal), **spread},
             {"residual_shape": float(result.spread.residual_shape)},
         ),
+        "priors": beliefs_group(result.priors, result.pooled),
         "history": io.group(
             {n: (HISTORY_DIMS[n], _plain(x)) for n, x in result.history._asdict().items()}
         ),
@@ -124,6 +132,60 @@ def laplace_parts(groups: io.Groups) -> dict:
         "converged": plain["converged"],
         "frozen": tuple(plain["frozen"]),
         "match": plain["match"],
+        **beliefs(groups.get("priors")),
+    }
+
+
+def draws_groups(posterior) -> io.Groups:
+    """What a file of `PosteriorDraws` holds."""
+    draws, sample = posterior.draws, ("chain", "draw")
+    per_column = (*sample, *FACTOR)
+    arrays = {
+        names.MU: ((*sample, *GENE), draws.mu),
+        names.LOADINGS: ((*sample, *GENE, *FACTOR), draws.W),
+        names.RESIDUAL: ((*sample, *GENE), draws.d),
+        "centre": (per_column, draws.centre),
+        "pool": ((*sample, "quantity"), draws.pool),
+        "accepted": ((*sample, "step"), draws.accepted),
+    }
+    plain = {"model": posterior.model, "converged": bool(posterior.converged)}
+    return {
+        "data": io.of_fitted(posterior.fitted),
+        "draws": io.group(arrays, plain),
+        "channel": io.group({n: ((*sample, *GENE), x) for n, x in draws.channel.items()}),
+        "scales": io.group(
+            {n: (per_column if x.ndim > 2 else sample, x) for n, x in draws.scales.items()}
+        ),
+        "prior": io.group(
+            {
+                "reference": ((*GENE, *FACTOR), posterior.reference),
+                "z_mean": ((*CELL, "column"), posterior.z_mean),
+                "z_sd": ((*CELL, "column"), posterior.z_sd),
+            },
+            prior_values(posterior.prior),
+        ),
+    }
+
+
+def draws_parts(groups: io.Groups) -> dict:
+    """The fields of `PosteriorDraws`."""
+    arrays, plain = io.arrays(groups["draws"]), io.values(groups["draws"])
+    return {
+        "fitted": io.to_fitted(groups["data"]),
+        "model": plain["model"],
+        "draws": Draws(
+            arrays[names.MU],
+            arrays[names.LOADINGS],
+            arrays[names.RESIDUAL],
+            io.arrays(groups["channel"]),
+            arrays["centre"],
+            io.arrays(groups["scales"]),
+            arrays["pool"],
+            arrays["accepted"],
+        ),
+        "prior": prior_of(io.values(groups["prior"])),
+        "converged": plain["converged"],
+        **io.arrays(groups["prior"]),
     }
 
 
@@ -185,6 +247,40 @@ def prior_of(plain: dict):
     """The reverse of `prior_values`."""
     kind = registry.LOADINGS_PRIORS[plain["type"]]
     return kind(**plain["parameters"], shrinkage=Shrinkage(**plain["shrinkage"]))
+
+
+def beliefs_group(priors: dict[str, Prior] | None, pooled: bool):
+    """Priors of sites: a prior is its type and its fields, which may be priors themselves."""
+    kinds, arrays = {}, {}
+
+    def put(path, prior):
+        kinds[path] = type(prior).__name__
+        for field in dataclasses.fields(prior):
+            value = getattr(prior, field.name)
+            if isinstance(value, Prior):
+                put(f"{path}.{field.name}", value)
+            else:
+                value = np.asarray(value)
+                arrays[f"{path}.{field.name}"] = (GENE * value.ndim, value)
+
+    for site, prior in (priors or {}).items():
+        put(site, prior)
+    return io.group(arrays, {"kinds": kinds, "pooled": pooled, "known": priors is not None})
+
+
+def beliefs(dataset) -> dict:
+    """The reverse of `beliefs_group`; nothing for a file without it."""
+    if dataset is None or not io.values(dataset)["known"]:
+        return {}
+    kinds, arrays = io.values(dataset)["kinds"], io.arrays(dataset)
+
+    def get(path):
+        kind = PRIORS[kinds[path]]
+        fields = [f"{path}.{field.name}" for field in dataclasses.fields(kind)]
+        return kind(*(get(name) if name in kinds else jnp.asarray(arrays[name]) for name in fields))
+
+    sites = {site: get(site) for site in kinds if "." not in site}
+    return {"priors": sites, "pooled": io.values(dataset)["pooled"]}
 
 
 def _plain(values):

@@ -84,9 +84,9 @@ def scale_density(prior, values):
         if "spike" not in values:
             return columns
         limits = prior.shrinkage
-        width = np.log(limits.most_inclusion - limits.least_inclusion)
-        widths = K * (width + np.log1p(-limits.smallest_spike))
-        return columns - widths + stats.norm.logpdf(values["centre"], 0, 10).sum()
+        width = K * np.log(limits.most_inclusion - limits.least_inclusion)
+        columns += stats.beta.logpdf(values["spike"], 0.5, 1.0).sum()
+        return columns - width + stats.norm.logpdf(values["centre"], 0, 10).sum()
     if "gamma" in values:
         return stats.gamma.logpdf(values["gamma"], prior.alpha, scale=1 / prior.beta) + np.sum(
             stats.expon.logpdf(values["psi"], scale=1 / values["gamma"])

@@ -9,7 +9,7 @@ changes that matter.
 import logging
 import time
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -20,10 +20,11 @@ from jaxtyping import Array, Float
 from nbln import vocabulary as names
 from nbln.arguments import check_settings, number, whole
 from nbln.data.counts import Counts
-from nbln.inference.laplace import start, statistics
+from nbln.inference.laplace import pooled, start, statistics
 from nbln.inference.laplace.basis import Rotation
 from nbln.inference.laplace.rows import Damping
 from nbln.inference.laplace.update import Change, Info, State, priors_at, update
+from nbln.inference.overdispersion import Pooling, Split
 from nbln.inference.stream import CHUNK_BYTES, CellStream
 from nbln.linalg import gauge
 from nbln.linalg.dtypes import strong
@@ -57,7 +58,8 @@ class LaplaceConfig:
     Attributes
     ----------
     n_steps
-        Upper bound on iterations; a fit stops earlier when it has converged.
+        Upper bound on iterations; a fit stops earlier when it has converged. It holds once more for
+        the iterations after overdispersion has been learned over all genes.
     tol
         Largest change of the parameters in one iteration at which a fit has converged: relative
         for W_⊥W_⊥ᵀ, root mean square over genes for μ, log d and log r.
@@ -115,8 +117,13 @@ def fit_laplace(
     config: LaplaceConfig,
     seed: int = 0,
     progress: bool = False,
+    pool: bool = False,
 ) -> LaplaceFit:
-    """Fit a log-normal model; `mean` and `log_r` are first values of e^μ and of log dispersion."""
+    """Fit a log-normal model; `mean` and `log_r` are first values of e^μ and of log dispersion.
+
+    Where `pool` is true and the channel has an overdispersion of its own, how it splits from d is
+    then learned over all genes, in place of their priors; see `pooled`.
+    """
     began = time.perf_counter()
     stream = CellStream(counts, model.augmentation, config.resident_bytes, config.chunk_bytes)
     tails = stream.tails()
@@ -124,7 +131,11 @@ def fit_laplace(
     z = stream.zeros(model.latent_dim + len(stream.columns.value))
     _, z = stream.scan(first_step, z, state.parameters, stream.columns)
     started = time.perf_counter()
-    state, z, history, converged = _iterate(model, stream, state, z, tails, config, progress)
+    run = _iterate(model, stream, Run(state, z, []), tails, config, progress)
+    splits = state.parameters.channel.own_overdispersion() is not None
+    if pool and splits and run.converged:
+        run = _learn_overdispersion(model, stream, run, tails, config, seed, progress)
+    state, z, history, converged = run
     iterated = time.perf_counter()
     sums, cells = _finish(stream, state, z, config)
     n_astray = int((~cells.converged).sum())
@@ -187,9 +198,18 @@ def _first_state(model, plain: Parameters, sums, probes) -> State:
     )
 
 
-def _iterate(model, stream: CellStream, state: State, z, tails, config: LaplaceConfig, progress):
+class Run(NamedTuple):
+    """Where iterations stand."""
+
+    state: State
+    z: Any  # the cells' coordinates, as the stream has them
+    history: list[Info]
+    converged: bool = False
+
+
+def _iterate(model, stream: CellStream, run: Run, tails, config: LaplaceConfig, progress) -> Run:
     """Iterate until converged; reads what an iteration did while the next one runs."""
-    history: list[Info] = []
+    state, z, history, _ = run
     previous, converged = None, False
     with Progress("Laplace", config.n_steps, progress) as bar:
         for _ in range(config.n_steps):
@@ -211,7 +231,30 @@ def _iterate(model, stream: CellStream, state: State, z, tails, config: LaplaceC
             max(history[-1].change),
             config.tol,
         )
-    return state, z, history, converged
+    return Run(state, z, history, converged)
+
+
+def _learn_overdispersion(
+    model, stream: CellStream, run: Run, tails, config: LaplaceConfig, seed: int, progress
+) -> Run:
+    """Steps of the overdispersion, each followed by an iteration; then iterate until converged."""
+    state, z, history, _ = run
+    split, pooling = Split(state.parameters.channel), Pooling()
+    at, known = pooled.first(split, pooling, state.parameters), model
+    with Progress("Overdispersion", pooled.N_STEPS, progress) as bar:
+        for i in range(pooled.N_STEPS):
+            state = pooled.moved(state, split, at.psi)
+            key = jax.random.fold_in(jax.random.key(seed), i)
+            arguments = (key, pooled.stride_of(stream, i), state.parameters, split, at.psi)
+            slopes, _ = stream.scan(pooled.visit, z, *arguments, stream.columns)
+            at = pooled.newton(pooling, at, slopes, pooled.gain_of(i))
+            state = pooled.moved(state, split, at.psi)
+            known = pooled.held(model, state.parameters)
+            sums, z = stream.scan(e_step, z, state, stream.columns)
+            state, info = m_step(known, state, sums, tails)
+            _record(history, info, config)
+            bar.advance(f"d is {float(jax.nn.sigmoid(at.pool.share)):.0%} of it")
+    return _iterate(known, stream, Run(state, z, history), tails, config, progress)
 
 
 def _record(history: list[Info], info: Info, config: LaplaceConfig) -> bool:

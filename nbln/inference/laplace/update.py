@@ -21,7 +21,7 @@ from nbln.models.log_normal import LogNormalModel
 from nbln.posterior.mode import Parameters
 from nbln.priors.loadings import Rows, Scales
 from nbln.priors.shrinkage import Phase
-from nbln.priors.univariate import InverseGamma, Prior
+from nbln.priors.univariate import Frozen, InverseGamma, Prior
 
 LARGEST_SCALE = 1e6  # stands for no shrinkage, where a sum over columns must stay finite
 
@@ -70,9 +70,7 @@ def update(
     )
     absorb_mean = not priors[names.MU].frozen
     turned = expand(fitted.mu, fitted.W, sums.moments, model.loadings, state.phase, absorb_mean)
-    residual_prior = priors[names.RESIDUAL]
-    assert isinstance(residual_prior, InverseGamma), "d has a conjugate prior"
-    d = residual_prior.posterior_mode(sums.residual, sums.moments[0])
+    d = _residual(priors[names.RESIDUAL], sums)
     channel = old.channel.maximise(sums.channel, tails, priors)
     new = Parameters(turned.mu, turned.W, d, channel)
     change = _change(old, new)
@@ -99,6 +97,14 @@ def priors_at(priors: dict[str, Prior], parameters: Parameters) -> dict[str, Pri
     """The priors of genes with the log-rate variances that these parameters give them."""
     variance = jnp.sum(parameters.W**2, axis=1) + parameters.d
     return {name: prior.at(variance) for name, prior in priors.items()}
+
+
+def _residual(prior: Prior, sums: Statistics) -> Float[Array, " gene"]:
+    """d at its mode given the expected squares of the residuals, or its known value."""
+    if isinstance(prior, Frozen):
+        return jnp.broadcast_to(jnp.asarray(prior.value), sums.residual.shape)
+    assert isinstance(prior, InverseGamma), "d has a conjugate prior"
+    return jnp.asarray(prior.posterior_mode(sums.residual, sums.moments[0]))
 
 
 class _Columns(NamedTuple):

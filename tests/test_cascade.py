@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import nbln
+from nbln.cascade import SMALLEST_SD, CascadeConfig, cascade
 from nbln.data.counts import Counts
-from nbln.inference.cascade import SMALLEST_SD, CascadeConfig, cascade
 from nbln.priors.capture import KnownCapture, LatentCapture
 from nbln.priors.marginal import R_MAX, MarginalDispersion, MarginalMean
 from nbln.priors.univariate import LogNormal, Normal

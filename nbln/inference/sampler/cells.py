@@ -1,0 +1,174 @@
+"""What a sweep does with a chunk of cells: draw their factors, and sum what genes need of them."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nbln.inference.overdispersion import Coordinates, Overdispersion, slopes_of
+from nbln.linalg import small
+from nbln.linalg.products import dot
+from nbln.posterior import mode, quadrature
+from nbln.posterior.evidence import loss_at
+from nbln.posterior.mode import Cells, Columns, Parameters
+
+# Share of a way from the mode's Gaussian; see `langevin`, of which this is the case without
+# a gradient: cells that reject whole draws still move.
+WHOLE_DRAWS, SHORT_DRAW = 0.8, 0.3
+
+
+class CellState(NamedTuple):
+    """The cells of a chunk between sweeps."""
+
+    z: Float[Array, "all_columns cell"]
+    # Where the search for the mode starts: of the mode in warm-up, and then for ever the same, so
+    # that a proposal depends on the parameters alone.
+    start: Float[Array, "all_columns cell"]
+    offset_sd: Float[Array, " cell"]  # of capture losses that a source draws
+    offset: Float[Array, " cell"]  # their draw, less the mean
+    total: Float[Array, "all_columns cell"]  # Σ of z over the draws kept
+    square: Float[Array, "all_columns cell"]
+    chunk: Array  # its number
+
+
+class Genes(NamedTuple):
+    """Means, loadings and overdispersion of all genes."""
+
+    mu: Float[Array, " gene"]
+    W: Float[Array, "gene factor"]
+    psi: Coordinates
+
+    def parameters(self, overdispersion: Overdispersion) -> Parameters:
+        """As the kernel takes them."""
+        d, channel = overdispersion.parameters(self.psi)
+        return Parameters(self.mu, self.W, d, channel)
+
+    def where(self, taken: Array, other: "Genes") -> "Genes":
+        """These where `taken`, the others elsewhere."""
+        return Genes(
+            jnp.where(taken, self.mu, other.mu),
+            jnp.where(taken[:, None], self.W, other.W),
+            jnp.where(taken, self.psi, other.psi),
+        )
+
+
+class Sums(NamedTuple):
+    """Sums over cells at some parameters: log-likelihood and its derivatives, by gene."""
+
+    log: Float[Array, " gene"]  # without the channel's constants
+    rows: Float[Array, "gene row"]  # slope in [μ, w]
+    normal: Float[Array, "gene moments"]  # information, packed and bordered
+    psi: Coordinates  # slope in the overdispersion, at fixed μ + d/2
+    psi_products: Float[Array, "moments gene"]  # products of the cells' slopes, packed
+
+    def where(self, taken: Array, other: "Sums") -> "Sums":
+        """These where `taken`, the others elsewhere."""
+        genes_last = self._replace(rows=self.rows.T, normal=self.normal.T)
+        others = other._replace(rows=other.rows.T, normal=other.normal.T)
+        chosen = jax.tree.map(lambda a, b: jnp.where(taken, a, b), genes_last, others)
+        return chosen._replace(rows=chosen.rows.T, normal=chosen.normal.T)
+
+
+class Drawn(NamedTuple):
+    """How many of the cells took their proposal, and where they are."""
+
+    taken: Float[Array, ""]
+    n_cells: Float[Array, ""]
+    products: Float[Array, "factor factor"]  # Σ z zᵀ
+
+
+def begin(parameters: Parameters, columns: Columns, cells: Cells, z):
+    """Modes of a chunk, from which the chain starts."""
+    f = mode.conditional_rates(parameters, cells, columns, z)
+    return (), mode.find(parameters, cells, columns, f).z
+
+
+def draw(
+    key: Array,
+    genes: Genes,
+    overdispersion: Overdispersion,
+    basis: Float[Array, "factor factor"],
+    warm: Array,
+    kept: Array,
+    columns: Columns,
+    cells: Cells,
+    state: CellState,
+):
+    """Draw the coordinates of a chunk given all parameters; sum at the new ones.
+
+    Factors are multiplied by `basis` first, since the loadings have changed theirs.
+    """
+    k = genes.W.shape[1]
+    state = state._replace(z=state.z.at[:k].set(dot(basis, state.z[:k])))
+    keys = jax.random.split(jax.random.fold_in(key, state.chunk), 4)
+    parameters = genes.parameters(overdispersion)
+    shift = state.offset_sd * jax.random.normal(keys[3], state.offset.shape)
+    cells = cells._replace(offset=cells.offset + shift)
+    f = mode.conditional_rates(parameters, cells, columns, state.start)
+    step = mode.newton_step(parameters, cells, columns, f)
+    centre = mode.corrected(step, parameters, cells, columns).step.z
+    root = small.cholesky(step.covariance)
+    noise = jax.random.normal(keys[0], state.z.shape)
+    whole = jax.random.uniform(keys[1], state.offset.shape) < WHOLE_DRAWS
+    a = jnp.where(whole, 1.0, SHORT_DRAW)
+    z = centre + (1 - a) * (state.z - centre) + jnp.sqrt(a * (2 - a)) * small.multiply(root, noise)
+    inverse = small.inverse_lower(root)
+
+    def log_weight(z):
+        """Of the posterior over the Gaussian of the proposal."""
+        m = _means(parameters, cells, columns, z)
+        log = quadrature.log_integral(parameters.channel, cells.counts, m, parameters.d)
+        away = small.multiply(inverse, z - centre)
+        prior = mode.precision(cells, k, columns, z.dtype)
+        within = jnp.where(_allowed(columns, cells, z), 0.0, -jnp.inf)
+        return jnp.sum(log, axis=1) + 0.5 * jnp.sum(away**2 - prior * z**2, axis=0) + within
+
+    ratio = log_weight(z) - log_weight(state.z)
+    taken = (jnp.log(jax.random.uniform(keys[2], ratio.shape)) < ratio) & (cells.mask > 0)
+    z = jnp.where(taken, z, state.z)
+    new = state._replace(
+        z=z,
+        start=jnp.where(warm, step.z, state.start),
+        offset=shift,
+        total=state.total + kept * z,
+        square=state.square + kept * z**2,
+    )
+    factors = z[:k] * cells.mask
+    drawn = Drawn(jnp.sum(taken), jnp.sum(cells.mask), dot(factors, factors.T))
+    return (_sums(parameters, genes.psi, overdispersion, columns, cells, z), drawn), new
+
+
+def visit(genes: Genes, overdispersion: Overdispersion, columns: Columns, cells: Cells, state):
+    """Sums of a chunk at other parameters; its cells stay as they are."""
+    cells = cells._replace(offset=cells.offset + state.offset)
+    parameters = genes.parameters(overdispersion)
+    return _sums(parameters, genes.psi, overdispersion, columns, cells, state.z), state
+
+
+def _means(parameters: Parameters, cells: Cells, columns: Columns, z):
+    X, v = mode.design(parameters.W, columns), mode.scales(cells, parameters.W.shape[1])
+    return mode.rates(z, parameters.mean(cells), X, v)
+
+
+def _allowed(columns: Columns, cells: Cells, z):
+    if not any(columns.truncated):
+        return jnp.ones(cells.mask.shape, bool)
+    return loss_at(cells, columns, z) >= 0
+
+
+def _sums(parameters, psi, overdispersion, columns, cells: Cells, z) -> Sums:
+    k, mask = parameters.W.shape[1], cells.mask
+    m = _means(parameters, cells, columns, z)
+    given = quadrature.integrate(parameters.channel, cells.counts, m, parameters.d)
+    factors = z[:k]
+    row = jnp.concatenate([jnp.ones_like(factors[:1]), factors]) * mask
+    products = small.pack(factors[:, None] * factors[None, :]) * mask
+    slopes = slopes_of(overdispersion, psi, given, mask)
+    return Sums(
+        dot(mask, given.log),
+        dot(given.slope.T, row.T),
+        dot(given.information.T, jnp.concatenate([row, products]).T),
+        slopes.gradient,
+        slopes.products,
+    )

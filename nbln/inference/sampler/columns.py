@@ -1,0 +1,142 @@
+"""Centres, scales and memberships of the columns of the loadings, drawn given the loadings."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from numpyro.distributions import biject_to
+
+from nbln.priors.loadings import FACTORS, Loadings, LoadingsPrior, Norms, Scales
+
+REPEATS = 4  # random walks of the scales, each time that they are drawn
+# A random walk in one coordinate accepts 44 % where it moves fastest (Roberts & Rosenthal 2001): in
+# warm-up its step grows by the first factor where it goes, and shrinks by the second where not.
+GROW, SHRINK = 1.1, 0.927
+FIRST_STEP = 0.3
+
+
+def first_steps(prior: LoadingsPrior, n_factors: int) -> Scales:
+    """Lengths of the random walks before they are adapted."""
+    return {
+        s.name: jnp.full((n_factors,) * len(s.dims), FIRST_STEP) for s in _sites(prior, n_factors)
+    }
+
+
+class Basis(NamedTuple):
+    """Loadings in another basis, at the same log-rates: W became W A, z is to be A⁻¹ z."""
+
+    W: Loadings
+    centre: Norms
+    products: Float[Array, "factor factor"]  # Σ z zᵀ over the cells
+    inverse: Float[Array, "factor factor"]  # A⁻¹
+
+
+def mix(key: Array, basis: Basis, precision: Loadings, n_cells: Float[Array, ""]) -> Basis:
+    """Stretch and shear the columns of W against the factors.
+
+    Alternating W given z and z given W moves along these directions by next to nothing, while the
+    counts do not resist them at all: only the priors of z and of W do, which are Gaussian given
+    the memberships. So they are drawn at no cost, and the posterior is left invariant (a
+    generalised Gibbs step, Liu & Sabatti 2000).
+    """
+    n_genes, k = basis.W.shape
+
+    def entry(n, carry: Basis) -> Basis:
+        i, j = n // k, n % k
+        keys = jax.random.split(jax.random.fold_in(key, n))
+        away = carry.W - carry.centre
+        squares = precision[:, j] * away[:, i]
+        sheared = _shear(keys[0], carry.products, i, j, squares @ away[:, i], squares @ away[:, j])
+        grown = _stretch(keys, carry.products[j, j], squares @ away[:, i], n_genes + 1 - n_cells)
+        # Column j becomes e^t times itself, or takes on t times column i.
+        t = jnp.where(i == j, grown, sheared)
+        forth = jnp.where(i == j, jnp.expm1(t), t)
+        back = jnp.eye(k).at[i, j].add(jnp.where(i == j, jnp.expm1(-t), -t))
+        return Basis(
+            carry.W.at[:, j].add(forth * carry.W[:, i]),
+            carry.centre.at[j].add(forth * carry.centre[i]),
+            back @ carry.products @ back.T,
+            back @ carry.inverse,
+        )
+
+    return jax.lax.fori_loop(0, k * k, entry, basis)
+
+
+def _shear(key, products, i, j, square, product):
+    """t from its Gaussian: -½ Σ (z_i - t z_j)² - ½ Σ precision (w_j + t w_i)²."""
+    curvature = products[j, j] + square
+    mean = (products[i, j] - product) / curvature
+    return mean + jax.random.normal(key) / jnp.sqrt(curvature)
+
+
+def _stretch(keys, of_z, of_w, volume):
+    """t under -½ e^{-2t} Σ z² - ½ e^{2t} Σ precision w² + volume t, from the Gaussian at its mode.
+
+    Volumes: the loadings and the centre grow, the factors of the cells shrink.
+    """
+
+    def density(t):
+        return -0.5 * (of_z * jnp.exp(-2 * t) + of_w * jnp.exp(2 * t)) + volume * t
+
+    root = jnp.sqrt(volume**2 + 4 * of_w * of_z)
+    # The positive root of of_w y² - volume y - of_z = 0, y = e^{2t}, without cancellation.
+    y = jnp.where(volume > 0, (volume + root) / (2 * of_w), 2 * of_z / (root - volume))
+    mode, sd = 0.5 * jnp.log(y), 1 / jnp.sqrt(2 * (of_z / y + of_w * y))
+    t = mode + sd * jax.random.normal(keys[0])
+    ratio = density(t) - density(0.0) + 0.5 * ((t - mode) ** 2 - mode**2) / sd**2
+    return jnp.where(jnp.log(jax.random.uniform(keys[1])) < ratio, t, 0.0)
+
+
+def draw_centre(key: Array, W: Loadings, precision: Loadings) -> Norms:
+    """b, the mean of each column's entries, under a flat prior."""
+    total = jnp.maximum(jnp.sum(precision, axis=0), 1e-12)
+    noise = jax.random.normal(key, total.shape) / jnp.sqrt(total)
+    centre = jnp.sum(precision * W, axis=0) / total
+    return jnp.where(total > 1e-12, centre + noise, jnp.mean(W, axis=0))
+
+
+def draw_scales(
+    key: Array, prior: LoadingsPrior, scales: Scales, steps: Scales, away: Loadings, warm: Array
+) -> tuple[Scales, Scales]:
+    """The scales given the loadings, by random walks in unconstrained coordinates; their steps."""
+    sites = _sites(prior, away.shape[1])
+
+    def density(scales):
+        """Log-density that each column has a part in, and that of the scales all share."""
+        columns, shared = prior.column_log_density(away, scales), jnp.zeros(())
+        for site in sites:
+            value = site.distribution(scales).log_prob(scales[site.name])
+            if site.dims == FACTORS:
+                columns = columns + value
+            else:
+                shared = shared + value
+        return columns, shared
+
+    def walk(i, carry):
+        scales, steps = carry
+        for j, site in enumerate(sites):
+            for_move, for_choice = jax.random.split(jax.random.fold_in(key, len(sites) * i + j))
+            old = scales[site.name]
+            transform = biject_to(site.distribution(scales).support)
+            y = transform.inv(old)
+            moved = y + steps[site.name] * jax.random.normal(for_move, y.shape)
+            new = transform(moved)
+            rise = [
+                b - a
+                for a, b in zip(density(scales), density(scales | {site.name: new}), strict=True)
+            ]
+            rise = rise[0] if site.dims == FACTORS else jnp.sum(rise[0]) + rise[1]
+            rise = rise + transform.log_abs_det_jacobian(moved, new)
+            rise = rise - transform.log_abs_det_jacobian(y, old)
+            taken = jnp.log(jax.random.uniform(for_choice, y.shape)) < rise
+            scales = scales | {site.name: jnp.where(taken, new, old)}
+            factor = jnp.where(warm, jnp.where(taken, GROW, SHRINK), 1.0)
+            steps = steps | {site.name: steps[site.name] * factor}
+        return scales, steps
+
+    return jax.lax.fori_loop(0, REPEATS, walk, (scales, steps))
+
+
+def _sites(prior: LoadingsPrior, n_factors: int):
+    return [site for site in prior.sites(n_factors) if site.name != prior.centre]

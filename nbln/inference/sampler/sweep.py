@@ -1,0 +1,244 @@
+"""One sweep over everything: cells, rows of the loadings, overdispersion, pool, columns.
+
+Each step leaves the posterior exactly invariant, quadrature aside: the genes' own residuals are
+integrated out entry by entry, and every proposal is corrected by Metropolis and Hastings.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nbln.data.histogram import CountTails
+from nbln.inference.overdispersion import Overdispersion, OverdispersionPrior, Pool
+from nbln.inference.sampler import cells as cell_steps
+from nbln.inference.sampler import columns, langevin
+from nbln.inference.sampler.cells import Drawn, Genes, Sums
+from nbln.inference.sampler.langevin import Local, Proposal
+from nbln.inference.stream import CellStream
+from nbln.linalg import small
+from nbln.priors.loadings import Loadings, LoadingsPrior, Norms, Scales
+from nbln.priors.univariate import Prior, SmoothPrior
+
+# Steps of the overdispersion and its pool in a sweep: they move least, and decide the scale of all
+# correlations.
+OVERDISPERSION_STEPS = 2
+# Rounds of basis, scales and memberships, which cost next to nothing.
+COLUMN_STEPS = 3
+
+
+class Target(eqx.Module):
+    """What is believed before the counts, and which coordinates move."""
+
+    mean: Prior  # of μ
+    loadings: LoadingsPrior
+    overdispersion: Overdispersion
+    pooling: OverdispersionPrior
+    tails: CountTails
+
+    def log_mean(self, mu: Float[Array, " gene"]) -> Float[Array, " gene"]:
+        """Log-density of μ, without constants."""
+        if not isinstance(self.mean, SmoothPrior):
+            return jnp.zeros_like(mu)
+        gradient, curvature = self.mean.penalty(mu)
+        return jnp.asarray(-0.5 * gradient**2 / curvature)
+
+    def constant(self, new: Genes, old: Genes) -> Float[Array, " gene"] | float:
+        """Change of the channel's constants from old to new."""
+        channel = self.overdispersion.parameters(new.psi)[1]
+        return channel.constant_change(self.overdispersion.parameters(old.psi)[1], self.tails)
+
+
+class State(NamedTuple):
+    """The parameters of a chain between sweeps."""
+
+    genes: Genes
+    precision: Loadings  # of the Gaussian that each loading comes from
+    centre: Norms
+    scales: Scales
+    steps: Scales  # of the random walks of the scales
+    pool: Pool
+    basis: Float[Array, "factor factor"]  # by which the cells' factors are yet to be multiplied
+
+
+class Taken(NamedTuple):
+    """Shares of proposals that were accepted."""
+
+    cells: Float[Array, ""]
+    rows: Float[Array, ""]
+    overdispersion: Float[Array, ""]
+    shift: Float[Array, ""]
+
+
+def sweep(key, target: Target, stream: CellStream, state: State, cells, warm, kept):
+    """Draw everything once; the new state, the new cells, what was accepted."""
+    keys = jax.random.split(key, 4)
+    given = (target.overdispersion, state.basis, warm, kept, stream.columns)
+    (sums, drawn), cells = stream.scan(cell_steps.draw, cells, keys[0], state.genes, *given)
+
+    def visit(genes: Genes) -> Sums:
+        given = genes, target.overdispersion, stream.columns
+        return stream.scan(cell_steps.visit, cells, *given)[0]
+
+    genes, proposal = propose_rows(keys[1], target, state, sums)
+    state, sums, rows = accept_rows(keys[1], target, state, sums, genes, proposal, visit(genes))
+    taken, shifted = [], []
+    for key in jax.random.split(keys[2], OVERDISPERSION_STEPS):
+        genes, proposal = propose_overdispersion(key, target, state, sums)
+        state, sums, share = accept_overdispersion(
+            key, target, state, sums, genes, proposal, visit(genes)
+        )
+        taken.append(share)
+        if len(state.genes.psi) > 1:
+            key = jax.random.fold_in(key, 2)
+            genes, proposal = propose_shift(key, target, state, sums)
+            state, sums, went = accept_shift(
+                key, target, state, sums, genes, proposal, visit(genes)
+            )
+            shifted.append(went)
+    state = finish(keys[3], target, state, drawn, warm)
+    shares = drawn.taken / drawn.n_cells, rows, _mean(taken), _mean(shifted)
+    return state, cells, Taken(*shares)
+
+
+def _mean(values: list):
+    return sum(values) / len(values) if values else jnp.ones(())
+
+
+# Rows
+
+
+def _rows(genes: Genes) -> Float[Array, "row gene"]:
+    return jnp.concatenate([genes.mu[None], genes.W.T])
+
+
+def _rows_at(target: Target, state: State, genes: Genes, sums: Sums) -> Local:
+    """Newton step of [μ, w] of every gene, or of w alone where μ is frozen."""
+    N = small.unpack_bordered(sums.normal)
+    gradient, away = sums.rows.T, genes.W - state.centre
+    gradient = gradient.at[1:].add(-(state.precision * away).T)
+    k = genes.W.shape[1]
+    inner = jnp.arange(1, k + 1)
+    N = N.at[inner, inner].add(state.precision.T)
+    if not isinstance(target.mean, SmoothPrior):
+        return Local.of(gradient[1:], N[1:, 1:])
+    slope, curvature = target.mean.penalty(genes.mu)
+    return Local.of(gradient.at[0].add(slope), N.at[0, 0].add(curvature))
+
+
+@eqx.filter_jit
+def propose_rows(key, target: Target, state: State, sums: Sums) -> tuple[Genes, Proposal]:
+    proposal = langevin.propose(key, _rows_at(target, state, state.genes, sums))
+    rows = _rows(state.genes).at[-len(proposal.move) :].add(proposal.move)
+    return state.genes._replace(mu=rows[0], W=rows[1:].T), proposal
+
+
+@eqx.filter_jit
+def accept_rows(key, target, state: State, sums: Sums, genes: Genes, proposal, new: Sums):
+    def log_prior(genes):
+        away = genes.W - state.centre
+        return target.log_mean(genes.mu) - 0.5 * jnp.sum(state.precision * away**2, axis=1)
+
+    rise = new.log - sums.log + log_prior(genes) - log_prior(state.genes)
+    back = _rows_at(target, state, genes, new)
+    taken = langevin.accept(jax.random.fold_in(key, 1), proposal, back, rise)
+    state = state._replace(genes=genes.where(taken, state.genes))
+    return state, new.where(taken, sums), jnp.mean(taken)
+
+
+# Overdispersion
+
+
+def _moved(target: Target, genes: Genes, psi) -> Genes:
+    """Genes with another overdispersion and the same μ + d/2; the map has determinant 1."""
+    d, _ = target.overdispersion.parameters(psi)
+    old, _ = target.overdispersion.parameters(genes.psi)
+    if not isinstance(target.mean, SmoothPrior):
+        return genes._replace(psi=psi)
+    return genes._replace(psi=psi, mu=genes.mu - 0.5 * (d - old))
+
+
+def _overdispersion_at(target: Target, state: State, genes: Genes, sums: Sums) -> Local:
+    gradient, curvature = target.pooling.penalty(genes.psi, state.pool)
+    precision = small.unpack(sums.psi_products)
+    index = jnp.arange(len(precision))
+    return Local.of(sums.psi + gradient, precision.at[index, index].add(curvature))
+
+
+@eqx.filter_jit
+def propose_overdispersion(key, target, state: State, sums: Sums) -> tuple[Genes, Proposal]:
+    proposal = langevin.propose(key, _overdispersion_at(target, state, state.genes, sums))
+    return _moved(target, state.genes, state.genes.psi + proposal.move), proposal
+
+
+@eqx.filter_jit
+def accept_overdispersion(key, target, state: State, sums: Sums, genes: Genes, proposal, new: Sums):
+    def log_prior(genes):
+        return target.log_mean(genes.mu) + target.pooling.log_density(genes.psi, state.pool)
+
+    rise = new.log - sums.log + target.constant(genes, state.genes)
+    rise = rise + log_prior(genes) - log_prior(state.genes)
+    back = _overdispersion_at(target, state, genes, new)
+    taken = langevin.accept(jax.random.fold_in(key, 1), proposal, back, rise)
+    state = state._replace(genes=genes.where(taken, state.genes))
+    return state, new.where(taken, sums), jnp.mean(taken)
+
+
+# The shares of all genes at once, with their mean
+
+
+def _shifted(target: Target, genes: Genes, pool: Pool, by) -> tuple[Genes, Pool]:
+    psi = genes.psi.at[1].add(by)
+    return _moved(target, genes, psi), pool._replace(share=pool.share + by)
+
+
+def _shift_at(target: Target, genes: Genes, pool: Pool, sums: Sums) -> Local:
+    def log_prior(by):
+        moved = pool._replace(share=pool.share + by)
+        return target.pooling.log_shifted(genes.psi.at[1].add(by), moved)
+
+    gradient = jnp.sum(sums.psi[1]) + jax.grad(log_prior)(0.0)
+    curvature = jnp.maximum(-jax.grad(jax.grad(log_prior))(0.0), 0)
+    precision = jnp.sum(sums.psi_products[-1]) + curvature
+    return Local.of(gradient[None, None], precision[None, None, None])
+
+
+@eqx.filter_jit
+def propose_shift(key, target, state: State, sums: Sums) -> tuple[Genes, Proposal]:
+    proposal = langevin.propose(key, _shift_at(target, state.genes, state.pool, sums))
+    return _shifted(target, state.genes, state.pool, proposal.move[0, 0])[0], proposal
+
+
+@eqx.filter_jit
+def accept_shift(key, target, state: State, sums: Sums, genes: Genes, proposal, new: Sums):
+    pool = state.pool._replace(share=state.pool.share + proposal.move[0, 0])
+    # Gene by gene first: float32 does not tell two sums over all genes apart.
+    rise = new.log - sums.log + target.constant(genes, state.genes)
+    rise = jnp.sum(rise + target.log_mean(genes.mu) - target.log_mean(state.genes.mu))
+    rise = rise + target.pooling.log_shifted(genes.psi, pool)
+    rise = rise - target.pooling.log_shifted(state.genes.psi, state.pool)
+    back = _shift_at(target, genes, pool, new)
+    taken = langevin.accept(jax.random.fold_in(key, 1), proposal, back, rise[None])[0]
+    moved = state._replace(genes=genes, pool=pool), new
+    state, sums = jax.tree.map(lambda a, b: jnp.where(taken, a, b), moved, (state, sums))
+    return state, sums, 1.0 * taken
+
+
+@eqx.filter_jit
+def finish(key, target: Target, state: State, drawn: Drawn, warm) -> State:
+    """Pool, basis, memberships, centres and scales, which depend on genes and factors alone."""
+    loadings, genes, centre = target.loadings, state.genes, state.centre
+    basis = columns.Basis(genes.W, centre, drawn.products, jnp.eye(len(centre)))
+    precision, scales, steps = state.precision, state.scales, state.steps
+    for repeat in range(COLUMN_STEPS):
+        keys = jax.random.split(jax.random.fold_in(key, repeat), 4)
+        basis = columns.mix(keys[0], basis, precision, drawn.n_cells)
+        away = basis.W - basis.centre
+        scales, steps = columns.draw_scales(keys[1], loadings, scales, steps, away, warm)
+        precision = loadings.draw_precision(keys[2], away, scales)
+        basis = basis._replace(centre=columns.draw_centre(keys[3], basis.W, precision))
+    pool = target.pooling.draw(jax.random.fold_in(key, COLUMN_STEPS), genes.psi, state.pool)
+    genes = genes._replace(W=basis.W)
+    return State(genes, precision, basis.centre, scales, steps, pool, basis.inverse)

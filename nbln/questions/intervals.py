@@ -1,0 +1,211 @@
+"""Correlations of genes over posterior draws, block by block: never all pairs for all draws."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+
+from nbln.arguments import check_number
+from nbln.data.slices import slices
+from nbln.questions import correlation
+
+# Bytes of one block of pairs for all draws, float32.
+BLOCK_BYTES = 64 * 2**20
+# Rows of a block where draws are only counted, one at a time.
+COUNT_ROWS = 256
+
+
+class CorrelationDraws:
+    """Draws of what determines all correlations of one kind.
+
+    Parameters
+    ----------
+    W
+        (draw, gene, factor) loadings of real genes.
+    d, mu, noise
+        (draw, gene) as in `correlation.of_kind`.
+    kind
+        As there.
+    gene_names
+        (gene,)
+    """
+
+    def __init__(
+        self,
+        W: Float[np.ndarray, "draw gene factor"],
+        d: Float[np.ndarray, "draw gene"],
+        mu: Float[np.ndarray, "draw gene"],
+        noise: Float[np.ndarray, "draw gene"],
+        kind: str,
+        gene_names: np.ndarray,
+    ):
+        correlation.of_kind(kind, W[0], d[0], mu[0], noise[0])  # refuses an unknown kind
+        self._parts, self._kind = (W, d, mu, noise), kind
+        self.gene_names = gene_names
+
+    def __len__(self):
+        return len(self._parts[0])
+
+    @property
+    def n_genes(self) -> int:
+        """Number of genes."""
+        return len(self.gene_names)
+
+    def each(self) -> Iterator[correlation.Covariance | correlation.ExpressionCovariance]:
+        """The covariance of each draw."""
+        for parts in zip(*self._parts, strict=True):
+            yield correlation.of_kind(self._kind, *parts)
+
+    def block(
+        self, rows: Int[np.ndarray, " row"], columns: Int[np.ndarray, " column"]
+    ) -> Float[np.ndarray, "draw row column"]:
+        """Correlations of the given rows and columns in all draws."""
+        shape = len(self), len(rows), len(columns)
+        values = np.empty(shape, np.float32)
+        for i, covariance in enumerate(self.each()):
+            values[i] = covariance.correlation_block(rows, columns)
+        return values
+
+    def of_pairs(
+        self, first: Int[np.ndarray, " pair"], second: Int[np.ndarray, " pair"]
+    ) -> Float[np.ndarray, "draw pair"]:
+        """Correlations of the given pairs in all draws."""
+        values = np.empty((len(self), len(first)), np.float32)
+        for i, covariance in enumerate(self.each()):
+            values[i] = covariance.correlation_pairs(first, second)
+        return values
+
+
+class Summary(NamedTuple):
+    """What draws say of a number: mean, sd, ends of the interval, probability of its sign."""
+
+    mean: np.ndarray
+    sd: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    prob_sign: np.ndarray
+
+
+def check_level(level: float) -> float:
+    """A probability that is inside 0 and 1."""
+    return check_number("level", level, least=0.0, most=1.0, open_=True)
+
+
+def summarise(draws: Float[np.ndarray, "draw ..."], level: float) -> Summary:
+    """Over the first axis; intervals have equal tails."""
+    mean = draws.mean(axis=0, dtype=np.float64)
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.quantile(draws, tails, axis=0)
+    positive = (draws > 0).mean(axis=0)
+    negative = (draws < 0).mean(axis=0)
+    sd = draws.std(axis=0, dtype=np.float64)
+    return Summary(mean, sd, low, high, np.maximum(positive, negative))
+
+
+def correlations(
+    draws: CorrelationDraws,
+    rows: Int[np.ndarray, " row"],
+    columns: Int[np.ndarray, " column"],
+    level: float,
+) -> Summary:
+    """`summarise` of all correlations of rows with columns, in blocks of rows."""
+    size = max(1, BLOCK_BYTES // (4 * len(draws) * len(columns)))
+    parts = [
+        summarise(draws.block(rows[block], columns), level) for block in slices(len(rows), size)
+    ]
+    return Summary(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+
+
+class Counted(NamedTuple):
+    """Of each pair, how often it was drawn on either side of limits, and its mean."""
+
+    first: Int[np.ndarray, " pair"]
+    second: Int[np.ndarray, " pair"]
+    mean: Float[np.ndarray, " pair"]
+    beyond: Float[np.ndarray, " pair"]  # share of draws beyond min_abs, on the likelier side
+    sign: Float[np.ndarray, " pair"]  # share of draws of the likelier sign
+
+
+def count(
+    draws: CorrelationDraws, min_abs: float, rows: Int[np.ndarray, " row"] | None = None
+) -> Counted:
+    """The pairs that are beyond `min_abs` with one sign more likely than not.
+
+    All pairs of genes, or those of `rows` with all other genes.
+    """
+    n_genes, columns = draws.n_genes, np.arange(draws.n_genes)
+    every = columns if rows is None else rows
+    parts = []
+    for block in slices(len(every), COUNT_ROWS):
+        chosen = every[block]
+        wanted = np.ones((len(chosen), n_genes), bool)
+        if rows is None:
+            wanted = chosen[:, None] < columns
+        wanted[np.arange(len(chosen)), chosen] = False
+        parts.append(_count_block(draws, chosen, columns, wanted, min_abs))
+    return Counted(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+
+
+def _count_block(
+    draws: CorrelationDraws, rows, columns, wanted: Bool[np.ndarray, "row column"], min_abs: float
+) -> Counted:
+    shape = wanted.shape
+    total = np.zeros(shape, np.float32)
+    over, under, positive = (np.zeros(shape, np.int32) for _ in range(3))
+    for covariance in draws.each():
+        values = covariance.correlation_block(rows, columns).astype(np.float32)
+        total += values
+        over += values > min_abs
+        under += values < -min_abs
+        positive += values > 0
+    n = len(draws)
+    up = over >= under
+    beyond = np.where(up, over, under) / n
+    first, second = np.nonzero(wanted & (beyond > 0.5))
+    sign = np.where(up, positive, n - positive) / n
+    at = first, second
+    return Counted(rows[first], columns[second], total[at] / n, beyond[at], sign[at])
+
+
+def pairs(
+    draws: CorrelationDraws,
+    min_abs: float,
+    fdr: float,
+    level: float,
+    rows: Int[np.ndarray, " row"] | None = None,
+) -> pd.DataFrame:
+    """Pairs that are called at a Bayesian false discovery rate; see `PosteriorDraws.pairs`."""
+    found = count(draws, min_abs, rows)
+    n = len(draws)
+    # Of n draws none on the other side does not make it impossible: half a draw stands for that.
+    error = (n * (1 - found.beyond) + 0.5) / (n + 1)
+    lfsr = (n * (1 - found.sign) + 0.5) / (n + 1)
+    order = np.lexsort((-np.abs(found.mean), error))
+    q = np.cumsum(error[order]) / np.arange(1, len(order) + 1)
+    called = order[q <= fdr]
+    low, high = _ends(draws, found.first[called], found.second[called], level)
+    names = draws.gene_names
+    return pd.DataFrame(
+        {
+            "gene_a": names[found.first[called]],
+            "gene_b": names[found.second[called]],
+            "mean": found.mean[called],
+            "low": low,
+            "high": high,
+            "lfsr": lfsr[called],
+            "error_probability": error[called],
+            "q": q[: len(called)],
+        }
+    )
+
+
+def _ends(draws: CorrelationDraws, first, second, level: float):
+    """Ends of the intervals of the given pairs."""
+    size = max(1, BLOCK_BYTES // (4 * len(draws)))
+    low, high = np.empty(len(first)), np.empty(len(first))
+    for block in slices(len(first), size):
+        summary = summarise(draws.of_pairs(first[block], second[block]), level)
+        low[block], high[block] = summary.low, summary.high
+    return low, high

@@ -1,0 +1,128 @@
+"""How good the draws of a posterior are, and what they say of programs."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
+
+from nbln.priors.loadings import LoadingsPrior
+from nbln.questions.diagnostics import WARNING, Row
+from nbln.questions.stability import Alignment
+
+N_PAIRS = 200
+R_HAT_LIMIT = (
+    1.05  # above which chains have not mixed; Vehtari et al. (2021) advise 1.01 for a mean
+)
+LEAST_ESS = 100.0  # for the ends of an interval of 90 %
+LEAST_ACCEPTED = 0.3
+
+
+def membership(
+    prior: LoadingsPrior,
+    W: Float[np.ndarray, "draw gene factor"],
+    centre: Float[np.ndarray, "draw factor"],
+    scales: dict[str, np.ndarray],
+    alignment: Alignment,
+) -> Float[np.ndarray, "gene factor"]:
+    """Mean over the draws of the probability of the slab, programs matched.
+
+    Raises
+    ------
+    ValueError
+        The prior has no spike and slab.
+    """
+    total = np.zeros(W.shape[1:], np.float64)
+    for i, order in enumerate(alignment.order):
+        of_draw = {name: jnp.asarray(x[i]) for name, x in scales.items()}
+        member = _member(prior, jnp.asarray(W[i] - centre[i]), of_draw)
+        if member is None:
+            raise ValueError(
+                "get_membership(): the loadings prior of this fit has no spike and slab; fit with "
+                "priors={'loadings': 'horseshoe_sparse'}, the default"
+            )
+        total += np.asarray(member)[:, order]
+    return total / len(W)
+
+
+@jax.jit
+def _member(prior, away, scales):
+    return prior.member_probability(away, scales)
+
+
+def diagnostics_table(posterior) -> pd.DataFrame:
+    """See `PosteriorDraws.get_diagnostics`."""
+    draws = posterior.draws
+    W = draws.W - draws.W.mean(axis=2, keepdims=True)
+    sd = np.sqrt((W**2).sum(axis=3) + draws.d)
+    mean = (W / sd[..., None]).mean(axis=(0, 1))
+    n_genes = len(mean)
+    random = np.random.default_rng(0).integers(0, n_genes, (N_PAIRS, 2))
+    random = random[random[:, 0] != random[:, 1]]
+    groups = {
+        "correlations": _correlations(W, sd, random),
+        "strong_correlations": _correlations(W, sd, _strongest(mean)),
+        "overdispersion": draws.pool[..., :1],
+        "norms": np.sqrt((W**2).sum(axis=2)),
+    }
+    if np.any(draws.pool[..., 2] != 0):
+        groups["share"] = draws.pool[..., 2:]
+    n = posterior.n_chains * posterior.n_draws
+    rows = []
+    for name, values in groups.items():
+        values = values.astype(np.float64)
+        # Four draws of a chain are the least that either needs.
+        ess = r_hat = np.nan
+        if posterior.n_draws >= 4:
+            ess = float(np.nanmedian(effective_sample_size(values)))
+            r_hat = float(np.nanmax(split_gelman_rubin(values)))
+        rows.append((name, ess, ess / n, r_hat))
+    return pd.DataFrame(rows, columns=["quantity", "ess", "ess_per_draw", "r_hat"]).set_index(
+        "quantity"
+    )
+
+
+def summary(posterior) -> Iterator[Row]:
+    """Rows of `PosteriorDraws.summary`."""
+    yield Row("chains", posterior.n_chains)
+    yield Row("draws", posterior.n_draws)
+    if not posterior.converged:
+        note = "the fit that the chains started from had not converged; fit with more n_steps"
+        yield Row("fit_converged", False, WARNING, note)
+    accepted = posterior.draws.accepted.mean(axis=(0, 1))
+    for step, share in zip(("cells", "rows", "overdispersion"), accepted, strict=False):
+        low = share < LEAST_ACCEPTED
+        note = "few proposals are accepted: draws are correlated; sample more of them"
+        yield Row(f"accepted_{step}", round(float(share), 3), *((WARNING, note) if low else ()))
+    table = posterior.get_diagnostics()
+    for name, row in table.iterrows():
+        low = not row.ess >= LEAST_ESS
+        note = "too few for the ends of intervals; raise n_draws"
+        yield Row(f"ess_{name}", round(float(row.ess), 1), *((WARNING, note) if low else ()))
+    worst = table.r_hat.max()
+    note = "chains differ; raise n_warmup and n_draws"
+    yield Row("r_hat", round(float(worst), 3), *(() if worst <= R_HAT_LIMIT else (WARNING, note)))
+    numbers = posterior.get_n_programs()
+    yield Row("programs", int(numbers.idxmax()))
+    yield Row("programs_probability", round(float(numbers.max()), 3))
+    over = posterior.get_overdispersion()
+    yield Row("overdispersion", round(float(over["total"].median()), 3))
+    yield Row("residual_share", round(float(over["share"].median()), 3))
+
+
+def _correlations(W, sd, pairs):
+    first, second = pairs.T
+    product = (W[:, :, first] * W[:, :, second]).sum(axis=3)
+    return product / (sd[:, :, first] * sd[:, :, second])
+
+
+def _strongest(unit: Float[np.ndarray, "gene factor"]) -> np.ndarray:
+    """Pairs with large correlations: among the genes that vary most with others."""
+    n = min(len(unit), 200)
+    genes = np.argsort(-np.abs(unit).max(axis=1))[:n]
+    values = np.triu(np.abs(unit[genes] @ unit[genes].T), 1)
+    order = np.argsort(-values, axis=None)[:N_PAIRS]
+    return np.stack([genes[i] for i in np.unravel_index(order, values.shape)], axis=1)

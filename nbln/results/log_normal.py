@@ -1,0 +1,163 @@
+"""The parts of a fitted log-normal model, and their labels."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Bool, Float
+
+from nbln import vocabulary as names
+from nbln.linalg import gauge
+from nbln.posterior.cells import CellPosterior
+from nbln.posterior.mode import Augmentation, Parameters, Search
+from nbln.priors.loadings import FittedLoadings, Scales
+from nbln.priors.univariate import Prior
+from nbln.questions import programs
+from nbln.questions.distributions import Spread
+from nbln.results.counted import CountedResult
+from nbln.results.history import History
+from nbln.results.svi import SVIResult
+
+
+@dataclass(frozen=True, eq=False)
+class LogNormalResult(CountedResult):
+    """A fitted log-normal model: its parts, labelled.
+
+    Parts are what was fitted; accessors label them or ask questions of them. The factors are
+    largest first: under a prior of sparse loadings (the default) in the basis in which the loadings
+    are sparse, which identifies them up to sign; under the others in the principal axes of W_⊥.
+
+    Attributes
+    ----------
+    parameters
+        mu (gene,), W (gene, factor), d (gene,), and the channel with its own.
+    cells
+        What is known of each cell: coordinates at the mode, capture loss, evidence.
+    augmentation
+        Offsets of the cells, and columns of the design beyond the gene programs.
+    loadings
+        The loadings prior with its learned scales.
+    spread
+        How far the parameters may be off.
+    history, converged
+        What each iteration did, and whether the parameters settled.
+    search
+        When the search for a cell's mode ends.
+    frozen, match
+        Sites that were frozen from `cascade_source`; how they follow it, ``"verbatim"`` or
+        ``"marginal"``.
+    cascade_source
+        The fit of independent genes that gave priors, frozen or starting values.
+    priors
+        What was believed of each site; None in files that do not say.
+    pooled
+        Whether overdispersion is learned over all genes, not under priors of d and r by gene.
+    """
+
+    has_programs: ClassVar[bool] = True
+    parameters: Parameters
+    cells: CellPosterior
+    augmentation: Augmentation
+    loadings: FittedLoadings
+    spread: Spread
+    history: History
+    search: Search
+    converged: bool
+    frozen: tuple[str, ...] = ()
+    match: str = "verbatim"
+    cascade_source: SVIResult | None = None
+    priors: dict[str, Prior] | None = None
+    pooled: bool = False
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of factors offered."""
+        return self.parameters.W.shape[1]
+
+    @property
+    def mu(self) -> xr.DataArray:
+        """(gene,) mean log-rate."""
+        return self.fitted.label(self.parameters.mu, (names.GENE,), names.MU)
+
+    @property
+    def d(self) -> xr.DataArray:
+        """(gene,) variance of the gene's own log-rate."""
+        return self.fitted.label(self.parameters.d, (names.GENE,), names.RESIDUAL)
+
+    @property
+    def channel_parameters(self) -> xr.Dataset:
+        """The channel's own parameters, by site."""
+        values = self.parameters.channel.values()
+        dims = {site.name: site.dims for site in self.parameters.channel.sites}
+        return xr.Dataset({n: self.fitted.label(x, dims[n], n) for n, x in values.items()})
+
+    @property
+    def r(self) -> xr.DataArray:
+        """(gene,) dispersion; infinite where the channel has no r (see `channel_parameters`)."""
+        r = self.parameters.channel.values().get(names.DISPERSION, np.inf)
+        return self.fitted.label(np.full(self.fitted.n_genes, r), (names.GENE,), names.DISPERSION)
+
+    @property
+    def W(self) -> xr.DataArray:
+        """(gene, factor) loadings; see `get_W_compositional` for the part that is identified."""
+        return self.fitted.label(self.parameters.W, (names.GENE, names.FACTOR), names.LOADINGS)
+
+    @property
+    def eta(self) -> xr.DataArray:
+        """(cell,) capture loss, natural log; capture efficiency is exp(-eta)."""
+        return self.fitted.label(self.cells.eta, (names.CELL,), names.ETA)
+
+    @property
+    def scales(self) -> Scales:
+        """Learned scales of the loadings prior, by site."""
+        return self.loadings.scales
+
+    @property
+    def trace(self) -> Float[np.ndarray, "iteration 4"]:
+        """Change in each iteration of W_⊥W_⊥ᵀ, mu, log d and the channel's log parameters."""
+        return self.history.changes
+
+    @property
+    def cell_converged(self) -> Bool[np.ndarray, " cell"]:
+        """Whether each cell's mode was reached."""
+        return self.cells.converged
+
+    @property
+    def gradient_norm(self) -> Float[np.ndarray, " cell"]:
+        """Gradient at each cell's mode, in posterior standard deviations."""
+        return self.cells.gradient_norm
+
+    @property
+    def log_evidence(self) -> Float[np.ndarray, " cell"]:
+        """Laplace evidence of each cell (nats)."""
+        return self.cells.log_evidence
+
+    @property
+    def n_unconverged(self) -> int:
+        """Number of cells whose posterior mode was not reached."""
+        return int((~self.cells.converged).sum())
+
+    def get_latent(self) -> xr.DataArray:
+        """z, (cell, factor): posterior mode of each cell's factors."""
+        z = self.cells.z[:, : self.latent_dim]
+        return self.fitted.label(z, (names.CELL, names.FACTOR), "z")
+
+    def get_W_compositional(self) -> xr.DataArray:
+        """W_⊥, (gene, factor): loadings less their column means, which no capture loss changes."""
+        centred = gauge.compositional(self.parameters.W)
+        return self.fitted.label(centred, (names.GENE, names.FACTOR), "W_compositional")
+
+    def get_map(self) -> xr.Dataset:
+        """All fitted parameters and latent variables."""
+        values = [self.mu, self.W, self.d, self.eta, self.get_latent()]
+        return self.channel_parameters.merge({value.name: value for value in values})
+
+    @property
+    def w_prior_diagnostics(self) -> dict:
+        """Column norms and scales of W_⊥, and how many columns carry signal by each.
+
+        A column counts when its norm exceeds 5 % of the largest and a hundredth of a natural log
+        in each gene; ``scale_effective_rank`` counts column scales in the same way.
+        """
+        return programs.column_diagnostics(np.asarray(self.parameters.W), self.loadings)

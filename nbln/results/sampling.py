@@ -1,0 +1,81 @@
+"""From a fit to the sampler, and from its draws to a result."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nbln import registry
+from nbln import vocabulary as names
+from nbln.arguments import check_settings, choose, whole
+from nbln.inference import overdispersion
+from nbln.inference.sampler import engine
+from nbln.inference.sampler.engine import SamplerConfig, Start
+from nbln.posterior.mode import Parameters
+from nbln.priors.loadings import FittedLoadings
+from nbln.results.log_normal import LogNormalResult
+from nbln.results.posterior import PosteriorDraws
+
+LATENT, SOURCE = "latent", "source"
+RULES = {"n_draws": whole(1), "n_chains": whole(1), "n_warmup": whole(0), "seed": whole(0)}
+
+
+def sample(
+    result: LogNormalResult, config: SamplerConfig, capture, progress: bool, checkpoint, counts
+) -> PosteriorDraws:
+    """See `LaplaceResult.sample_posterior`."""
+    check_settings(config, RULES)
+    choose("sample_posterior(capture", capture, (LATENT, SOURCE))
+    data = result.fitted.data(counts)
+    start = _start(result, data, capture)
+    samples = engine.sample(data, start, config, progress, checkpoint)
+    settings = {
+        **result.fitted.settings,
+        "n_warmup": config.n_warmup,
+        "seed": config.seed,
+        "capture": capture,
+    }
+    fitted = replace(result.fitted, settings=settings, seconds={"sampling": samples.seconds})
+    return PosteriorDraws(
+        fitted=fitted,
+        model=result.model,
+        draws=samples.draws,
+        prior=start.loadings.prior,
+        reference=np.asarray(start.parameters.W),
+        z_mean=samples.z_mean,
+        z_sd=samples.z_sd,
+        converged=result.converged,
+    )
+
+
+def _start(result: LogNormalResult, data, capture: str) -> Start:
+    """Columns that carry signal, one at least: where there is none, one may yet be found."""
+    columns = slice(0, max(1, result.w_prior_diagnostics["effective_rank"]))
+    parameters = jax.tree.map(jnp.asarray, result.parameters)
+    parameters = Parameters(
+        parameters.mu, parameters.W[:, columns], parameters.d, parameters.channel
+    )
+    fitted = result.loadings
+    scales = {n: jnp.asarray(x) for n, x in fitted.scales.items()}
+    scales = {n: x[columns] if x.ndim else x for n, x in scales.items()}
+    loadings = FittedLoadings(fitted.prior, scales, jnp.asarray(fitted.precision)[:, columns])
+    variance = jnp.sum(parameters.W**2, axis=1) + parameters.d
+    program = registry.find(result.model).program
+    priors = result.priors or program.default_priors(data.n_cells)
+    priors = {site: prior.at(variance) for site, prior in priors.items()}
+    held = names.DISPERSION in result.frozen
+    coordinates = overdispersion.of_channel(parameters.channel, held)
+    pooling = overdispersion.Given(coordinates, priors)
+    if result.pooled:
+        pooling = overdispersion.Pooling()
+    augmentation, offset_sd = result.augmentation, np.zeros(data.n_cells, np.float32)
+    source = result.cascade_source
+    if source is not None and not augmentation.columns.value and result.capture_rule.predicts_depth:
+        if capture == LATENT:
+            augmentation = program.augment(result.capture_rule.of(data.library_size))
+        else:
+            offset_sd = source.posterior.eta_moments()[1].astype(np.float32)
+    return Start(
+        parameters, loadings, priors[names.MU], coordinates, pooling, augmentation, offset_sd
+    )

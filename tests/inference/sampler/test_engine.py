@@ -1,0 +1,88 @@
+"""Chains: the same draws from the same seed, on disk as in memory, killed or not."""
+
+import jax
+import numpy as np
+import pytest
+
+import nbln
+from nbln.inference.sampler import checkpoint, engine
+from nbln.inference.sampler.engine import SamplerConfig
+from nbln.results import sampling
+
+SHORT = SamplerConfig(n_draws=4, n_chains=2, n_warmup=2, seed=3)
+
+
+@pytest.fixture(scope="module")
+def fit():
+    adata = nbln.datasets.simulate(120, 40, 2, seed=1)
+    return nbln.fit(adata, latent_dim=3, progress=False)
+
+
+@pytest.fixture(scope="module")
+def start(fit):
+    return sampling._start(fit, fit.fitted.data(None), sampling.LATENT)
+
+
+@pytest.fixture(scope="module")
+def plain(fit, start):
+    return engine.sample(fit.fitted.data(None), start, SHORT)
+
+
+def same(a, b, **tolerance):
+    for x, y in zip(jax.tree.leaves(a.draws), jax.tree.leaves(b.draws), strict=True):
+        np.testing.assert_allclose(x, y, **tolerance)
+
+
+def test_shapes(plain, start):
+    n_genes, k = start.parameters.W.shape
+    assert plain.draws.mu.shape == (2, 4, n_genes)
+    assert plain.draws.W.shape == (2, 4, n_genes, k)
+    assert plain.draws.channel["log_r"].shape == (2, 4, n_genes)
+    assert plain.z_mean.shape == (120, k + 1)  # and the capture loss
+    assert np.isfinite(plain.z_sd).all()
+
+
+def test_chains_differ_and_seeds_repeat(fit, start, plain):
+    again = engine.sample(fit.fitted.data(None), start, SHORT)
+    same(plain, again, rtol=0)
+    assert np.abs(plain.draws.W[0] - plain.draws.W[1]).max() > 1e-3
+
+
+def test_counts_read_in_parts_give_the_same_draws(fit, start, plain, monkeypatch):
+    monkeypatch.setattr(engine, "RESIDENT_BYTES", 0)
+    parts = engine.sample(fit.fitted.data(None), start, SHORT)
+    same(plain, parts, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("at", [1, 5, 8, 11])
+def test_a_killed_run_goes_on_with_the_same_draws(fit, start, plain, tmp_path, monkeypatch, at):
+    monkeypatch.setattr(engine, "SAVE_SECONDS", 0.0)
+    path = tmp_path / "run"
+    advance, count = engine._advance, iter(range(100))
+
+    def killed(*arguments):
+        if next(count) == at:
+            raise KeyboardInterrupt
+        return advance(*arguments)
+
+    monkeypatch.setattr(engine, "_advance", killed)
+    with pytest.raises(KeyboardInterrupt):
+        engine.sample(fit.fitted.data(None), start, SHORT, save_to=path)
+    assert path.exists()
+    monkeypatch.setattr(engine, "_advance", advance)
+    went_on = engine.sample(fit.fitted.data(None), start, SHORT, save_to=path)
+    same(plain, went_on, rtol=0)
+    np.testing.assert_allclose(plain.z_mean, went_on.z_mean)
+    assert not path.exists()
+
+
+def test_a_checkpoint_of_another_run_is_refused(fit, start, tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    path.write_bytes(b"no checkpoint")
+    with pytest.raises(ValueError, match="not a checkpoint"):
+        engine.sample(fit.fitted.data(None), start, SHORT, save_to=path)
+    saver = checkpoint.Saver(path, "another", 0.0)
+    chain = engine.Chain(None, None, [], None)
+    saver.write([], [], chain)
+    with pytest.raises(ValueError, match="another run"):
+        engine.sample(fit.fitted.data(None), start, SHORT, save_to=path)

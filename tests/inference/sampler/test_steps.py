@@ -1,0 +1,238 @@
+"""Each step of a sweep leaves its conditional posterior invariant: against brute-force grids."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problem import MU, D, Problem, R, W
+from scipy.special import gammaln
+
+from nbln.inference.sampler import cells as cell_steps
+from nbln.inference.sampler import columns, sweep
+from nbln.posterior.mode import Columns
+from nbln.priors.sparse import HorseshoeSparse
+
+NODES = np.linspace(-6, 6, 241)
+WEIGHTS = np.exp(-0.5 * NODES**2) * (NODES[1] - NODES[0]) / np.sqrt(2 * np.pi)
+
+
+def log_marginal(u, m, d, r):
+    """log p(u | m), the gene's own residual summed on a grid; arguments broadcast."""
+    u, m, d, r = (np.asarray(x, float)[..., None] for x in (u, m, d, r))
+    f = m + np.sqrt(d) * NODES
+    log = u * f - (u + r) * np.logaddexp(f, np.log(r)) + r * np.log(r)
+    log = log + gammaln(u + r) - gammaln(r)
+    top = log.max(axis=-1, keepdims=True)
+    return np.log(np.sum(np.exp(log - top) * WEIGHTS, axis=-1)) + top[..., 0]
+
+
+def moments(log, *axes):
+    """Means and standard deviations of the axes of a grid under exp(log)."""
+    p = np.exp(log - log.max())
+    p /= p.sum()
+    grids = np.meshgrid(*axes, indexing="ij")
+    means = [np.sum(p * g) for g in grids]
+    return means, [np.sqrt(np.sum(p * (g - m) ** 2)) for g, m in zip(grids, means, strict=True)]
+
+
+def agree(draws, means, sds, ess_share=0.2):
+    """Mean and sd of draws are those of the grid, within five standard errors."""
+    n = len(draws) * ess_share
+    for values, mean, sd in zip(draws.T, means, sds, strict=True):
+        assert abs(values.mean() - mean) < 5 * sd / np.sqrt(n), (values.mean(), mean, sd)
+        assert abs(values.std() / sd - 1) < 5 / np.sqrt(2 * n), (values.std(), sd)
+
+
+def draw_cells(problem, n):
+    state, drawn = problem.cells(), []
+    flags = jnp.asarray(False), jnp.asarray(1.0)
+    for i in range(n):
+        given = problem.genes, problem.coordinates, jnp.eye(1), *flags, problem.stream.columns
+        _, state = problem.stream.scan(cell_steps.draw, state, jax.random.key(i), *given)
+        drawn.append(np.asarray(state.z[0]))
+    return np.stack(drawn)
+
+
+def test_factors_of_cells():
+    problem = Problem()
+    drawn = draw_cells(problem, 1500)
+    axis = np.linspace(-5, 5, 401)
+    for cell in (0, 7, 20):
+        m = MU[:, None] + W * axis
+        log = log_marginal(problem.counts[cell][:, None], m, D[:, None], R).sum(axis=0)
+        agree(drawn[:, :1, cell], *moments(log - 0.5 * axis**2, axis), ess_share=0.4)
+
+
+def test_capture_losses_that_cannot_be_negative():
+    """A factor and a truncated loss η = v ζ ≥ 0 together."""
+    n = 60
+    added = Columns((-1.0,), (1.0,), (True,))
+    problem = Problem(n, columns_=added, scale=np.full((n, 1), 0.5, np.float32))
+    # Modes may be outside, where the chains begin.
+    drawn = draw_cells(problem, 3100)[100:]
+    assert (drawn[:, 1, :n] >= -1e-6).all()
+    z, zeta = np.linspace(-4.5, 4.5, 121), np.linspace(0, 4.5, 241)
+    for cell in (0, 7):
+        m = MU[:, None, None] + W[:, :, None] * z[:, None] - 0.5 * zeta
+        log = log_marginal(problem.counts[cell][:, None, None], m, D[:, None, None], R).sum(axis=0)
+        log = log - 0.5 * z[:, None] ** 2 - 0.5 * zeta**2
+        agree(drawn[:, :, cell], *moments(log, z, zeta))
+
+
+def test_rows_of_genes():
+    problem = Problem()
+    cells, state, drawn = problem.cells(problem.z), problem.state, []
+    sums = problem.visit(state.genes, cells)
+    for i in range(1500):
+        key = jax.random.key(i)
+        genes, proposal = sweep.propose_rows(key, problem.target, state, sums)
+        new = problem.visit(genes, cells)
+        state, sums, _ = sweep.accept_rows(key, problem.target, state, sums, genes, proposal, new)
+        drawn.append(np.stack([state.genes.mu, state.genes.W[:, 0]]))
+    drawn = np.stack(drawn)
+    for gene in (0, 1):
+        mu, w = np.linspace(-1.2, 2.2, 69), np.linspace(-2, 2, 81)
+        m = mu[:, None, None] + w[:, None] * problem.z[:, 0]
+        log = log_marginal(problem.counts[:, gene], m, D[gene], R).sum(axis=-1)
+        log = log - 0.5 * mu[:, None] ** 2 / 4 - 0.5 * w**2 / 0.8**2
+        agree(drawn[:, :, gene], *moments(log, mu, w), ess_share=0.4)
+
+
+def test_overdispersion_of_genes():
+    """Total and split move with μ, such that μ + d/2 stays: there the grid is."""
+    problem = Problem()
+    cells, state, drawn = problem.cells(problem.z), problem.state, []
+    target, pool = problem.target, problem.state.pool
+    sums = problem.visit(state.genes, cells)
+    for i in range(3000):
+        key = jax.random.key(i)
+        genes, proposal = sweep.propose_overdispersion(key, target, state, sums)
+        new = problem.visit(genes, cells)
+        state, sums, _ = sweep.accept_overdispersion(key, target, state, sums, genes, proposal, new)
+        drawn.append(np.asarray(state.genes.psi))
+    drawn = np.stack(drawn)
+    for gene in (0, 1):
+        phi, split = np.linspace(-5.5, 2.5, 81), np.linspace(-5, 5, 81)
+        total, share = np.exp(phi)[:, None], 1 / (1 + np.exp(-split))
+        d, r = total * share, 1 / np.expm1(total * (1 - share))
+        mu = MU[gene] + 0.5 * (D[gene] - d)
+        m = mu[..., None] + W[gene, 0] * problem.z[:, 0]
+        log = log_marginal(problem.counts[:, gene], m, d[..., None], r[..., None]).sum(axis=-1)
+        log = log - 0.5 * mu**2 / 4
+        log = log - 0.5 * ((phi - float(pool.mean)) / float(pool.sd))[:, None] ** 2
+        log = log - 0.5 * ((split - float(pool.share)) / target.pooling.deviation) ** 2
+        agree(drawn[:, :, gene], *moments(log, phi, split))
+
+
+def test_splits_of_all_genes_at_once():
+    problem = Problem()
+    cells, state, drawn = problem.cells(problem.z), problem.state, []
+    target, first = problem.target, problem.state
+    sums = problem.visit(state.genes, cells)
+    for i in range(3000):
+        key = jax.random.key(i)
+        genes, proposal = sweep.propose_shift(key, target, state, sums)
+        new = problem.visit(genes, cells)
+        state, sums, _ = sweep.accept_shift(key, target, state, sums, genes, proposal, new)
+        drawn.append(float(state.pool.share))
+    np.testing.assert_allclose(
+        state.genes.psi[1] - state.pool.share, first.genes.psi[1] - first.pool.share, atol=1e-4
+    )
+    axis, log = np.linspace(-7, 7, 281), 0.0
+    for gene in (0, 1):
+        total = np.exp(float(first.genes.psi[0, gene]))
+        away = float(first.genes.psi[1, gene] - first.pool.share)
+        share = 1 / (1 + np.exp(-(axis + away)))
+        d, r = total * share, 1 / np.expm1(total * (1 - share))
+        mu = MU[gene] + 0.5 * (D[gene] - d)
+        m = mu[:, None] + W[gene, 0] * problem.z[:, 0]
+        log = log + log_marginal(problem.counts[:, gene], m, d[:, None], r[:, None]).sum(axis=-1)
+        log = log - 0.5 * mu**2 / 4
+    log = log - 0.5 * (axis / target.pooling.share_width) ** 2
+    agree(np.array(drawn)[:, None], *moments(log, axis))
+
+
+def test_a_change_of_basis_leaves_priors_invariant():
+    """From W, b and z under their priors, stretching and shearing leads to the same priors.
+
+    The centre has a flat prior, so that only W - b is looked at.
+    """
+    n_genes, n_cells, k, n = 12, 9, 2, 4000
+    sd = jnp.array([0.5, 1.5])
+
+    def once(key):
+        keys = jax.random.split(key, 4)
+        away = sd * jax.random.normal(keys[0], (n_genes, k))
+        centre = jax.random.normal(keys[1], (k,))
+        z = jax.random.normal(keys[2], (k, n_cells))
+        precision = jnp.broadcast_to(1 / sd**2, (n_genes, k))
+        basis = columns.Basis(away + centre, centre, z @ z.T, jnp.eye(k))
+        mixed = columns.mix(keys[3], basis, precision, jnp.asarray(1.0 * n_cells))
+        before, after = (away + centre) @ z, mixed.W @ (mixed.inverse @ z)
+        return (
+            jnp.sum((mixed.W - mixed.centre) ** 2, axis=0),
+            mixed.products,
+            jnp.max(jnp.abs(after - before)),
+        )
+
+    squares, products, change = jax.vmap(once)(jax.random.split(jax.random.key(0), n))
+    assert float(jnp.max(change)) < 1e-3
+    # Chi-squared with 12 and 9 degrees of freedom, but for one of the centre's scale.
+    np.testing.assert_allclose(np.mean(products[:, 0, 1]), 0, atol=5 * 3 / np.sqrt(n))
+    for j in range(k):
+        expected = n_genes * float(sd[j]) ** 2
+        assert abs(np.mean(squares[:, j]) / expected - 1) < 0.12
+        assert abs(np.mean(products[:, j, j]) / n_cells - 1) < 0.12
+
+
+def test_scales_follow_their_conditional_posterior():
+    """Shares, spikes and column scales of a sparse prior, given the loadings."""
+    prior = HorseshoeSparse()
+    rng = np.random.default_rng(0)
+    away = jnp.float32(rng.normal(size=(60, 1)) * np.where(rng.random((60, 1)) < 0.3, 1.0, 0.1))
+    scales = prior.start(jnp.sum(away**2, axis=0), 60)
+    steps = columns.first_steps(prior, 1)
+    draw = jax.jit(columns.draw_scales)
+    drawn = []
+    for i in range(4000):
+        scales, steps = draw(jax.random.key(i), prior, scales, steps, away, jnp.asarray(i < 200))
+        drawn.append([float(scales[n].ravel()[0]) for n in ("lambda", "inclusion", "spike")])
+    drawn = np.array(drawn[200:])
+    assert (drawn[:, 1] >= 0.05).all()
+    assert (drawn[:, 1] <= 0.5).all()
+    lam, share = np.linspace(0.05, 2.5, 90), np.linspace(0.051, 0.499, 40)
+    spike = np.linspace(1e-3, 0.999, 120) ** 2
+    L, P, S = np.meshgrid(lam, share, spike, indexing="ij")
+    slab, low = L**2 * (1 - (1 - P) * S) / P, L**2 * np.maximum(S, 1e-4)
+    log = np.zeros_like(L)
+    for w in np.asarray(away, float)[:, 0]:
+        one = np.log(P) - 0.5 * (w**2 / slab + np.log(slab))
+        log += np.logaddexp(one, np.log1p(-P) - 0.5 * (w**2 / low + np.log(low)))
+    tau = np.geomspace(1e-3, 100, 400)
+    weight = np.gradient(tau) / (1 + tau**2)  # half-Cauchy of τ
+    log += np.log((weight / (tau * (1 + (lam[:, None] / tau) ** 2))).sum(axis=1))[:, None, None]
+    # √ρ is uniform, and its grid is even.
+    p = np.exp(log - log.max())
+    p /= p.sum()
+    for values, grid in zip(drawn.T, (L, P, np.sqrt(S)), strict=True):
+        values = np.sqrt(values) if grid is not L and grid is not P else values
+        mean = np.sum(p * grid)
+        sd = np.sqrt(np.sum(p * (grid - mean) ** 2))
+        assert abs(values.mean() - mean) < 5 * sd / np.sqrt(300)
+        assert abs(values.std() / sd - 1) < 0.2
+
+
+@pytest.mark.parametrize("above", [-np.inf, 0.3])
+def test_means_of_a_pool_are_conjugate(above):
+    from nbln.inference.overdispersion import _draw_mean
+
+    x = jnp.array([0.1, 0.4, 0.2])
+    keys = jax.random.split(jax.random.key(0), 20000)
+    drawn = np.asarray(jax.vmap(lambda key: _draw_mean(key, x, 0.5, 0.0, 1.0, above))(keys))
+    axis = np.linspace(-2, 3, 2001)
+    log = -0.5 * ((axis[:, None] - np.asarray(x)) ** 2).sum(axis=1) / 0.25 - 0.5 * axis**2
+    log = np.where(axis >= above, log, -np.inf)
+    (mean,), (sd,) = moments(log, axis)
+    assert abs(drawn.mean() - mean) < 5 * sd / np.sqrt(len(drawn)) + 2e-3
+    assert abs(drawn.std() / sd - 1) < 0.03
+    assert drawn.min() >= above
