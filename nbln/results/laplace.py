@@ -47,7 +47,7 @@ class LaplaceResult(LogNormalResult):
         n_draws: int = 400,
         n_chains: int = 2,
         *,
-        n_warmup: int = 100,
+        n_warmup: int = 60,
         seed: int = 0,
         capture: str = sampling.LATENT,
         progress: bool = True,

@@ -53,21 +53,24 @@ class Genes(NamedTuple):
         )
 
 
+class RowSums(NamedTuple):
+    """Derivatives of the log-likelihood in [μ, w], genes last."""
+
+    slope: Float[Array, "row gene"]
+    normal: Float[Array, "moments gene"]  # information, packed and bordered
+
+
 class Sums(NamedTuple):
-    """Sums over cells at some parameters: log-likelihood and its derivatives, by gene."""
+    """Sums over cells at some parameters: log-likelihood and its derivatives, genes last."""
 
     log: Float[Array, " gene"]  # without the channel's constants
-    rows: Float[Array, "gene row"]  # slope in [μ, w]
-    normal: Float[Array, "gene moments"]  # information, packed and bordered
+    rows: RowSums | None  # None where nobody asks
     psi: Coordinates  # slope in the overdispersion, at fixed μ + d/2
     psi_products: Float[Array, "moments gene"]  # products of the cells' slopes, packed
 
     def where(self, taken: Array, other: "Sums") -> "Sums":
         """These where `taken`, the others elsewhere."""
-        genes_last = self._replace(rows=self.rows.T, normal=self.normal.T)
-        others = other._replace(rows=other.rows.T, normal=other.normal.T)
-        chosen = jax.tree.map(lambda a, b: jnp.where(taken, a, b), genes_last, others)
-        return chosen._replace(rows=chosen.rows.T, normal=chosen.normal.T)
+        return jax.tree.map(lambda a, b: jnp.where(taken, a, b), self, other)
 
 
 class Drawn(NamedTuple):
@@ -136,14 +139,22 @@ def draw(
     )
     factors = z[:k] * cells.mask
     drawn = Drawn(jnp.sum(taken), jnp.sum(cells.mask), dot(factors, factors.T))
-    return (_sums(parameters, genes.psi, overdispersion, columns, cells, z), drawn), new
+    sums = _sums(parameters, genes.psi, overdispersion, columns, cells, z, rows=True)
+    return (sums, drawn), new
 
 
-def visit(genes: Genes, overdispersion: Overdispersion, columns: Columns, cells: Cells, state):
+def visit(
+    genes: Genes,
+    overdispersion: Overdispersion,
+    rows: bool,
+    columns: Columns,
+    cells: Cells,
+    state: CellState,
+):
     """Sums of a chunk at other parameters; its cells stay as they are."""
     cells = cells._replace(offset=cells.offset + state.offset)
     parameters = genes.parameters(overdispersion)
-    return _sums(parameters, genes.psi, overdispersion, columns, cells, state.z), state
+    return _sums(parameters, genes.psi, overdispersion, columns, cells, state.z, rows), state
 
 
 def _means(parameters: Parameters, cells: Cells, columns: Columns, z):
@@ -157,18 +168,16 @@ def _allowed(columns: Columns, cells: Cells, z):
     return loss_at(cells, columns, z) >= 0
 
 
-def _sums(parameters, psi, overdispersion, columns, cells: Cells, z) -> Sums:
-    k, mask = parameters.W.shape[1], cells.mask
+def _sums(parameters, psi, overdispersion, columns, cells: Cells, z, rows: bool) -> Sums:
+    mask = cells.mask
     m = _means(parameters, cells, columns, z)
     given = quadrature.integrate(parameters.channel, cells.counts, m, parameters.d)
-    factors = z[:k]
+    slopes = slopes_of(overdispersion, psi, given, mask)
+    of_rows = _row_sums(given, z[: parameters.W.shape[1]], mask) if rows else None
+    return Sums(dot(mask, given.log), of_rows, slopes.gradient, slopes.products)
+
+
+def _row_sums(given: quadrature.Integral, factors, mask) -> RowSums:
     row = jnp.concatenate([jnp.ones_like(factors[:1]), factors]) * mask
     products = small.pack(factors[:, None] * factors[None, :]) * mask
-    slopes = slopes_of(overdispersion, psi, given, mask)
-    return Sums(
-        dot(mask, given.log),
-        dot(given.slope.T, row.T),
-        dot(given.information.T, jnp.concatenate([row, products]).T),
-        slopes.gradient,
-        slopes.products,
-    )
+    return RowSums(dot(row, given.slope), dot(jnp.concatenate([row, products]), given.information))

@@ -44,15 +44,15 @@ class SamplerConfig:
     n_chains
         Chains, one after the other.
     n_warmup
-        Sweeps before them, in which step lengths adapt. The scale of the correlations has found
-        its place after 20 to 60.
+        Sweeps before them, in which step lengths adapt. From a fit whose overdispersion was learned
+        over genes the scale of the correlations stands after some 20.
     seed
         Of all draws.
     """
 
     n_draws: int = 400
     n_chains: int = 2
-    n_warmup: int = 100
+    n_warmup: int = 60
     seed: int = 0
 
 

@@ -22,9 +22,6 @@ from nbln.linalg import small
 from nbln.priors.loadings import Loadings, LoadingsPrior, Norms, Scales
 from nbln.priors.univariate import Prior, SmoothPrior
 
-# Steps of the overdispersion and its pool in a sweep: they move least, and decide the scale of all
-# correlations.
-OVERDISPERSION_STEPS = 2
 # Rounds of basis, scales and memberships, which cost next to nothing.
 COLUMN_STEPS = 3
 
@@ -74,37 +71,27 @@ class Taken(NamedTuple):
 
 def sweep(key, target: Target, stream: CellStream, state: State, cells, warm, kept):
     """Draw everything once; the new state, the new cells, what was accepted."""
-    keys = jax.random.split(key, 4)
+    keys = jax.random.split(key, 5)
     given = (target.overdispersion, state.basis, warm, kept, stream.columns)
     (sums, drawn), cells = stream.scan(cell_steps.draw, cells, keys[0], state.genes, *given)
 
-    def visit(genes: Genes) -> Sums:
-        given = genes, target.overdispersion, stream.columns
+    def visit(genes: Genes, rows: bool = False) -> Sums:
+        given = genes, target.overdispersion, rows, stream.columns
         return stream.scan(cell_steps.visit, cells, *given)[0]
 
     genes, proposal = propose_rows(keys[1], target, state, sums)
-    state, sums, rows = accept_rows(keys[1], target, state, sums, genes, proposal, visit(genes))
-    taken, shifted = [], []
-    for key in jax.random.split(keys[2], OVERDISPERSION_STEPS):
-        genes, proposal = propose_overdispersion(key, target, state, sums)
-        state, sums, share = accept_overdispersion(
-            key, target, state, sums, genes, proposal, visit(genes)
-        )
-        taken.append(share)
-        if len(state.genes.psi) > 1:
-            key = jax.random.fold_in(key, 2)
-            genes, proposal = propose_shift(key, target, state, sums)
-            state, sums, went = accept_shift(
-                key, target, state, sums, genes, proposal, visit(genes)
-            )
-            shifted.append(went)
-    state = finish(keys[3], target, state, drawn, warm)
-    shares = drawn.taken / drawn.n_cells, rows, _mean(taken), _mean(shifted)
-    return state, cells, Taken(*shares)
-
-
-def _mean(values: list):
-    return sum(values) / len(values) if values else jnp.ones(())
+    new = visit(genes, rows=True)
+    state, sums, rows = accept_rows(keys[1], target, state, sums, genes, proposal, new)
+    genes, proposal = propose_overdispersion(keys[2], target, state, sums)
+    state, sums, taken = accept_overdispersion(
+        keys[2], target, state, sums, genes, proposal, visit(genes)
+    )
+    shift = jnp.ones(())
+    if len(state.genes.psi) > 1:
+        genes, proposal = propose_shift(keys[3], target, state, sums)
+        state, shift = accept_shift(keys[3], target, state, sums, genes, proposal, visit(genes))
+    state = finish(keys[4], target, state, drawn, warm)
+    return state, cells, Taken(drawn.taken / drawn.n_cells, rows, taken, shift)
 
 
 # Rows
@@ -116,8 +103,9 @@ def _rows(genes: Genes) -> Float[Array, "row gene"]:
 
 def _rows_at(target: Target, state: State, genes: Genes, sums: Sums) -> Local:
     """Newton step of [μ, w] of every gene, or of w alone where μ is frozen."""
-    N = small.unpack_bordered(sums.normal)
-    gradient, away = sums.rows.T, genes.W - state.centre
+    assert sums.rows is not None, "rows are asked for"
+    N = small.unpack_bordered(sums.rows.normal.T)
+    gradient, away = sums.rows.slope, genes.W - state.centre
     gradient = gradient.at[1:].add(-(state.precision * away).T)
     k = genes.W.shape[1]
     inner = jnp.arange(1, k + 1)
@@ -145,7 +133,7 @@ def accept_rows(key, target, state: State, sums: Sums, genes: Genes, proposal, n
     back = _rows_at(target, state, genes, new)
     taken = langevin.accept(jax.random.fold_in(key, 1), proposal, back, rise)
     state = state._replace(genes=genes.where(taken, state.genes))
-    return state, new.where(taken, sums), jnp.mean(taken)
+    return state, new.where(taken, sums)._replace(rows=None), jnp.mean(taken)
 
 
 # Overdispersion
@@ -221,9 +209,8 @@ def accept_shift(key, target, state: State, sums: Sums, genes: Genes, proposal, 
     rise = rise - target.pooling.log_shifted(state.genes.psi, state.pool)
     back = _shift_at(target, genes, pool, new)
     taken = langevin.accept(jax.random.fold_in(key, 1), proposal, back, rise[None])[0]
-    moved = state._replace(genes=genes, pool=pool), new
-    state, sums = jax.tree.map(lambda a, b: jnp.where(taken, a, b), moved, (state, sums))
-    return state, sums, 1.0 * taken
+    moved = state._replace(genes=genes, pool=pool)
+    return jax.tree.map(lambda a, b: jnp.where(taken, a, b), moved, state), 1.0 * taken
 
 
 @eqx.filter_jit

@@ -66,8 +66,8 @@ class Problem:
         of_cells = self.stream.split(np.zeros(self.stream.n_cells))
         return CellState(start, start, of_cells, of_cells, nothing, nothing, jnp.arange(1))
 
-    def visit(self, genes, cells):
+    def visit(self, genes, cells, rows=False):
         """Sums over all cells."""
         return self.stream.scan(
-            cell_steps.visit, cells, genes, self.coordinates, self.stream.columns
+            cell_steps.visit, cells, genes, self.coordinates, rows, self.stream.columns
         )[0]

@@ -82,12 +82,15 @@ def test_capture_losses_that_cannot_be_negative():
 def test_rows_of_genes():
     problem = Problem()
     cells, state, drawn = problem.cells(problem.z), problem.state, []
-    sums = problem.visit(state.genes, cells)
+    sums = problem.visit(state.genes, cells, rows=True)
     for i in range(1500):
         key = jax.random.key(i)
         genes, proposal = sweep.propose_rows(key, problem.target, state, sums)
-        new = problem.visit(genes, cells)
-        state, sums, _ = sweep.accept_rows(key, problem.target, state, sums, genes, proposal, new)
+        new = problem.visit(genes, cells, rows=True)
+        before = state
+        state, _, _ = sweep.accept_rows(key, problem.target, state, sums, genes, proposal, new)
+        taken = state.genes.mu != before.genes.mu
+        sums = new.where(taken, sums)
         drawn.append(np.stack([state.genes.mu, state.genes.W[:, 0]]))
     drawn = np.stack(drawn)
     for gene in (0, 1):
@@ -133,7 +136,8 @@ def test_splits_of_all_genes_at_once():
         key = jax.random.key(i)
         genes, proposal = sweep.propose_shift(key, target, state, sums)
         new = problem.visit(genes, cells)
-        state, sums, _ = sweep.accept_shift(key, target, state, sums, genes, proposal, new)
+        state, went = sweep.accept_shift(key, target, state, sums, genes, proposal, new)
+        sums = new if went else sums
         drawn.append(float(state.pool.share))
     np.testing.assert_allclose(
         state.genes.psi[1] - state.pool.share, first.genes.psi[1] - first.pool.share, atol=1e-4

@@ -1,0 +1,103 @@
+"""Simulation-based calibration (Talts et al. 2018): truths from the prior have uniform ranks.
+
+Of a whole sweep on three genes and one factor. The centre of the loadings has a flat prior, where
+nothing can be drawn from: it is held at 0, and so is the basis, which moves with it.
+"""
+
+import anndata as ad
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from nbln.channels.negative_binomial import NegativeBinomial
+from nbln.data.counts import Counts
+from nbln.inference.overdispersion import Pooling, of_channel
+from nbln.inference.sampler import cells as cell_steps
+from nbln.inference.sampler import columns, sweep
+from nbln.inference.sampler.cells import CellState, Genes
+from nbln.inference.sampler.sweep import State, Target
+from nbln.inference.stream import CHUNK_BYTES, CellStream
+from nbln.posterior.mode import Augmentation
+from nbln.priors.columnwise import Gaussian
+from nbln.priors.univariate import Normal
+
+N_SIMULATIONS, N_CELLS, N_GENES, SD = 200, 40, 3, 0.8
+N_WARMUP, N_KEPT, THIN = 40, 19, 12
+POOLING = Pooling()
+QUANTITIES = ("mu", "log d", "log r", "W_⊥W_⊥ᵀ, off the diagonal", "W_⊥W_⊥ᵀ, diagonal", "z², mean")
+
+
+def draw_truth(rng):
+    """All parameters from their prior."""
+    while True:
+        mean = rng.normal(POOLING.middle, POOLING.width)
+        sd = np.sqrt(POOLING.freedom * POOLING.sd_squared / rng.chisquare(POOLING.freedom))
+        if mean > np.log(POOLING.least) and sd < POOLING.largest_sd:
+            break
+    share = rng.normal(0, POOLING.share_width)
+    psi = np.stack([rng.normal(mean, sd, N_GENES), rng.normal(share, POOLING.deviation, N_GENES)])
+    return rng.normal(1.5, 0.5, N_GENES), rng.normal(0, SD, (N_GENES, 1)), psi
+
+
+def quantities(mu, W, d, log_r, z):
+    centred = W - W.mean(axis=0)
+    covariance = centred @ centred.T
+    return [mu[0], np.log(d[0]), log_r[0], covariance[0, 1], covariance[2, 2], np.mean(z**2)]
+
+
+def rank(seed):
+    """Ranks of a truth among draws given counts from it."""
+    rng = np.random.default_rng(seed)
+    mu, W, psi = draw_truth(rng)
+    coordinates = of_channel(NegativeBinomial(jnp.zeros(N_GENES)), held=False)
+    genes = Genes(*(jnp.float32(x) for x in (mu, W, psi)))
+    d, channel = coordinates.parameters(genes.psi)
+    d, r = np.asarray(d, float), np.asarray(channel.r, float)
+    z = rng.normal(size=(N_CELLS, 1))
+    x = mu + z @ W.T + rng.normal(size=(N_CELLS, N_GENES)) * np.sqrt(d)
+    counts = rng.poisson(np.exp(np.minimum(x, 12)) * rng.gamma(r, 1 / r, x.shape))
+    counts = counts.astype(np.float32)
+    if (counts.sum(axis=0) == 0).any() or (counts.sum(axis=1) == 0).any():
+        return None  # one in some hundreds, about which the package has nothing to say
+    truth = quantities(mu, W, d, np.log(r), z)
+    added = Augmentation.of_offset(jnp.zeros(N_CELLS))
+    stream = CellStream(Counts.from_anndata(ad.AnnData(counts)), added, 2**30, CHUNK_BYTES)
+    target = Target(Normal(1.5, 0.5), Gaussian(SD), coordinates, POOLING, stream.tails())
+    state = State(
+        genes,
+        jnp.full((N_GENES, 1), 1 / SD**2),
+        jnp.zeros(1),
+        {},
+        columns.first_steps(target.loadings, 1),
+        POOLING.start(genes.psi),
+        jnp.eye(1),
+    )
+    parameters = genes.parameters(coordinates)
+    _, start = stream.scan(cell_steps.begin, stream.zeros(1), parameters, stream.columns)
+    of_cells, nothing = stream.split(np.zeros(N_CELLS)), jnp.zeros_like(start)
+    cells = CellState(start, start, of_cells, of_cells, nothing, nothing, jnp.arange(1))
+    kept = []
+    for i in range(N_WARMUP + N_KEPT * THIN):
+        warm = jnp.asarray(i < N_WARMUP)
+        key = jax.random.fold_in(jax.random.key(seed), i)
+        state, cells, _ = sweep.sweep(key, target, stream, state, cells, warm, jnp.asarray(0.0))
+        if i >= N_WARMUP and (i - N_WARMUP) % THIN == THIN - 1:
+            d, channel = coordinates.parameters(state.genes.psi)
+            now = (state.genes.mu, state.genes.W, d, channel.log_r, cells.z[0, 0, :N_CELLS])
+            kept.append(quantities(*(np.asarray(part, float) for part in now)))
+    return (np.array(kept) < truth).sum(axis=0)
+
+
+@pytest.mark.slow
+def test_ranks_are_uniform(monkeypatch):
+    monkeypatch.setattr(columns, "mix", lambda key, basis, precision, n_cells: basis)
+    monkeypatch.setattr(columns, "draw_centre", lambda key, W, precision: jnp.zeros(1))
+    ranks = [rank(seed) for seed in range(N_SIMULATIONS + 20)]
+    ranks = np.array([r for r in ranks if r is not None][:N_SIMULATIONS])
+    assert len(ranks) == N_SIMULATIONS
+    for name, values in zip(QUANTITIES, ranks.T, strict=True):
+        numbers = np.bincount(values // 4, minlength=5)  # twenty ranks in five bins
+        p = stats.chisquare(numbers).pvalue
+        assert p > 0.002, (name, numbers, p)
