@@ -65,7 +65,7 @@ def diagnostics_table(posterior) -> pd.DataFrame:
     groups = {
         "correlations": _correlations(W, sd, random),
         "strong_correlations": _correlations(W, sd, _strongest(mean)),
-        "overdispersion": draws.pool[..., :1],
+        "overdispersion": np.log(_totals(posterior, np.unique(random)[:N_PAIRS])),
         "norms": np.sqrt((W**2).sum(axis=2)),
     }
     if np.any(draws.pool[..., 2] != 0):
@@ -111,6 +111,13 @@ def summary(posterior) -> Iterator[Row]:
     over = posterior.get_overdispersion()
     yield Row("overdispersion", round(float(over["total"].median()), 3))
     yield Row("residual_share", round(float(over["share"].median()), 3))
+
+
+def _totals(posterior, genes) -> Float[np.ndarray, "chain draw some"]:
+    """φ of some genes."""
+    d = posterior.draws.d
+    noise = np.broadcast_to(posterior.channel.noise(), d.shape)
+    return d[..., genes] + np.log1p(noise[..., genes])
 
 
 def _correlations(W, sd, pairs):

@@ -205,6 +205,17 @@ class PosteriorDraws:
             attrs={"level": level},
         )
 
+    def get_latent(self) -> xr.Dataset:
+        """``mean`` and ``sd`` of every cell's factors, (cell, factor).
+
+        Programs are not matched between draws here: where chains exchange them or their signs,
+        which `get_program_stability` shows, the sd says so.
+        """
+        k, dims = self.reference.shape[1], (names.CELL, names.FACTOR)
+        values = {"mean": self.z_mean[:, :k], "sd": self.z_sd[:, :k]}
+        coords = {names.CELL: self.fitted.cell_names}
+        return xr.Dataset({name: (dims, x) for name, x in values.items()}, coords=coords)
+
     def get_membership(self) -> xr.DataArray:
         """Probability that each gene belongs to each program, (gene, factor), over all draws.
 
@@ -280,8 +291,9 @@ class PosteriorDraws:
     def get_diagnostics(self) -> pd.DataFrame:
         """Effective draws (``ess``), ``ess_per_draw`` and ``r_hat`` of what matters, one row each.
 
-        Correlations: of 200 pairs drawn at random and of the 200 strongest; the pool's numbers; the
-        norms of the programs. For many numbers the median of ess and the largest r_hat are given.
+        Correlations: of 200 pairs drawn at random and of the 200 strongest; total overdispersion of
+        genes, and its share; the norms of the programs. Of many numbers the median of ess and the
+        largest r_hat are given.
         """
         return sampling.diagnostics_table(self)
 
