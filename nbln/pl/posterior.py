@@ -22,6 +22,7 @@ def plot_pair_intervals(post, n_pairs: int = 20, pairs: pd.DataFrame | None = No
     pairs
         What `PosteriorDraws.pairs` gave, or a part of it; by default it is asked.
     """
+    style.need_draws(post)
     pairs = post.pairs() if pairs is None else pairs
     shown = spread_over_genes(pairs, check_whole("n_pairs", n_pairs)).iloc[::-1]
     figure, ax = style.new_axes(ax, figsize=(5.0, max(1.6, 0.24 * len(shown) + 0.9)))
@@ -64,6 +65,7 @@ def plot_calls(post, min_abs: Sequence[float] = (0.0, 0.1, 0.3), ax=None):
     ax
         Two axes.
     """
+    style.need_draws(post)
     figure, (left, right) = style.new_grid(ax, 2, 2, size=(3.4, 3.0))
     for limit, colour in zip(
         min_abs, (style.BLUE, style.GREEN, style.ORANGE, style.RED), strict=False
@@ -98,6 +100,7 @@ def plot_network(
     """
     import networkx as nx
 
+    style.need_draws(post)
     pairs = post.pairs() if pairs is None else pairs
     order = np.argsort(-np.abs(pairs["mean"].to_numpy()), kind="stable")
     shown = pairs.iloc[order[: check_whole("n_pairs", n_pairs)]]

@@ -16,6 +16,15 @@ def need_programs(res) -> None:
         raise ValueError("independent genes have no programs or correlations; fit model='nbln'")
 
 
+def need_draws(post) -> None:
+    """Raise for a fit, whose correlations carry no intervals."""
+    if not hasattr(post, "pairs"):
+        raise TypeError(
+            f"this figure needs draws, not a {type(post).__name__}: give it what "
+            "res.sample_posterior() returned"
+        )
+
+
 def new_axes(ax, figsize=(5.0, 4.0)):
     """The figure and axes to draw on: those given, or new ones."""
     import matplotlib.pyplot as plt

@@ -17,6 +17,8 @@ LAPLACE_ONLY = {
     "plot_gene_programs",
     "plot_w_shrinkage_spectrum",
 }
+OF_DRAWS = ("plot_calls", "plot_network", "plot_pair_intervals")
+OF_FITS = [name for name in nbln.pl.__all__ if name not in OF_DRAWS]
 ARGUMENTS = {
     "plot_compositional_corner_ppc": {"genes": ["gene1", "gene4"]},
     "plot_gene_programs": {"n_programs": 2},
@@ -35,7 +37,7 @@ def quiet(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["mean_disp-mean_field", "nbln-frozen", "nbln-latent-coverage"])
-@pytest.mark.parametrize("name", nbln.pl.__all__)
+@pytest.mark.parametrize("name", OF_FITS)
 def test_figure(results, name, kind):
     result = results[kind]
     if result.kind == "svi" and name in LAPLACE_ONLY:
@@ -48,12 +50,18 @@ def test_figure(results, name, kind):
     figure.canvas.draw()
 
 
-@pytest.mark.parametrize("name", nbln.pl.__all__)
+@pytest.mark.parametrize("name", OF_FITS)
 def test_draws_on_given_axes(nbln_fit, name):
     figure, axes = plt.subplots(1, PANELS.get(name, 1))
     given = getattr(nbln.pl, name)(nbln_fit, ax=axes, **ARGUMENTS.get(name, {}))
     assert given is figure
     assert all(ax.has_data() for ax in np.ravel(axes)[:1])
+
+
+@pytest.mark.parametrize("name", OF_DRAWS)
+def test_figures_of_draws_refuse_a_fit(nbln_fit, name):
+    with pytest.raises(TypeError, match="sample_posterior"):
+        getattr(nbln.pl, name)(nbln_fit)
 
 
 def test_many_genes_have_no_labels(nbln_fit):

@@ -196,6 +196,8 @@ def test_an_unknown_gene_is_named(post):
 )
 def test_figures(post, plot):
     assert plot(post).axes
+    figure, axes = plt.subplots(1, 2 if plot is nbln.pl.plot_calls else 1)
+    assert plot(post, ax=axes) is figure
     plt.close("all")
 
 
