@@ -5,6 +5,8 @@ Of log-rates: ``compositional`` from W_⊥W_⊥ᵀ + diag(d), which no capture o
 Of expression, the rates themselves with the channel's own variation: ``expression``.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
@@ -16,6 +18,17 @@ EXPRESSION = "expression"
 LOG_RATES = ("compositional", "log_rate", "clr")
 KINDS = (*LOG_RATES, EXPRESSION)
 BLOCK = 512  # rows of a block: 40 MB of float64 at 10,000 genes
+
+
+class Ingredients(NamedTuple):
+    """The correlation of genes g and h is t(w_g·w_h - m_g - m_h)/(s_g s_h).
+
+    t is the identity, or e^x - 1 for correlations of expression.
+    """
+
+    W: Float[np.ndarray, "gene factor"]
+    row_mean: Float[np.ndarray, " gene"]
+    sd: Float[np.ndarray, " gene"]
 
 
 class Covariance:
@@ -73,6 +86,11 @@ class Covariance:
         sd = np.sqrt(self.variance)
         return self.pairs(first, second) / (sd[first] * sd[second])
 
+    @property
+    def ingredients(self) -> Ingredients:
+        """What the correlations of different genes are made of."""
+        return Ingredients(self._W, self._row_mean, np.sqrt(self.variance))
+
     def pairs(self, first: np.ndarray, second: np.ndarray) -> Float[np.ndarray, " pair"]:
         """Entries of pairs of different genes."""
         values = np.sum(self._W[first] * self._W[second], axis=1)
@@ -127,6 +145,11 @@ class ExpressionCovariance:
         """Correlations of pairs of different genes, one number each."""
         sd = np.sqrt(self._relative)
         return np.expm1(self._log_rates.pairs(first, second)) / (sd[first] * sd[second])
+
+    @property
+    def ingredients(self) -> Ingredients:
+        """What the correlations of different genes are made of."""
+        return self._log_rates.ingredients._replace(sd=np.sqrt(self._relative))
 
     def _relative_block(self, rows, columns):
         values = np.expm1(self._log_rates.block(rows, columns))

@@ -1,20 +1,27 @@
 """Correlations of genes over posterior draws, block by block: never all pairs for all draws."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jax import lax
+from jaxtyping import Float, Int
 
 from nbln.arguments import check_number
 from nbln.data.slices import slices
+from nbln.linalg.products import dot
 from nbln.questions import correlation
+from nbln.questions.correlation import EXPRESSION, Ingredients
 
 # Bytes of one block of pairs for all draws, float32.
 BLOCK_BYTES = 64 * 2**20
-# Rows of a block where draws are only counted, one at a time.
-COUNT_ROWS = 256
+# Genes a side of a tile of pairs whose draws are only counted: a megabyte stays in a core's cache.
+TILE = 512
+FEW = 8  # genes that are a tile of their own
 
 
 class CorrelationDraws:
@@ -42,7 +49,7 @@ class CorrelationDraws:
         gene_names: np.ndarray,
     ):
         correlation.of_kind(kind, W[0], d[0], mu[0], noise[0])  # refuses an unknown kind
-        self._parts, self._kind = (W, d, mu, noise), kind
+        self._parts, self.kind = (W, d, mu, noise), kind
         self.gene_names = gene_names
 
     def __len__(self):
@@ -56,7 +63,12 @@ class CorrelationDraws:
     def each(self) -> Iterator[correlation.Covariance | correlation.ExpressionCovariance]:
         """The covariance of each draw."""
         for parts in zip(*self._parts, strict=True):
-            yield correlation.of_kind(self._kind, *parts)
+            yield correlation.of_kind(self.kind, *parts)
+
+    def ingredients(self) -> Ingredients:
+        """Those of all draws, (draw, ...), in float32."""
+        each = (covariance.ingredients for covariance in self.each())
+        return Ingredients(*(np.stack(x).astype(np.float32) for x in zip(*each, strict=True)))
 
     def block(
         self, rows: Int[np.ndarray, " row"], columns: Int[np.ndarray, " column"]
@@ -135,38 +147,54 @@ def count(
 
     All pairs of genes, or those of `rows` with all other genes.
     """
-    n_genes, columns = draws.n_genes, np.arange(draws.n_genes)
-    every = columns if rows is None else rows
-    parts = []
-    for block in slices(len(every), COUNT_ROWS):
-        chosen = every[block]
-        wanted = np.ones((len(chosen), n_genes), bool)
-        if rows is None:
-            wanted = chosen[:, None] < columns
-        wanted[np.arange(len(chosen)), chosen] = False
-        parts.append(_count_block(draws, chosen, columns, wanted, min_abs))
-    return Counted(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+    every = np.arange(draws.n_genes)
+    parts = draws.ingredients()
+    found = []
+    for block in slices(len(every) if rows is None else len(rows), TILE):
+        chosen = every[block] if rows is None else rows[block]
+        for other in slices(draws.n_genes, TILE):
+            columns = every[other]
+            if rows is None and columns[-1] <= chosen[0]:
+                continue  # these pairs come the other way round
+            tallies = _tally(
+                parts, _padded(chosen), _padded(columns), min_abs, draws.kind == EXPRESSION
+            )
+            inside = (np.asarray(x)[: len(chosen), : len(columns)] for x in tallies)
+            wanted = chosen[:, None] < columns if rows is None else chosen[:, None] != columns
+            found.append(_likely(len(draws), chosen, columns, wanted, *inside))
+    return Counted(*(np.concatenate(x) for x in zip(*found, strict=True)))
 
 
-def _count_block(
-    draws: CorrelationDraws, rows, columns, wanted: Bool[np.ndarray, "row column"], min_abs: float
-) -> Counted:
-    shape = wanted.shape
-    total = np.zeros(shape, np.float32)
-    over, under, positive = (np.zeros(shape, np.int32) for _ in range(3))
-    for covariance in draws.each():
-        values = covariance.correlation_block(rows, columns).astype(np.float32)
-        total += values
-        over += values > min_abs
-        under += values < -min_abs
-        positive += values > 0
-    n = len(draws)
+def _padded(genes: Int[np.ndarray, " gene"]) -> Int[np.ndarray, " tile"]:
+    """As many as a tile has, so that it is compiled once; the same for a handful."""
+    return genes if len(genes) <= FEW else np.resize(genes, TILE)
+
+
+@partial(jax.jit, static_argnames="exponential")
+def _tally(parts: Ingredients, rows, columns, min_abs, exponential: bool):
+    """Sums over draws of a tile of correlations: themselves, above, below, positive."""
+
+    def add(tallies, draw: Ingredients):
+        W, m, sd = draw
+        values = dot(W[rows], W[columns].T) - m[rows][:, None] - m[columns]
+        values = jnp.expm1(values) if exponential else values
+        values = lax.optimization_barrier(values / (sd[rows][:, None] * sd[columns]))
+        signs = (values > min_abs, values < -min_abs, values > 0)
+        return tuple(a + b for a, b in zip(tallies, (values, *signs), strict=True)), None
+
+    zeros = jnp.zeros((len(rows), len(columns)), jnp.float32)
+    return lax.scan(add, (zeros,) * 4, parts)[0]
+
+
+def _likely(n: int, rows, columns, wanted, total, over, under, positive) -> Counted:
+    """The pairs of a tile that are beyond on one side in most of `n` draws."""
     up = over >= under
-    beyond = np.where(up, over, under) / n
-    first, second = np.nonzero(wanted & (beyond > 0.5))
-    sign = np.where(up, positive, n - positive) / n
-    at = first, second
-    return Counted(rows[first], columns[second], total[at] / n, beyond[at], sign[at])
+    beyond = np.where(up, over, under)
+    first, second = at = np.nonzero(wanted & (beyond > 0.5 * n))
+    sign = np.where(up, positive, n - positive)
+    # In double precision: running means of them follow.
+    shares = (x[at].astype(np.float64) / n for x in (total, beyond, sign))
+    return Counted(rows[first], columns[second], *shares)
 
 
 def pairs(

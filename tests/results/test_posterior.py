@@ -49,14 +49,15 @@ def test_intervals_hold_the_truth(post, adata):
     assert 0.75 < np.mean((low <= truth) & (truth <= high)) < 0.99
 
 
-def test_calls_are_those_of_a_plain_count(post):
-    values = post._correlations("compositional").block(np.arange(50), np.arange(50))
+@pytest.mark.parametrize("kind", ["compositional", "clr", "expression"])
+def test_calls_are_those_of_a_plain_count(post, kind):
+    values = post._correlations(kind).block(np.arange(50), np.arange(50))
     upper = np.triu_indices(50, 1)
     n = len(values)
     beyond = np.maximum((values > 0.2).sum(axis=0), (values < -0.2).sum(axis=0))[upper]
     error = np.sort((n - beyond[beyond > n / 2] + 0.5) / (n + 1))
     q = np.cumsum(error) / np.arange(1, len(error) + 1)
-    called = post.pairs(min_abs=0.2, fdr=0.1)
+    called = post.pairs(min_abs=0.2, fdr=0.1, kind=kind)
     assert len(called) == (q <= 0.1).sum() > 0
     np.testing.assert_allclose(called["q"], q[: len(called)], rtol=1e-6)
     assert (called["q"].diff().dropna() >= -1e-12).all()
@@ -74,8 +75,8 @@ def test_partners_are_the_pairs_of_one_gene(post):
     assert len(partners) == len(mine)
 
 
-def test_memory_of_calls_does_not_grow_with_draws(post, monkeypatch):
-    monkeypatch.setattr(intervals, "COUNT_ROWS", 7)
+def test_calls_are_the_same_from_small_tiles(post, monkeypatch):
+    monkeypatch.setattr(intervals, "TILE", 9)
     monkeypatch.setattr(intervals, "BLOCK_BYTES", 4 * 120 * 11)
     pd.testing.assert_frame_equal(post.pairs(fdr=0.2), _whole(post, monkeypatch))
 
