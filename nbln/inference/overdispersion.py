@@ -165,6 +165,10 @@ def _draw_mean(key, x, sd, loc, scale, low):
 class Overdispersion(eqx.Module):
     """The coordinates of d and of the channel's own overdispersion, and what they stand for."""
 
+    def pooling(self) -> Pooling:
+        """The hyperprior of their pool."""
+        return Pooling()
+
     @abc.abstractmethod
     def of(self, d: Float[Array, " gene"], channel: Channel) -> Coordinates:
         """The coordinates of these parameters."""
@@ -186,6 +190,10 @@ class ResidualAlone(Overdispersion):
     """φ = d: the channel has no overdispersion of its own, or one that is held."""
 
     channel: Channel
+
+    def pooling(self):
+        # Counts determine d where rates are Poisson's, so that the bound is there for safety alone.
+        return Pooling(least=0.01)
 
     def of(self, d, channel):
         del channel

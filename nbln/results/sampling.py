@@ -68,7 +68,7 @@ def _start(result: LogNormalResult, data, capture: str) -> Start:
     coordinates = overdispersion.of_channel(parameters.channel, held)
     pooling = overdispersion.Given(coordinates, priors)
     if result.pooled:
-        pooling = overdispersion.Pooling()
+        pooling = coordinates.pooling()
     augmentation, offset_sd = result.augmentation, np.zeros(data.n_cells, np.float32)
     source = result.cascade_source
     if source is not None and not augmentation.columns.value and result.capture_rule.predicts_depth:
