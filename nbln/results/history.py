@@ -8,6 +8,8 @@ from jaxtyping import Bool, Float, Int
 
 from nbln.questions.convergence import Convergence, Curve
 
+ROUNDING = 1e-6  # of a logarithm in float32, averaged over genes
+
 
 class History(NamedTuple):
     """By iteration; all but the changes are None in files of format version 2."""
@@ -29,7 +31,9 @@ class History(NamedTuple):
         channel = " and ".join(f"log {site}" for site in sites)
         labels = "loadings (relative)", "mu", "log d", channel
         pairs = zip(labels, self.changes.T, strict=True)
-        curves = tuple(Curve(label, values) for label, values in pairs if np.any(values > 0))
+        # What is held moves by rounding alone, which would set the scale of a logarithmic axis.
+        shown = [(label, np.where(x > ROUNDING, x, np.nan)) for label, x in pairs]
+        curves = tuple(Curve(label, x) for label, x in shown if np.any(x > 0))
         steps = np.arange(1, len(self.changes) + 1)
         return Convergence(
             "Laplace", "iteration", "change in one iteration", steps, curves, logarithmic=True
