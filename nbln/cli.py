@@ -83,6 +83,7 @@ def demo(
         result.write_to(adata)
         adata.write_h5ad(targets[FITTED])
         truth = report.Truth.of(adata, result.fitted.gene_names)
+        result.save(targets[FIT])
         posterior = _sample(result, draws, targets, seed, progress)
         _leave(result, targets, pairs, truth=truth, posterior=posterior)
 
@@ -141,6 +142,7 @@ def fit(
         files.write_annotated(result.write_to, adata, counts, targets[FITTED])
         # A file that was read in parts is closed by now.
         again = files.read(counts, backed) if backed else None
+        result.save(targets[FIT])  # drawing is the longer part, and may be interrupted
         posterior = _sample(result, draws, targets, seed, progress, again)
         _leave(result, targets, pairs, again, posterior=posterior)
 
@@ -199,7 +201,6 @@ def _sample(result, n_draws: int, targets, seed: int, progress: bool, adata=None
         _say("A model of independent genes has no correlations, so --draws does nothing.")
         return None
     _say(f"Drawing from the posterior: two chains of {n_draws} draws.")
-    result.save(targets[FIT])  # the longer part begins here, and may be interrupted
     checkpoint = targets[DRAWS].with_suffix(".checkpoint")
     posterior = result.sample_posterior(
         n_draws, seed=seed, progress=progress, checkpoint=checkpoint, counts=adata
@@ -211,8 +212,7 @@ def _sample(result, n_draws: int, targets, seed: int, progress: bool, adata=None
 def _leave(
     result, targets: dict[str, Path], n_pairs: int, adata=None, truth=None, posterior=None
 ) -> None:
-    """Write what the fit and the pairs are, and print the report."""
-    result.save(targets[FIT])
+    """Write what the pairs and the draws are, and print the report."""
     data = result.fitted.data(adata)
     _say("Comparing the data with draws from the model.")
     size = result.fitted.n_cells * result.fitted.n_genes

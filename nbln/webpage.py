@@ -105,7 +105,8 @@ def _certainty(posterior) -> list[str]:
         (
             "Calls",
             "Left: pairs called at each false discovery rate. Right: the share of them expected to "
-            "be wrong.",
+            "be wrong; it levels off where all pairs that are more likely right than wrong are "
+            "called.",
             pl.plot_calls(posterior),
         ),
         (

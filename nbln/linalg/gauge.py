@@ -2,8 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from nbln.linalg.products import dot
 
@@ -63,6 +64,19 @@ def sparse_axes(
 
     first = jnp.zeros((), jnp.int32), jnp.eye(W.shape[1], dtype=W.dtype), jnp.ones((), W.dtype)
     return lax.while_loop(moves, improve, first)[1]
+
+
+def pair_correlations(
+    W: Float[np.ndarray, "*draws gene factor"],
+    d: Float[np.ndarray, "*draws gene"],
+    pairs: Int[np.ndarray, "pair 2"],
+) -> Float[np.ndarray, "*draws pair"]:
+    """Compositional correlations of pairs of genes, on the host, for any number of draws."""
+    centred = W - W.mean(axis=-2, keepdims=True)
+    sd = np.sqrt((centred**2).sum(axis=-1) + d)
+    unit = centred / sd[..., None]
+    first, second = pairs.T
+    return (unit[..., first, :] * unit[..., second, :]).sum(axis=-1)
 
 
 def relative_change(old: Loadings, new: Loadings) -> Float[Array, ""]:

@@ -111,9 +111,8 @@ def plot_network(
         return figure
     graph = nx.from_pandas_edgelist(shown, "gene_a", "gene_b", edge_attr="mean")
     weights = np.array([graph.edges[edge]["mean"] for edge in graph.edges])
-    for edge in graph.edges:
-        graph.edges[edge]["strength"] = abs(graph.edges[edge]["mean"])
-    place = nx.spring_layout(graph, weight="strength", seed=seed, k=1.5 / np.sqrt(len(graph)))
+    # Springs of one strength, and long: genes of a program would lie on top of each other.
+    place = nx.spring_layout(graph, weight=None, seed=seed, k=5 / np.sqrt(len(graph)))
     colours = [style.RED if weight > 0 else style.BLUE for weight in weights]
     nx.draw_networkx_edges(
         graph, place, ax=ax, edge_color=colours, width=0.4 + 1.6 * np.abs(weights), alpha=0.6

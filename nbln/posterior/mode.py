@@ -219,9 +219,16 @@ def conditional_rates(
     n_iterations: int = WARM_ITERATIONS,
 ) -> Float[Array, "cell gene"]:
     """Log-rates at their mode given the coordinates: f = m + d s(f) per entry, m = μ + o + W̃ z̃."""
-    X, v = design(parameters.W, columns), scales(cells, parameters.W.shape[1])
-    m = rates(z, parameters.mean(cells), X, v)
+    m = rates_without_residual(parameters, cells, columns, z)
     return rates_given_mean(parameters.channel, cells.counts, m, parameters.d, n_iterations)
+
+
+def rates_without_residual(
+    parameters: Parameters, cells: Cells, columns: Columns, z: Float[Array, "all_columns cell"]
+) -> Float[Array, "cell gene"]:
+    """m = μ + o + W̃ z̃, log-rates of cells at these coordinates without the genes' residuals."""
+    X, v = design(parameters.W, columns), scales(cells, parameters.W.shape[1])
+    return rates(z, parameters.mean(cells), X, v)
 
 
 def rates_given_mean(

@@ -9,6 +9,7 @@ import pandas as pd
 from jaxtyping import Float
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 
+from nbln.linalg import gauge
 from nbln.priors.loadings import LoadingsPrior
 from nbln.questions.diagnostics import WARNING, Row
 from nbln.questions.stability import Alignment
@@ -62,10 +63,11 @@ def diagnostics_table(posterior) -> pd.DataFrame:
     n_genes = len(mean)
     random = np.random.default_rng(0).integers(0, n_genes, (N_PAIRS, 2))
     random = random[random[:, 0] != random[:, 1]]
+    some = np.unique(random)[:N_PAIRS]
     groups = {
-        "correlations": _correlations(W, sd, random),
-        "strong_correlations": _correlations(W, sd, _strongest(mean)),
-        "overdispersion": np.log(_totals(posterior, np.unique(random)[:N_PAIRS])),
+        "correlations": gauge.pair_correlations(draws.W, draws.d, random),
+        "strong_correlations": gauge.pair_correlations(draws.W, draws.d, _strongest(mean)),
+        "overdispersion": np.log((draws.d + np.log1p(posterior.noise))[..., some]),
         "norms": np.sqrt((W**2).sum(axis=2)),
     }
     if np.any(draws.pool[..., 2] != 0):
@@ -111,19 +113,6 @@ def summary(posterior) -> Iterator[Row]:
     over = posterior.get_overdispersion()
     yield Row("overdispersion", round(float(over["total"].median()), 3))
     yield Row("residual_share", round(float(over["share"].median()), 3))
-
-
-def _totals(posterior, genes) -> Float[np.ndarray, "chain draw some"]:
-    """φ of some genes."""
-    d = posterior.draws.d
-    noise = np.broadcast_to(posterior.channel.noise(), d.shape)
-    return d[..., genes] + np.log1p(noise[..., genes])
-
-
-def _correlations(W, sd, pairs):
-    first, second = pairs.T
-    product = (W[:, :, first] * W[:, :, second]).sum(axis=3)
-    return product / (sd[:, :, first] * sd[:, :, second])
 
 
 def _strongest(unit: Float[np.ndarray, "gene factor"]) -> np.ndarray:

@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
+from nbln.linalg import gauge
+
 SAME = 0.9  # cosine of a draw's program with the reference from which it counts as the same
 
 
@@ -48,8 +50,8 @@ def n_programs(
     """How many columns of each draw carry signal, as in `gauge.effective_rank`."""
     centred = W - W.mean(axis=1, keepdims=True)
     norms = np.sqrt((centred.astype(np.float64) ** 2).sum(axis=1))
-    limit = np.maximum(share * norms.max(axis=1), least * np.sqrt(W.shape[1]))
-    return (norms > limit[:, None]).sum(axis=1)
+    floor = least * np.sqrt(W.shape[1])
+    return np.array([gauge.effective_rank(of_draw, share, floor) for of_draw in norms])
 
 
 def _unit(W):

@@ -79,6 +79,11 @@ class PosteriorDraws:
         """The count channel with the draws of its parameters, (chain, draw, gene)."""
         return registry.find(self.model).program.channel.restore(self.draws.channel)
 
+    @property
+    def noise(self) -> Float[np.ndarray, "chain draw gene"]:
+        """Squared coefficient of variation of the channel's own noise."""
+        return np.broadcast_to(self.channel.noise(), self.draws.d.shape)
+
     def _flat(self, array: np.ndarray) -> np.ndarray:
         """Chains one after the other."""
         return array.reshape(-1, *array.shape[2:])
@@ -91,8 +96,8 @@ class PosteriorDraws:
 
     def _correlations(self, kind: str) -> CorrelationDraws:
         draws = self.draws
-        noise = np.broadcast_to(self.channel.noise(), draws.d.shape)
-        W, d, mu, noise = (self._real(np.asarray(x)) for x in (draws.W, draws.d, draws.mu, noise))
+        parts = draws.W, draws.d, draws.mu, self.noise
+        W, d, mu, noise = (self._real(np.asarray(x)) for x in parts)
         gene_names = self.fitted.gene_names[self.fitted.real_genes]
         return CorrelationDraws(W, d, mu, noise, kind, gene_names)
 
@@ -270,8 +275,7 @@ class PosteriorDraws:
         noise (1/r); ``share`` is d/φ. Each has a mean, and ends ``_low`` and ``_high``.
         """
         intervals.check_level(level)
-        d = self._flat(self.draws.d)
-        own = np.log1p(np.broadcast_to(self._flat_noise(), d.shape))
+        d, own = self._flat(self.draws.d), np.log1p(self._flat(self.noise))
         found = {}
         for name, values in {"total": d + own, "share": d / (d + own)}.items():
             summary = intervals.summarise(values, level)
@@ -281,10 +285,6 @@ class PosteriorDraws:
             coords={names.GENE: self.fitted.gene_names},
             attrs={"level": level},
         )
-
-    def _flat_noise(self):
-        noise = np.broadcast_to(self.channel.noise(), self.draws.d.shape)
-        return self._flat(noise)
 
     # Quality
 

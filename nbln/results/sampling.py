@@ -8,7 +8,7 @@ import numpy as np
 
 from nbln import registry
 from nbln import vocabulary as names
-from nbln.arguments import check_settings, choose, whole
+from nbln.arguments import choose
 from nbln.inference import overdispersion
 from nbln.inference.sampler import engine
 from nbln.inference.sampler.engine import SamplerConfig, Start
@@ -18,14 +18,12 @@ from nbln.results.log_normal import LogNormalResult
 from nbln.results.posterior import PosteriorDraws
 
 LATENT, SOURCE = "latent", "source"
-RULES = {"n_draws": whole(1), "n_chains": whole(1), "n_warmup": whole(0), "seed": whole(0)}
 
 
 def sample(
     result: LogNormalResult, config: SamplerConfig, capture, progress: bool, checkpoint, counts
 ) -> PosteriorDraws:
     """See `LaplaceResult.sample_posterior`."""
-    check_settings(config, RULES)
     choose("sample_posterior(capture", capture, (LATENT, SOURCE))
     data = result.fitted.data(counts)
     start = _start(result, data, capture)

@@ -76,8 +76,7 @@ def visit(
     centre = mode.corrected(step, parameters, some, columns).step.z
     noise = jax.random.normal(for_noise, centre.shape)
     drawn = centre + small.multiply(small.cholesky(step.covariance), noise)
-    X, v = mode.design(parameters.W, columns), mode.scales(some, parameters.W.shape[1])
-    m = mode.rates(drawn, parameters.mean(some), X, v)
+    m = mode.rates_without_residual(parameters, some, columns, drawn)
     given = quadrature.integrate(parameters.channel, some.counts, m, parameters.d)
     slopes = slopes_of(overdispersion, psi, given, some.mask)
     return jax.tree.map(lambda leaf: leaf * stride, slopes), z

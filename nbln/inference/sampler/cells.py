@@ -120,7 +120,7 @@ def draw(
 
     def log_weight(z):
         """Of the posterior over the Gaussian of the proposal."""
-        m = _means(parameters, cells, columns, z)
+        m = mode.rates_without_residual(parameters, cells, columns, z)
         log = quadrature.log_integral(parameters.channel, cells.counts, m, parameters.d)
         away = small.multiply(inverse, z - centre)
         prior = mode.precision(cells, k, columns, z.dtype)
@@ -157,11 +157,6 @@ def visit(
     return _sums(parameters, genes.psi, overdispersion, columns, cells, state.z, rows), state
 
 
-def _means(parameters: Parameters, cells: Cells, columns: Columns, z):
-    X, v = mode.design(parameters.W, columns), mode.scales(cells, parameters.W.shape[1])
-    return mode.rates(z, parameters.mean(cells), X, v)
-
-
 def _allowed(columns: Columns, cells: Cells, z):
     if not any(columns.truncated):
         return jnp.ones(cells.mask.shape, bool)
@@ -170,7 +165,7 @@ def _allowed(columns: Columns, cells: Cells, z):
 
 def _sums(parameters, psi, overdispersion, columns, cells: Cells, z, rows: bool) -> Sums:
     mask = cells.mask
-    m = _means(parameters, cells, columns, z)
+    m = mode.rates_without_residual(parameters, cells, columns, z)
     given = quadrature.integrate(parameters.channel, cells.counts, m, parameters.d)
     slopes = slopes_of(overdispersion, psi, given, mask)
     of_rows = _row_sums(given, z[: parameters.W.shape[1]], mask) if rows else None

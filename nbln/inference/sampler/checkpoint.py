@@ -19,8 +19,8 @@ class Saver:
         self._stamp, self._seconds = stamp, seconds
         self._last = time.monotonic()
 
-    def restore(self, done: list, moments: list, first):
-        """The finished chains, their moments and the running chain; as given without a file.
+    def restore(self, first):
+        """The finished chains, their moments and the running chain, `first` without a file.
 
         Raises
         ------
@@ -28,7 +28,7 @@ class Saver:
             The file is of another run, or cut short.
         """
         if self._path is None or not self._path.exists():
-            return done, moments, first
+            return [], [], first
         try:
             with np.load(self._path, allow_pickle=False) as saved:
                 stamp, lengths = str(saved["stamp"]), saved["lengths"]

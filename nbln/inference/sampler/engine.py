@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 
+from nbln.arguments import check_settings, whole
 from nbln.data.counts import Counts
 from nbln.inference.overdispersion import Overdispersion, OverdispersionPrior
 from nbln.inference.sampler import cells as cell_steps
@@ -18,6 +19,7 @@ from nbln.inference.sampler import checkpoint, columns
 from nbln.inference.sampler.cells import CellState, Genes
 from nbln.inference.sampler.sweep import State, Taken, Target, sweep
 from nbln.inference.stream import CellStream
+from nbln.linalg import gauge
 from nbln.posterior.mode import Augmentation, Parameters
 from nbln.priors.loadings import FittedLoadings
 from nbln.priors.univariate import Prior
@@ -31,6 +33,8 @@ RESIDENT_BYTES = 2**31
 REPORT_EVERY = 10
 N_MONITORED = 50  # pairs of genes, drawn at random, whose correlations are watched as it runs
 SAVE_SECONDS = 60.0
+
+RULES = {"n_draws": whole(1), "n_chains": whole(1), "n_warmup": whole(0), "seed": whole(0)}
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,9 @@ class SamplerConfig:
     n_chains: int = 2
     n_warmup: int = 60
     seed: int = 0
+
+    def __post_init__(self):
+        check_settings(self, RULES)
 
 
 class Start(NamedTuple):
@@ -120,17 +127,16 @@ def sample(
     first = Chain(state, _first_cells(stream, start, genes), [], structure)
     stamp = f"{counts.fingerprint} {config} {genes.W.shape} {start.augmentation.columns}"
     saver = checkpoint.Saver(save_to, stamp, SAVE_SECONDS)
-    done: list[list[Draws]] = []
-    moments: list[tuple[np.ndarray, np.ndarray]] = []
     sweeps = config.n_warmup + config.n_draws
     with Progress("Sampling", config.n_chains * sweeps, progress) as bar:
-        done, moments, chain = saver.restore(done, moments, first)
+        done, moments, chain = saver.restore(first)
         bar.advance(steps=len(done) * sweeps + chain.n_done)
         while len(done) < config.n_chains:
             key = jax.random.fold_in(jax.random.key(config.seed), len(done))
             while chain.n_done < sweeps:
                 chain = _advance(key, target, stream, chain, config)
-                note = _note(done, chain.kept) if chain.n_done % REPORT_EVERY == 0 else None
+                due = progress and chain.n_done % REPORT_EVERY == 0
+                note = _note(done, chain.kept) if due else None
                 bar.advance(note)
                 saver.maybe(done, moments, chain)
             done.append(chain.kept)
@@ -245,9 +251,4 @@ def monitored(draws: list[Draws]) -> Float[np.ndarray, "draw pair"]:
     n_genes = len(draws[0].mu)
     pairs = np.random.default_rng(0).integers(0, n_genes, (N_MONITORED, 2))
     pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-    values = []
-    for draw in draws:
-        W = draw.W - draw.W.mean(axis=0)
-        sd = np.sqrt((W**2).sum(axis=1) + draw.d)
-        values.append((W[pairs[:, 0]] * W[pairs[:, 1]]).sum(axis=1) / sd[pairs].prod(axis=1))
-    return np.stack(values)
+    return np.stack([gauge.pair_correlations(draw.W, draw.d, pairs) for draw in draws])
