@@ -178,12 +178,13 @@ def digamma_sums(tails, r):
 
 
 def digamma_rise(u, r):
-    """ψ(u + r) - ψ(r) to 1e-5, by the recurrence and the asymptotic series (DLMF 5.5.2, 5.11.2)."""
-    return jnp.where(u > 0, _digamma(u + r) - _digamma(r), 0.0)
+    """ψ(u + r) - ψ(r), by the recurrence and the asymptotic series (DLMF 5.5.2, 5.11.2).
 
-
-def _digamma(x):
-    steps = 1 / x + 1 / (x + 1) + 1 / (x + 2)
-    y = x + 3
-    square = 1 / (y * y)
-    return jnp.log(y) - 0.5 / y - square * (1 / 12 - square / 120) - steps
+    Every term is a difference written without cancellation: the slope in r has it times r².
+    """
+    low, high = r + 3, u + r + 3
+    steps = sum(1 / ((r + i) * (u + r + i)) for i in range(3))
+    whole, part = 1 / (low * high), 1 / low**2 + 1 / high**2
+    # 1/low² - 1/high² = u (low + high) / (low high)², and likewise the fourth powers.
+    squares = (low + high) * whole**2 * (1 / 12 - part / 120)
+    return jnp.log1p(u / low) + u * (steps + 0.5 * whole + squares)
