@@ -2,9 +2,9 @@
 
     L(m, d) = log ∫ p(u | f) N(f; m, d) df
 
-Nodes are equally spaced about the mode of the integrand, about a posterior standard deviation apart. For
-an analytic integrand the trapezoidal rule converges exponentially (Trefethen & Weideman 2014);
-that its nodes are equally spaced leaves one exponential function for the growth of the rate
+Nodes are equally spaced about the mode of the integrand, a little more than its standard deviation
+apart. For an analytic integrand the trapezoidal rule converges exponentially (Trefethen & Weideman
+2014); that its nodes are equally spaced leaves one exponential function for the growth of the rate
 between them. Expectations under the integrand give the derivatives: E[f] and Var f those in m,
 E[(f - m)²] that in d.
 """
@@ -24,7 +24,7 @@ Matrix = Float[Array, "cell gene"]
 # Nodes to either side of the mode. The largest error of L was 5e-4 for variances d up to 0.6,
 # dispersions 0.5 to 50 and counts up to thousands.
 REACH = 4
-# Between nodes, in standard deviations: what is cut off and what falls between nodes are alike small.
+# Between nodes, in standard deviations: what is cut off and what falls between are alike small.
 # Of a Gaussian's fourth moment, which tells the mean of a skewed integrand, the rule finds all but
 # 1e-4; at a spacing of 1 all but 2e-3, and slopes in the channel's own overdispersion, which are
 # about skewness alone, were off by 4 where their sum over 1,000 cells is 12.
