@@ -54,9 +54,11 @@ class NegativeBinomial(Channel):
         return nb_log_prob(u, f, self.r)
 
     def log_kernel(self, u, f):
-        # u log(eᶠ/(1 + eᶠ/r)) - r log(1 + eᶠ/r): finite, and Poisson's, as r grows.
-        saturation = jax.nn.softplus(f - self.log_r)
-        return u * (f - saturation) - self.r * saturation
+        # u log(eᶠ/(1 + eᶠ/r)) - r log(1 + eᶠ/r): finite, and Poisson's, as r grows. The first
+        # logarithm is min(f, log r) less a tail, without cancellation, since u may be large.
+        tail = jnp.log1p(jnp.exp(-jnp.abs(f - self.log_r)))
+        saturation = jnp.maximum(f - self.log_r, 0) + tail
+        return u * (jnp.minimum(f, self.log_r) - tail) - self.r * saturation
 
     def change(self, u, f, move, growth):
         low = jax.nn.sigmoid(f - self.log_r)
