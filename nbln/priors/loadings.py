@@ -73,6 +73,15 @@ class ScaleSite(NamedTuple):
     distribution: Callable[[Scales], Any]
 
 
+class Switch(NamedTuple):
+    """One entry of each gene's loadings changed from spike to slab, or from slab to spike."""
+
+    precision: Loadings  # of the Gaussians that the entries then come from
+    log_odds: Float[
+        Array, " gene"
+    ]  # of this choice over the present one, Gaussians' widths included
+
+
 class Turn(NamedTuple):
     """How an update turns the columns of the loadings."""
 
@@ -157,6 +166,10 @@ class LoadingsPrior(eqx.Module):
         """Of the Gaussian that each entry comes from, drawn where the prior is a mixture."""
         del key
         return self.column_precision(scales, away.shape)
+
+    def switch(self, key: jax.Array, scales: Scales, precision: Loadings) -> Switch | None:
+        """A membership of each gene, drawn uniformly, changed; None where the prior has none."""
+        del key, scales, precision
 
     def member_probability(self, away: Loadings, scales: Scales) -> Loadings | None:
         """Probability that each known loading comes from the slab; None where all genes do."""

@@ -18,6 +18,7 @@ from nbln.priors.loadings import (
     Norms,
     Scales,
     ScaleSite,
+    Switch,
     Turn,
     principal_turn,
 )
@@ -37,8 +38,8 @@ class HorseshoeSparse(LoadingsPrior):
 
     Where the counts leave entries as Gaussian as they were, π_j and ρ_j grow until spike and slab
     are alike. Both start at the middle of what simulated programs have; π_j is uniform
-    between the limits of `Shrinkage`, √ρ_j from 0 to 1, and b_j is free but for a N(0, 10²) that
-    makes it proper.
+    up to the limit of `Shrinkage` (and a fit, which takes its most probable value, keeps it above
+    another), √ρ_j from 0 to 1, and b_j is free but for a N(0, 10²) that makes it proper.
     """
 
     centre: ClassVar[str | None] = "centre"
@@ -141,10 +142,9 @@ class HorseshoeSparse(LoadingsPrior):
         return seen, precision, member, jnp.stack(kept)
 
     def sites(self, n_factors):
-        limits, columns = self.shrinkage, (n_factors,)
-        shares = limits.least_inclusion, limits.most_inclusion
+        columns = (n_factors,)
         distributions = {
-            "inclusion": dist.Uniform(*shares),
+            "inclusion": dist.Uniform(0.0, self.shrinkage.most_inclusion),
             "spike": dist.Beta(0.5, 1.0),
             "centre": dist.Normal(0.0, 10.0),
         }
@@ -164,6 +164,18 @@ class HorseshoeSparse(LoadingsPrior):
         slab, spike = self.variances(scales)
         member = jax.random.bernoulli(key, self.member_probability(away, scales))
         return jnp.where(member, 1 / slab, 1 / spike)
+
+    def switch(self, key, scales, precision):
+        slab, spike = self.variances(scales)
+        n_genes, k = precision.shape
+        chosen = jax.random.randint(key, (n_genes, 1), 0, k) == jnp.arange(k)
+        member = precision**2 * slab * spike < 1
+        other = jnp.where(member, 1 / spike, 1 / slab)
+        odds = jax.scipy.special.logit(scales["inclusion"]) * jnp.where(member, -1.0, 1.0)
+        odds = odds + 0.5 * jnp.log(other / precision)
+        return Switch(
+            jnp.where(chosen, other, precision), jnp.sum(jnp.where(chosen, odds, 0.0), axis=1)
+        )
 
     def member_probability(self, away, scales):
         in_slab, in_spike = self._parts(away, scales)

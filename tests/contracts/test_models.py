@@ -83,8 +83,7 @@ def scale_density(prior, values):
         )
         if "spike" not in values:
             return columns
-        limits = prior.shrinkage
-        width = K * np.log(limits.most_inclusion - limits.least_inclusion)
+        width = K * np.log(prior.shrinkage.most_inclusion)
         columns += stats.beta.logpdf(values["spike"], 0.5, 1.0).sum()
         return columns - width + stats.norm.logpdf(values["centre"], 0, 10).sum()
     if "gamma" in values:

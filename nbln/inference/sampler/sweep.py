@@ -19,12 +19,17 @@ from nbln.inference.sampler.cells import Drawn, Genes, Sums
 from nbln.inference.sampler.langevin import Local, Proposal
 from nbln.inference.stream import CellStream
 from nbln.linalg import small
-from nbln.priors.loadings import Loadings, LoadingsPrior, Norms, Scales
+from nbln.priors.loadings import Loadings, LoadingsPrior, Norms, Scales, Switch
 from nbln.priors.univariate import Prior, SmoothPrior
 
 # Entries of the counts up to which a sweep has two steps of the overdispersion, which moves
 # least: they raise effective draws from 0.4 to 0.6 a draw; with more cells there are enough.
 SMALL_DATA = 2.5e6
+# Of the shifts, this share are random walks, of a length drawn between these two, in logit units:
+# where d is nearly all of the overdispersion its posterior has a plateau, on which Newton steps are
+# as long as the prior is wide and from which they do not come back. Any length in reach of a
+# posterior will do; shorter ones than a posterior is wide are left to the Newton steps.
+WALKS, SHORTEST_WALK, LONGEST_WALK = 0.5, 0.1, 3.0
 # Rounds of basis, scales and memberships, which cost next to nothing.
 COLUMN_STEPS = 3
 
@@ -74,7 +79,7 @@ class Taken(NamedTuple):
 
 def sweep(key, target: Target, stream: CellStream, state: State, cells, warm, kept):
     """Draw everything once; the new state, the new cells, what was accepted."""
-    keys = jax.random.split(key, 5)
+    keys = jax.random.split(key, 6)
     given = (target.overdispersion, state.basis, warm, kept, stream.columns)
     (sums, drawn), cells = stream.scan(cell_steps.draw, cells, keys[0], state.genes, *given)
 
@@ -82,9 +87,18 @@ def sweep(key, target: Target, stream: CellStream, state: State, cells, warm, ke
         given = genes, target.overdispersion, rows, stream.columns
         return stream.scan(cell_steps.visit, cells, *given)[0]
 
+    switch = draw_switch(keys[4], target, state)
+    if switch is not None:
+        other = state._replace(precision=switch.precision)
+        genes, proposal = propose_rows(keys[4], target, other, sums)
+        new = visit(genes, rows=True)
+        to = other._replace(genes=genes)
+        state, sums, _ = accept_rows(keys[4], target, state, sums, to, proposal, new, switch)
     genes, proposal = propose_rows(keys[1], target, state, sums)
     new = visit(genes, rows=True)
-    state, sums, rows = accept_rows(keys[1], target, state, sums, genes, proposal, new)
+    to = state._replace(genes=genes)
+    state, sums, rows = accept_rows(keys[1], target, state, sums, to, proposal, new)
+    sums = sums._replace(rows=None)
     taken, shift = jnp.zeros(()), jnp.ones(())
     n_steps = 2 if stream.n_cells * stream.n_genes <= SMALL_DATA else 1
     for i in range(n_steps):
@@ -97,7 +111,7 @@ def sweep(key, target: Target, stream: CellStream, state: State, cells, warm, ke
             genes, proposal = propose_shift(other, target, state, sums)
             new = visit(genes)
             state, sums, shift = accept_shift(other, target, state, sums, genes, proposal, new)
-    state = finish(keys[4], target, state, drawn, warm)
+    state = finish(keys[5], target, state, drawn, warm)
     return state, cells, Taken(drawn.taken / drawn.n_cells, rows, taken, shift)
 
 
@@ -124,6 +138,16 @@ def _rows_at(target: Target, state: State, genes: Genes, sums: Sums) -> Local:
 
 
 @eqx.filter_jit
+def draw_switch(key, target: Target, state: State) -> Switch | None:
+    """A change of memberships, to be proposed together with the loadings that follow from it.
+
+    Drawn given the loadings alone a membership hardly moves, since a loading that has the size of
+    a member's is improbable under the spike, and the reverse.
+    """
+    return target.loadings.switch(jax.random.fold_in(key, 2), state.scales, state.precision)
+
+
+@eqx.filter_jit
 def propose_rows(key, target: Target, state: State, sums: Sums) -> tuple[Genes, Proposal]:
     proposal = langevin.propose(key, _rows_at(target, state, state.genes, sums))
     rows = _rows(state.genes).at[-len(proposal.move) :].add(proposal.move)
@@ -131,16 +155,22 @@ def propose_rows(key, target: Target, state: State, sums: Sums) -> tuple[Genes, 
 
 
 @eqx.filter_jit
-def accept_rows(key, target, state: State, sums: Sums, genes: Genes, proposal, new: Sums):
-    def log_prior(genes):
-        away = genes.W - state.centre
-        return target.log_mean(genes.mu) - 0.5 * jnp.sum(state.precision * away**2, axis=1)
+def accept_rows(key, target, state: State, sums: Sums, to: State, proposal, new: Sums, switch=None):
+    """`to` has the proposed genes and, after a switch, other precisions."""
 
-    rise = new.log - sums.log + log_prior(genes) - log_prior(state.genes)
-    back = _rows_at(target, state, genes, new)
+    def log_prior(state):
+        away = state.genes.W - state.centre
+        return target.log_mean(state.genes.mu) - 0.5 * jnp.sum(state.precision * away**2, axis=1)
+
+    rise = new.log - sums.log + log_prior(to) - log_prior(state)
+    if switch is not None:
+        rise = rise + switch.log_odds
+    back = _rows_at(target, state, to.genes, new)
     taken = langevin.accept(jax.random.fold_in(key, 1), proposal, back, rise)
-    state = state._replace(genes=genes.where(taken, state.genes))
-    return state, new.where(taken, sums)._replace(rows=None), jnp.mean(taken)
+    genes = to.genes.where(taken, state.genes)
+    precision = jnp.where(taken[:, None], to.precision, state.precision)
+    state = state._replace(genes=genes, precision=precision)
+    return state, new.where(taken, sums), jnp.mean(taken)
 
 
 # Overdispersion
@@ -189,7 +219,9 @@ def _shifted(target: Target, genes: Genes, pool: Pool, by) -> tuple[Genes, Pool]
     return _moved(target, genes, psi), pool._replace(share=pool.share + by)
 
 
-def _shift_at(target: Target, genes: Genes, pool: Pool, sums: Sums) -> Local:
+def _shift_at(key, target: Target, genes: Genes, pool: Pool, sums: Sums) -> Local:
+    """A Newton step of the shift or, as `key` has it, a walk, which is the same from both ends."""
+
     def log_prior(by):
         moved = pool._replace(share=pool.share + by)
         return target.pooling.log_shifted(genes.psi.at[1].add(by), moved)
@@ -197,12 +229,19 @@ def _shift_at(target: Target, genes: Genes, pool: Pool, sums: Sums) -> Local:
     gradient = jnp.sum(sums.psi[1]) + jax.grad(log_prior)(0.0)
     curvature = jnp.maximum(-jax.grad(jax.grad(log_prior))(0.0), 0)
     precision = jnp.sum(sums.psi_products[-1]) + curvature
+    for_choice, for_length = jax.random.split(key)
+    limits = jnp.log(jnp.array([SHORTEST_WALK, LONGEST_WALK]))
+    length = jnp.exp(jax.random.uniform(for_length, minval=limits[0], maxval=limits[1]))
+    walks = jax.random.uniform(for_choice) < WALKS
+    gradient = jnp.where(walks, 0.0, gradient)
+    precision = jnp.where(walks, length**-2, precision)
     return Local.of(gradient[None, None], precision[None, None, None])
 
 
 @eqx.filter_jit
 def propose_shift(key, target, state: State, sums: Sums) -> tuple[Genes, Proposal]:
-    proposal = langevin.propose(key, _shift_at(target, state.genes, state.pool, sums))
+    at = _shift_at(jax.random.fold_in(key, 2), target, state.genes, state.pool, sums)
+    proposal = langevin.propose(key, at)
     return _shifted(target, state.genes, state.pool, proposal.move[0, 0])[0], proposal
 
 
@@ -214,7 +253,7 @@ def accept_shift(key, target, state: State, sums: Sums, genes: Genes, proposal, 
     rise = jnp.sum(rise + target.log_mean(genes.mu) - target.log_mean(state.genes.mu))
     rise = rise + target.pooling.log_shifted(genes.psi, pool)
     rise = rise - target.pooling.log_shifted(state.genes.psi, state.pool)
-    back = _shift_at(target, genes, pool, new)
+    back = _shift_at(jax.random.fold_in(key, 2), target, genes, pool, new)
     taken = langevin.accept(jax.random.fold_in(key, 1), proposal, back, rise[None])[0]
     moved = state._replace(genes=genes, pool=pool), new
     state, sums = jax.tree.map(lambda a, b: jnp.where(taken, a, b), moved, (state, sums))

@@ -17,14 +17,13 @@ from nbln.priors.columnwise import Gaussian
 from nbln.priors.univariate import Normal
 
 W, MU, D, R = np.array([[0.9], [-0.7]]), np.array([0.8, 0.2]), np.array([0.15, 0.3]), 4.0
-NO_COLUMNS = Columns()
+NO_COLUMNS, PRIOR = Columns(), Gaussian(0.8)
 
 
 class Problem:
     """Two genes, one factor; everything known but what a test draws."""
 
-    def __init__(self, n_cells=60, seed=0, columns_=NO_COLUMNS, scale=None):
-        prior = Gaussian(0.8)
+    def __init__(self, n_cells=60, seed=0, columns_=NO_COLUMNS, scale=None, prior=PRIOR):
         rng = np.random.default_rng(seed)
         z = rng.normal(size=(n_cells, 1))
         x = MU + z @ W.T + rng.normal(size=(n_cells, 2)) * np.sqrt(D)
