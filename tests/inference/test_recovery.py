@@ -72,3 +72,23 @@ def test_gaussian_loadings_lose_nothing_by_the_sparse_prior():
     pairs = np.triu_indices(len(W), 1)
     sparse, columns = (np.corrcoef(x[pairs], (W @ W.T)[pairs])[0, 1] for x in found)
     assert sparse > columns - 0.01
+
+
+@pytest.mark.parametrize("model", ["nbln", "pln"])
+@pytest.mark.parametrize("d", [0.02, 0.6])
+def test_no_fixed_prior_decides_how_large_correlations_are(model, d):
+    """The prior of d has its mode at 0.1, five times the one and a sixth of the other."""
+    rng = np.random.default_rng(3)
+    adata = nbln.datasets.simulate(800, 200, 3, seed=3)
+    x = adata.obsm["z"] @ adata.varm["W"].T + np.sqrt(d) * rng.normal(size=adata.shape)
+    rate = np.exp(x + adata.var["mu"].to_numpy() + adata.obs[["log_depth"]].to_numpy())
+    noise = rng.gamma(5.0, 1 / 5.0, rate.shape) if model == "nbln" else 1.0
+    adata.X = rng.poisson(rate * noise).astype(np.float32)
+    adata.var["d"] = d
+    adata = adata[:, np.asarray(adata.X).sum(axis=0) > 0].copy()
+    result = nbln.fit(adata, model=model, progress=False)
+    pairs = np.triu_indices(adata.n_vars, 1)
+    truth = true_correlation(adata)[pairs]
+    ours = result.get_correlation().values[pairs]
+    assert 0.7 < truth @ ours / (truth @ truth) < 1.15
+    assert d / 2 < np.median(result.d) < 2 * d

@@ -24,7 +24,7 @@ from nbln.inference.laplace import pooled, start, statistics
 from nbln.inference.laplace.basis import Rotation
 from nbln.inference.laplace.rows import Damping
 from nbln.inference.laplace.update import Change, Info, State, priors_at, update
-from nbln.inference.overdispersion import Pooling, Split
+from nbln.inference.overdispersion import Overdispersion
 from nbln.inference.stream import CHUNK_BYTES, CellStream
 from nbln.linalg import gauge
 from nbln.linalg.dtypes import strong
@@ -121,8 +121,8 @@ def fit_laplace(
 ) -> LaplaceFit:
     """Fit a log-normal model; `mean` and `log_r` are first values of e^μ and of log dispersion.
 
-    Where `pool` is true and the channel has an overdispersion of its own, how it splits from d is
-    then learned over all genes, in place of their priors; see `pooled`.
+    Where `pool` is true, d and the channel's own overdispersion are then learned over all genes, in
+    place of their priors; see `pooled`.
     """
     began = time.perf_counter()
     stream = CellStream(counts, model.augmentation, config.resident_bytes, config.chunk_bytes)
@@ -132,9 +132,9 @@ def fit_laplace(
     _, z = stream.scan(first_step, z, state.parameters, stream.columns)
     started = time.perf_counter()
     run = _iterate(model, stream, Run(state, z, []), tails, config, progress)
-    splits = state.parameters.channel.own_overdispersion() is not None
-    if pool and splits and run.converged:
-        run = _learn_overdispersion(model, stream, run, tails, config, seed, progress)
+    coordinates = pooled.coordinates(run.state.parameters.channel) if pool else None
+    if coordinates is not None and run.converged:
+        run = _learn_overdispersion(model, stream, run, coordinates, tails, config, seed, progress)
     state, z, history, converged = run
     iterated = time.perf_counter()
     sums, cells = _finish(stream, state, z, config)
@@ -235,25 +235,32 @@ def _iterate(model, stream: CellStream, run: Run, tails, config: LaplaceConfig, 
 
 
 def _learn_overdispersion(
-    model, stream: CellStream, run: Run, tails, config: LaplaceConfig, seed: int, progress
+    model, stream: CellStream, run: Run, coordinates: Overdispersion, tails, config, seed, progress
 ) -> Run:
     """Steps of the overdispersion, each followed by an iteration; then iterate until converged."""
     state, z, history, _ = run
-    split, pooling = Split(state.parameters.channel), Pooling()
-    at, known = pooled.first(split, pooling, state.parameters), model
-    with Progress("Overdispersion", pooled.N_STEPS, progress) as bar:
-        for i in range(pooled.N_STEPS):
-            state = pooled.moved(state, split, at.psi)
+    pooling = coordinates.pooling()
+    at, known = pooled.first(coordinates, pooling, state.parameters), model
+    n_steps = pooled.steps_of(at.psi)
+    with Progress("Overdispersion", n_steps, progress) as bar:
+        for i in range(n_steps):
+            state = pooled.moved(state, coordinates, at.psi)
             key = jax.random.fold_in(jax.random.key(seed), i)
-            arguments = (key, pooled.stride_of(stream, i), state.parameters, split, at.psi)
+            arguments = (
+                key,
+                pooled.stride_of(stream, n_steps - i),
+                state.parameters,
+                coordinates,
+                at.psi,
+            )
             slopes, _ = stream.scan(pooled.visit, z, *arguments, stream.columns)
             at = pooled.newton(pooling, at, slopes, pooled.gain_of(i))
-            state = pooled.moved(state, split, at.psi)
+            state = pooled.moved(state, coordinates, at.psi)
             known = pooled.held(model, state.parameters)
             sums, z = stream.scan(e_step, z, state, stream.columns)
             state, info = m_step(known, state, sums, tails)
             _record(history, info, config)
-            bar.advance(f"d is {float(jax.nn.sigmoid(at.pool.share)):.0%} of it")
+            bar.advance(f"d about {float(jnp.median(state.parameters.d)):.2f}")
     return _iterate(known, stream, Run(state, z, history), tails, config, progress)
 
 

@@ -1,12 +1,12 @@
-"""Overdispersion learned over all genes: how it splits between d and the channel.
+"""Overdispersion learned over all genes: how large, and how it splits between d and the channel.
 
 Gene by gene d and r are nearly collinear, and the Laplace evidence is biased along their ridge, so
 that a fixed prior of d would decide how large correlations are. Here a gene's total φ_g is learned
 under a pool, and its split s = d/φ is a line in it, two numbers of the data set: logit s_g = m_s +
-β (log φ_g - m). All by Newton steps on the exact
-likelihood, with each gene's own residual integrated by quadrature and factors drawn from their
-posterior (stochastic approximation of EM, Delyon, Lavielle & Moulines 1999). Iterations of the
-engine alternate with them, at the d and r that they lead to.
+β (log φ_g - m). Where the channel has no overdispersion of its own, φ = d. All by Newton steps on
+the exact likelihood, with each gene's own residual integrated by quadrature and factors drawn from
+their posterior (stochastic approximation of EM, Delyon, Lavielle & Moulines 1999). Iterations of
+the engine alternate with them, at the d and r that they lead to.
 """
 
 from typing import NamedTuple
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nbln import vocabulary as names
+from nbln.channels.base import Channel
 from nbln.inference.laplace.update import State
 from nbln.inference.overdispersion import (
     Coordinates,
@@ -24,7 +25,7 @@ from nbln.inference.overdispersion import (
     Pool,
     Pooling,
     Slopes,
-    Split,
+    of_channel,
     slopes_of,
 )
 from nbln.inference.stream import CellStream
@@ -34,8 +35,9 @@ from nbln.posterior import mode, quadrature
 from nbln.posterior.mode import Cells, Columns, Parameters
 from nbln.priors.univariate import Frozen
 
-# Newton steps; the split of simulated data of all regimes stood after eight.
-N_STEPS = 12
+# Newton steps; the split of simulated data of all regimes stood after eight. Totals alone, which
+# the counts know, need fewer.
+N_STEPS, TOTALS_STEPS = 12, 6
 # Steps in which the split moves by this multiple of a Newton step, since the loadings that hold it
 # back move after it; from then on by 1/1, 1/2, 1/3, ... of one, which averages the noise out.
 FORWARD_STEPS, FORWARD = 6, 1.3
@@ -84,35 +86,49 @@ def visit(
 
 @eqx.filter_jit
 def newton(pooling: Pooling, at: Overdispersed, slopes: Slopes, gain: float) -> Overdispersed:
-    """Totals, their pool, and the line of the splits, after a step."""
+    """Totals, their pool, and the line of the splits where there are any, after a step."""
     psi, pool, trend = at
-    slopes_phi, slopes_share = slopes.gradient
-    information, information_share = slopes.products[0], slopes.products[2]
-    curvature = information + 1 / pool.sd**2
-    settled = jnp.minimum(gain, 1.0)
-    step = (slopes_phi + (pool.mean - psi[0]) / pool.sd**2) / curvature
-    log_phi = psi[0] + settled * _bounded(step)
-    precision = 1 / pooling.share_width**2
-    step = jnp.sum(slopes_share) - precision * pool.share
-    share = pool.share + _bounded(gain * step / (jnp.sum(information_share) + precision))
-    away, precision = psi[0] - pool.mean, 1 / TREND_SD**2
-    step = slopes_share @ away - precision * trend
-    step = step / (information_share @ away**2 + precision)
-    trend = trend + settled * _bounded(step)
+    curvature = slopes.products[0] + 1 / pool.sd**2
+    step = (slopes.gradient[0] + (pool.mean - psi[0]) / pool.sd**2) / curvature
+    log_phi = psi[0] + jnp.minimum(gain, 1.0) * _bounded(step)
+    if len(psi) == 1:
+        pool = pooling.estimate(log_phi, 1 / curvature, pool.share)
+        return Overdispersed(log_phi[None], pool, trend)
+    share, trend = _line(pooling, at, slopes, gain)
     pool = pooling.estimate(log_phi, 1 / curvature, share)
     split = share + trend * (log_phi - pool.mean)
     return Overdispersed(jnp.stack([log_phi, split]), pool, trend)
+
+
+def _line(pooling: Pooling, at: Overdispersed, slopes: Slopes, gain: float):
+    """Mean and slope of the line of the splits, after a step."""
+    psi, pool, trend = at
+    slope, information = slopes.gradient[1], slopes.products[2]
+    precision = 1 / pooling.share_width**2
+    step = (jnp.sum(slope) - precision * pool.share) / (jnp.sum(information) + precision)
+    away, precision = psi[0] - pool.mean, 1 / TREND_SD**2
+    turn = (slope @ away - precision * trend) / (information @ away**2 + precision)
+    share = pool.share + _bounded(gain * step)
+    return share, trend + jnp.minimum(gain, 1.0) * _bounded(turn)
 
 
 def _bounded(step):
     return jnp.clip(step, -LARGEST_STEP, LARGEST_STEP)
 
 
-def first(split: Split, pooling: Pooling, parameters: Parameters) -> Overdispersed:
+def coordinates(channel: Channel) -> Overdispersion | None:
+    """The coordinates, where they stand for all that the channel has to learn."""
+    stand = channel.own_overdispersion() is not None or not channel.values()
+    return of_channel(channel, held=False) if stand else None
+
+
+def first(
+    overdispersion: Overdispersion, pooling: Pooling, parameters: Parameters
+) -> Overdispersed:
     """The totals of these parameters, and the mean of their splits."""
-    psi = split.of(parameters.d, parameters.channel)
+    psi = overdispersion.of(parameters.d, parameters.channel)
     pool = pooling.start(psi)
-    return Overdispersed(psi.at[1].set(pool.share), pool, jnp.zeros(()))
+    return Overdispersed(psi.at[1:].set(pool.share), pool, jnp.zeros(()))
 
 
 def held(model: LogNormalModel, parameters: Parameters) -> LogNormalModel:
@@ -122,16 +138,21 @@ def held(model: LogNormalModel, parameters: Parameters) -> LogNormalModel:
     return eqx.tree_at(lambda m: m.priors, model, model.priors | known)
 
 
-def moved(state: State, split: Split, psi: Coordinates) -> State:
+def moved(state: State, overdispersion: Overdispersion, psi: Coordinates) -> State:
     """The state with this overdispersion, and the means of counts as they were."""
     old = state.parameters
-    d, channel = split.parameters(psi)
+    d, channel = overdispersion.parameters(psi)
     return state._replace(parameters=Parameters(old.mu - 0.5 * (d - old.d), old.W, d, channel))
 
 
-def stride_of(stream: CellStream, step: int) -> int:
+def steps_of(psi: Coordinates) -> int:
+    """How many steps there are."""
+    return N_STEPS if len(psi) > 1 else TOTALS_STEPS
+
+
+def stride_of(stream: CellStream, steps_left: int) -> int:
     """Which cells a step sees: every n-th."""
-    if step >= N_STEPS - FINAL_STEPS:
+    if steps_left <= FINAL_STEPS:
         return 1
     return max(1, min(stream.size, int(stream.n_cells * stream.n_genes / ENTRIES)))
 
