@@ -22,9 +22,12 @@ from nbln.linalg import small
 from nbln.priors.loadings import Loadings, LoadingsPrior, Norms, Scales, Switch
 from nbln.priors.univariate import Prior, SmoothPrior
 
-# Entries of the counts up to which a sweep has two steps of the overdispersion, which moves
+# Entries of the counts up to which a sweep has two steps of rows and of overdispersion, which moves
 # least: they raise effective draws from 0.4 to 0.6 a draw; with more cells there are enough.
 SMALL_DATA = 2.5e6
+# Share of genes whose step of the row is one to another membership. Most of these are in vain,
+# since most memberships are clear.
+SWITCHES = 0.3
 # Of the shifts, this share are random walks, of a length drawn between these two, in logit units:
 # where d is nearly all of the overdispersion its posterior has a plateau, on which Newton steps are
 # as long as the prior is wide and from which they do not come back. Any length in reach of a
@@ -87,20 +90,16 @@ def sweep(key, target: Target, stream: CellStream, state: State, cells, warm, ke
         given = genes, target.overdispersion, rows, stream.columns
         return stream.scan(cell_steps.visit, cells, *given)[0]
 
-    switch = draw_switch(keys[4], target, state)
-    if switch is not None:
-        other = state._replace(precision=switch.precision)
-        genes, proposal = propose_rows(keys[4], target, other, sums)
-        new = visit(genes, rows=True)
-        to = other._replace(genes=genes)
-        state, sums, _ = accept_rows(keys[4], target, state, sums, to, proposal, new, switch)
-    genes, proposal = propose_rows(keys[1], target, state, sums)
-    new = visit(genes, rows=True)
-    to = state._replace(genes=genes)
-    state, sums, rows = accept_rows(keys[1], target, state, sums, to, proposal, new)
+    n_steps = 2 if stream.n_cells * stream.n_genes <= SMALL_DATA else 1
+    rows = jnp.zeros(())
+    for i in range(n_steps):
+        one = jax.random.fold_in(keys[1], i)
+        to, proposal = propose_rows(one, target, state, sums)
+        new = visit(to.genes, rows=True)
+        state, sums, share = accept_rows(one, target, state, sums, to, proposal, new)
+        rows = rows + share / n_steps
     sums = sums._replace(rows=None)
     taken, shift = jnp.zeros(()), jnp.ones(())
-    n_steps = 2 if stream.n_cells * stream.n_genes <= SMALL_DATA else 1
     for i in range(n_steps):
         one, other = (jax.random.fold_in(key, i) for key in keys[2:4])
         genes, proposal = propose_overdispersion(one, target, state, sums)
@@ -137,40 +136,50 @@ def _rows_at(target: Target, state: State, genes: Genes, sums: Sums) -> Local:
     return Local.of(gradient.at[0].add(slope), N.at[0, 0].add(curvature))
 
 
-@eqx.filter_jit
-def draw_switch(key, target: Target, state: State) -> Switch | None:
-    """A change of memberships, to be proposed together with the loadings that follow from it.
+def _switch(key, target: Target, state: State) -> Switch:
+    """Changed memberships of some genes, to be proposed with the loadings that follow from them.
 
     Drawn given the loadings alone a membership hardly moves, since a loading that has the size of
     a member's is improbable under the spike, and the reverse.
     """
-    return target.loadings.switch(jax.random.fold_in(key, 2), state.scales, state.precision)
+    for_entry, for_gene = jax.random.split(key)
+    n_genes = len(state.precision)
+    switch = target.loadings.switch(for_entry, state.scales, state.precision)
+    if switch is None:
+        return Switch(state.precision, jnp.zeros(n_genes))
+    some = jax.random.bernoulli(for_gene, SWITCHES, (n_genes,))
+    return Switch(
+        jnp.where(some[:, None], switch.precision, state.precision),
+        jnp.where(some, switch.log_odds, 0.0),
+    )
 
 
 @eqx.filter_jit
-def propose_rows(key, target: Target, state: State, sums: Sums) -> tuple[Genes, Proposal]:
-    proposal = langevin.propose(key, _rows_at(target, state, state.genes, sums))
+def propose_rows(key, target: Target, state: State, sums: Sums) -> tuple[State, Proposal]:
+    """The state with other rows, of some genes under another membership."""
+    to = state._replace(precision=_switch(jax.random.fold_in(key, 2), target, state).precision)
+    proposal = langevin.propose(key, _rows_at(target, to, state.genes, sums))
     rows = _rows(state.genes).at[-len(proposal.move) :].add(proposal.move)
-    return state.genes._replace(mu=rows[0], W=rows[1:].T), proposal
+    return to._replace(genes=state.genes._replace(mu=rows[0], W=rows[1:].T)), proposal
 
 
 @eqx.filter_jit
-def accept_rows(key, target, state: State, sums: Sums, to: State, proposal, new: Sums, switch=None):
-    """`to` has the proposed genes and, after a switch, other precisions."""
+def accept_rows(key, target, state: State, sums: Sums, to: State, proposal, new: Sums):
+    """The next state, its sums, and the share accepted where memberships stay."""
 
     def log_prior(state):
         away = state.genes.W - state.centre
         return target.log_mean(state.genes.mu) - 0.5 * jnp.sum(state.precision * away**2, axis=1)
 
-    rise = new.log - sums.log + log_prior(to) - log_prior(state)
-    if switch is not None:
-        rise = rise + switch.log_odds
+    switch = _switch(jax.random.fold_in(key, 2), target, state)
+    rise = new.log - sums.log + log_prior(to) - log_prior(state) + switch.log_odds
     back = _rows_at(target, state, to.genes, new)
     taken = langevin.accept(jax.random.fold_in(key, 1), proposal, back, rise)
     genes = to.genes.where(taken, state.genes)
     precision = jnp.where(taken[:, None], to.precision, state.precision)
-    state = state._replace(genes=genes, precision=precision)
-    return state, new.where(taken, sums), jnp.mean(taken)
+    same = jnp.all(to.precision == state.precision, axis=1)
+    share = jnp.sum(taken & same) / jnp.maximum(jnp.sum(same), 1)
+    return state._replace(genes=genes, precision=precision), new.where(taken, sums), share
 
 
 # Overdispersion
