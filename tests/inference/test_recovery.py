@@ -74,9 +74,12 @@ def test_gaussian_loadings_lose_nothing_by_the_sparse_prior():
     assert sparse > columns - 0.01
 
 
-@pytest.mark.parametrize("model", ["nbln", "pln"])
 @pytest.mark.parametrize("d", [0.02, 0.6])
-def test_no_fixed_prior_decides_how_large_correlations_are(model, d):
+@pytest.mark.parametrize(
+    ("model", "loadings"),
+    [("nbln", "horseshoe_sparse"), ("nbln", "gaussian"), ("pln", "horseshoe_sparse")],
+)
+def test_no_fixed_prior_decides_how_large_correlations_are(model, loadings, d):
     """The prior of d has its mode at 0.1, five times the one and a sixth of the other."""
     rng = np.random.default_rng(3)
     adata = nbln.datasets.simulate(800, 200, 3, seed=3)
@@ -86,7 +89,7 @@ def test_no_fixed_prior_decides_how_large_correlations_are(model, d):
     adata.X = rng.poisson(rate * noise).astype(np.float32)
     adata.var["d"] = d
     adata = adata[:, np.asarray(adata.X).sum(axis=0) > 0].copy()
-    result = nbln.fit(adata, model=model, progress=False)
+    result = nbln.fit(adata, model=model, priors={"loadings": loadings}, progress=False)
     pairs = np.triu_indices(adata.n_vars, 1)
     truth = true_correlation(adata)[pairs]
     ours = result.get_correlation().values[pairs]

@@ -246,13 +246,8 @@ def _learn_overdispersion(
         for i in range(n_steps):
             state = pooled.moved(state, coordinates, at.psi)
             key = jax.random.fold_in(jax.random.key(seed), i)
-            arguments = (
-                key,
-                pooled.stride_of(stream, n_steps - i),
-                state.parameters,
-                coordinates,
-                at.psi,
-            )
+            stride = pooled.stride_of(stream, n_steps - i)
+            arguments = (key, stride, state, coordinates, at.psi)
             slopes, _ = stream.scan(pooled.visit, z, *arguments, stream.columns)
             at = pooled.newton(pooling, at, slopes, pooled.gain_of(i))
             state = pooled.moved(state, coordinates, at.psi)

@@ -61,7 +61,7 @@ class Overdispersed(NamedTuple):
 def visit(
     key: Array,
     stride: int,
-    parameters: Parameters,
+    state: State,
     overdispersion: Overdispersion,
     psi: Coordinates,
     columns: Columns,
@@ -73,7 +73,8 @@ def visit(
     first = jax.random.randint(for_rows, (), 0, stride)
     rows = first + stride * jnp.arange(z.shape[1] // stride)
     some = jax.tree.map(lambda leaf: leaf[rows], cells)
-    f = mode.conditional_rates(parameters, some, columns, z[:, rows])
+    parameters = state.parameters
+    f = mode.conditional_rates(parameters, some, columns, state.rotation(z)[:, rows])
     step = mode.newton_step(parameters, some, columns, f)
     centre = mode.corrected(step, parameters, some, columns).step.z
     noise = jax.random.normal(for_noise, centre.shape)
