@@ -77,7 +77,7 @@ def test_gaussian_loadings_lose_nothing_by_the_sparse_prior():
 @pytest.mark.parametrize("d", [0.02, 0.6])
 @pytest.mark.parametrize(
     ("model", "loadings"),
-    [("nbln", "horseshoe_sparse"), ("nbln", "gaussian"), ("pln", "horseshoe_sparse")],
+    [("nbln", "horseshoe_sparse"), ("nbln", "horseshoe_columnwise"), ("pln", "horseshoe_sparse")],
 )
 def test_no_fixed_prior_decides_how_large_correlations_are(model, loadings, d):
     """The prior of d has its mode at 0.1, five times the one and a sixth of the other."""
