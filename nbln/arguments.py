@@ -141,8 +141,10 @@ def check_keywords(call: str, unknown: Mapping[str, Any], accepted: Iterable[str
         )
 
 
-def find(wanted: Any, labels: np.ndarray, what: str) -> Int[np.ndarray, " wanted"]:
-    """Positions of names among labels; `what` they are, for the message.
+def find(
+    wanted: Any, labels: np.ndarray, what: str, absent: str = ""
+) -> Int[np.ndarray, " wanted"]:
+    """Positions of names among labels; `what` they are, and why one may be absent, for the message.
 
     Raises
     ------
@@ -157,7 +159,7 @@ def find(wanted: Any, labels: np.ndarray, what: str) -> Int[np.ndarray, " wanted
     if len(missing):
         first = wanted[missing[0]].item()
         near = hint(first, map(str, labels), quoted=True)
-        raise KeyError(f"{what}={first!r}: not in this fit of {len(labels)} {what}{near}")
+        raise KeyError(f"{what}={first!r}: not in this fit of {len(labels)} {what}{near}{absent}")
     if not len(positions):
         raise ValueError(f"{what}=[]: name one at least, or leave it out for all")
     return positions

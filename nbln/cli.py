@@ -223,8 +223,9 @@ def _leave(
     table = Table.grid(padding=(0, 2))
     for label, sentence in report.lines(result, truth):
         table.add_row(Text(label, style="bold"), Text(sentence))
-    doubtful = summary[summary["status"] == "warning"]
-    for i, (quantity, note) in enumerate(doubtful["note"].items()):
+    summaries = [summary] if posterior is None else [summary, posterior.summary()]
+    doubtful = [x for one in summaries for x in one.query("status == 'warning'")["note"].items()]
+    for i, (quantity, note) in enumerate(doubtful):
         table.add_row(Text("" if i else "Warnings", style="bold red"), Text(f"{quantity}: {note}"))
     console.print(table)
     said = [
@@ -247,7 +248,7 @@ def _leave(
         called.to_csv(targets[CALLS], index=False)
         said += [
             (targets[DRAWS], "the draws, for nbln.load"),
-            (targets[CALLS], f"the {len(called):,} pairs called at a false discovery rate of 5 %"),
+            (targets[CALLS], f"the {len(called):,} pairs called beyond 0.3, 5 % of them wrong"),
         ]
     page = webpage.page(result, checks, summary, data, truth, posterior)
     targets[REPORT].write_text(page, encoding="utf-8")

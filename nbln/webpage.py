@@ -26,13 +26,21 @@ th, td { text-align: left; padding: .2rem .8rem .2rem 0; vertical-align: top;
 td.warning { color: #a33c00; font-weight: 600; }
 dl { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .2rem 1rem; }
 dt { font-weight: 600; } dd { margin: 0; }
-@media (max-width: 36rem) { dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; } }
+@media (max-width: 36rem) { th, td { padding-right: .5rem; overflow-wrap: anywhere; }
+  table { font-size: .8rem; } dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; } }
 """
 SHOWN_PAIRS = 30
 UNSURE = (
     "<p class='meaning'>These correlations are point estimates and carry no interval. "
     "<code>nbln fit --draws 400</code>, or <code>result.sample_posterior()</code>, says how sure "
     "each of them is.</p>"
+)
+OF_DRAWS = (
+    "accepted: shares of proposals that were taken. ess: effective draws. r_hat: 1 where chains "
+    "agree. overdispersion: median over genes of φ, how far counts vary beyond counting noise and "
+    "programs; residual_share: the part of it that is a gene's own variation of expression (d/φ). "
+    "lfsr, error_probability and q in the table: probability of the other sign, of a wrong call, "
+    "and its mean down to this pair; none is below half a draw in all draws."
 )
 MEANING = (
     "sigma: learned scales of the programs. variance: mean shares of a gene's variance of "
@@ -90,17 +98,22 @@ def _certainty(posterior) -> list[str]:
     """How sure the correlations are: intervals, calls, network."""
     called = posterior.pairs()
     # Of the table and the figure no gene takes more than three rows.
-    table = spread_over_genes(called, SHOWN_PAIRS).round(3)
+    table = spread_over_genes(called, SHOWN_PAIRS)
     sentence = (
         f"{len(called):,} pairs are called: their correlation is beyond 0.3 in size, with its "
         "sign, and at most 5 % of the calls are expected to be wrong."
     )
+    summary = posterior.summary()
     parts = ["<h2>How sure are the correlations?</h2>", f"<p>{sentence}</p>"]
+    doubts = summary.query("status == 'warning'")["note"]
+    if len(doubts):
+        said = "; ".join(f"{quantity}: {note}" for quantity, note in doubts.items())
+        parts.append(f"<p><b>With caution.</b> {html.escape(said)}.</p>")
     for title, caption, figure in (
         (
             "Pairs with their intervals",
-            "The surest pairs, at most three of a gene; points are posterior means.",
-            pl.plot_pair_intervals(posterior, pairs=called),
+            "Twenty of the surest, at most three of a gene; points are posterior means.",
+            pl.plot_pair_intervals(posterior, pairs=table),
         ),
         (
             "Calls",
@@ -118,9 +131,14 @@ def _certainty(posterior) -> list[str]:
         parts.append(f"<h3>{html.escape(title)}</h3>{_picture(figure, title, caption)}")
     return [
         *parts,
-        _table(table, index=False),
+        _table(table.round(3), index=False),
+        "<h3>How well are programs determined?</h3>",
+        "<p class='meaning'>cosine: mean of a draw's loadings with the fit's. same: share of draws "
+        "in which it is above 0.9. norm: size of the loadings, with its interval.</p>",
+        _table(posterior.get_program_stability().round(3).reset_index(), index=False),
         "<h3>Can the draws be trusted?</h3>",
-        _summary(posterior.summary()),
+        _summary(summary),
+        f"<p class='meaning'>{OF_DRAWS}</p>",
     ]
 
 

@@ -86,6 +86,14 @@ class Fitted:
             mask[-1] = False
         return mask
 
+    @property
+    def absent(self) -> str:
+        """Why a gene of the data may not be among the names, for messages."""
+        pooled = (
+            f"; the rarest genes are pooled in {names.OTHER_GENE}: raise gene_coverage to keep more"
+        )
+        return pooled if self.has_other else ""
+
     def label(self, values, dims: tuple[str, ...], name: str | None = None) -> xr.DataArray:
         """Label an array with the names of its cells and genes."""
         coordinates = {names.CELL: self.cell_names, names.GENE: self.gene_names}

@@ -134,7 +134,7 @@ def plot_compositional_corner_ppc(
     fitted = res.fitted
     data = fitted.data(counts)
     names_ = strongest_genes(res, 4) if genes is None else np.asarray(genes)
-    positions = find(names_, fitted.gene_names, "genes")
+    positions = find(names_, fitted.gene_names, "genes", fitted.absent)
     if not 2 <= len(positions) <= 8:
         raise ValueError(f"genes=: two to eight genes make a corner, given {len(positions)}")
     n = len(positions)

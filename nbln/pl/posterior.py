@@ -8,7 +8,7 @@ import pandas as pd
 from nbln.arguments import check_whole
 from nbln.pl import style
 
-LABELLED_NODES = 80  # genes whose names fit in a network
+LABELLED_NODES = 80  # genes whose names fit in a network: those with most partners
 NOMINAL = np.array([0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3])
 
 
@@ -18,13 +18,15 @@ def plot_pair_intervals(post, n_pairs: int = 20, pairs: pd.DataFrame | None = No
     Parameters
     ----------
     n_pairs
-        The surest pairs so many, spread over genes: each gene is shown three times at most.
+        So many pairs, the surest.
     pairs
-        What `PosteriorDraws.pairs` gave, or a part of it; by default it is asked.
+        What `PosteriorDraws.pairs` or `partners` gave, or a part of it. By default `pairs` is
+        asked, and each gene is shown three times at most.
     """
     style.need_draws(post)
-    pairs = post.pairs() if pairs is None else pairs
-    shown = spread_over_genes(pairs, check_whole("n_pairs", n_pairs)).iloc[::-1]
+    check_whole("n_pairs", n_pairs)
+    shown = spread_over_genes(post.pairs(), n_pairs) if pairs is None else pairs.head(n_pairs)
+    shown = shown.iloc[::-1]
     figure, ax = style.new_axes(ax, figsize=(5.0, max(1.6, 0.24 * len(shown) + 0.9)))
     y = np.arange(len(shown))
     colours = np.where(shown["mean"] > 0, style.RED, style.BLUE)
@@ -32,7 +34,8 @@ def plot_pair_intervals(post, n_pairs: int = 20, pairs: pd.DataFrame | None = No
     ax.scatter(shown["mean"], y, c=colours, s=22, zorder=3)
     labels = [f"{a} – {b}" for a, b in zip(shown["gene_a"], shown["gene_b"], strict=True)]
     ax.set_yticks(y, labels, fontsize=8)
-    ax.set_xlabel("correlation, with its 90 % interval")
+    level = f"{shown.attrs['level']:.0%} " if "level" in shown.attrs else ""
+    ax.set_xlabel(f"correlation, with its {level}interval")
     # Short intervals far from 0 are to be seen as intervals.
     if not len(shown) or shown["low"].min() <= 0 <= shown["high"].max():
         ax.axvline(0, color="black", lw=0.6)
@@ -122,6 +125,8 @@ def plot_network(
     )
     degree = np.array([graph.degree[node] for node in graph])
     nx.draw_networkx_nodes(graph, place, ax=ax, node_size=15 + 6 * degree, node_color=style.GREY)
-    if len(graph) <= LABELLED_NODES:
-        nx.draw_networkx_labels(graph, place, ax=ax, font_size=7, verticalalignment="bottom")
+    named = sorted(graph, key=lambda node: -graph.degree[node])[:LABELLED_NODES]
+    nx.draw_networkx_labels(
+        graph, place, {node: node for node in named}, ax=ax, font_size=7, verticalalignment="bottom"
+    )
     return figure

@@ -181,7 +181,7 @@ def _largest(data: Counts, n_samples: int) -> Int[np.ndarray, " gene"]:
 def _pair_genes(fitted: Fitted, totals, genes) -> Int[np.ndarray, " pair_gene"]:
     """The genes whose correlations are checked."""
     if genes is not None:
-        positions = find(genes, fitted.gene_names, "genes")
+        positions = find(genes, fitted.gene_names, "genes", fitted.absent)
         if len(positions) < 2:
             raise ValueError(f"check(genes={genes!r}): name two genes at least, or none")
         return positions

@@ -22,7 +22,9 @@ def denoised(
 ) -> xr.Dataset:
     """See `LaplaceResult.get_denoised`."""
     choose("scale", scale, SCALES)
-    columns = slice(None) if genes is None else find(genes, fitted.gene_names, "genes")
+    columns = (
+        slice(None) if genes is None else find(genes, fitted.gene_names, "genes", fitted.absent)
+    )
     gene_names = fitted.gene_names[columns]
     values = [np.empty((fitted.n_cells, len(gene_names)), np.float32) for _ in range(2)]
     for block, cells, z in at_mode.blocks():

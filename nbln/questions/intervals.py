@@ -215,7 +215,7 @@ def pairs(
     called = order[q <= fdr]
     low, high = _ends(draws, found.first[called], found.second[called], level)
     names = draws.gene_names
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "gene_a": names[found.first[called]],
             "gene_b": names[found.second[called]],
@@ -227,6 +227,8 @@ def pairs(
             "q": q[: len(called)],
         }
     )
+    table.attrs = {"kind": draws.kind, "min_abs": min_abs, "fdr": fdr, "level": level}
+    return table
 
 
 def _ends(draws: CorrelationDraws, first, second, level: float):

@@ -20,6 +20,20 @@ R_HAT_LIMIT = (
 )
 LEAST_ESS = 100.0  # for the ends of an interval of 90 %
 LEAST_ACCEPTED = 0.3
+# Of many numbers, R-hat is told that this share of them is below: the largest of hundreds is above
+# 1.1 by chance alone where a chain has a hundred effective draws.
+MOST = 0.95
+FEWEST_CELLS = 100  # calibration was measured from 500 cells on
+LEAST_SAME = 0.5  # share of draws in which a program is that of the fit
+
+
+QUANTITIES = {
+    "correlations": "correlations of pairs at random",
+    "strong_correlations": "the strongest correlations",
+    "overdispersion": "overdispersion of genes",
+    "norms": "sizes of programs",
+    "share": "how overdispersion splits, and with it the scale of correlations",
+}
 
 
 def membership(
@@ -80,7 +94,7 @@ def diagnostics_table(posterior) -> pd.DataFrame:
         ess = r_hat = np.nan
         if posterior.n_draws >= 4:
             ess = float(np.nanmedian(effective_sample_size(values)))
-            r_hat = float(np.nanmax(split_gelman_rubin(values)))
+            r_hat = float(np.nanquantile(split_gelman_rubin(values), MOST))
         rows.append((name, ess, ess / n, r_hat))
     return pd.DataFrame(rows, columns=["quantity", "ess", "ess_per_draw", "r_hat"]).set_index(
         "quantity"
@@ -91,7 +105,7 @@ def summary(posterior) -> Iterator[Row]:
     """Rows of `PosteriorDraws.summary`."""
     yield Row("chains", posterior.n_chains)
     yield Row("draws", posterior.n_draws)
-    if not posterior.converged:
+    if not posterior.fit_converged:
         note = "the fit that the chains started from had not converged; fit with more n_steps"
         yield Row("fit_converged", False, WARNING, note)
     accepted = posterior.draws.accepted.mean(axis=(0, 1))
@@ -99,17 +113,23 @@ def summary(posterior) -> Iterator[Row]:
         low = share < LEAST_ACCEPTED
         note = "few proposals are accepted: draws are correlated; sample more of them"
         yield Row(f"accepted_{step}", round(float(share), 3), *((WARNING, note) if low else ()))
-    table = posterior.get_diagnostics()
-    for name, row in table.iterrows():
+    n_cells = posterior.fitted.n_cells
+    note = f"fewer than {FEWEST_CELLS} cells: intervals and calls were not tried on so few"
+    yield Row("cells", n_cells, *(() if n_cells >= FEWEST_CELLS else (WARNING, note)))
+    for name, row in posterior.get_diagnostics().iterrows():
+        of_what = QUANTITIES[str(name)]
         low = not row.ess >= LEAST_ESS
-        note = "too few for the ends of intervals; raise n_draws"
+        note = f"{of_what}: too few for the ends of intervals; raise n_draws"
         yield Row(f"ess_{name}", round(float(row.ess), 1), *((WARNING, note) if low else ()))
-    worst = table.r_hat.max()
-    note = "chains differ; raise n_warmup and n_draws"
-    yield Row("r_hat", round(float(worst), 3), *(() if worst <= R_HAT_LIMIT else (WARNING, note)))
+        apart = row.r_hat > R_HAT_LIMIT
+        note = f"{of_what}: chains differ; raise n_warmup and n_draws"
+        yield Row(f"r_hat_{name}", round(float(row.r_hat), 3), *((WARNING, note) if apart else ()))
     numbers = posterior.get_n_programs()
     yield Row("programs", int(numbers.idxmax()))
     yield Row("programs_probability", round(float(numbers.max()), 3))
+    loose = int((posterior.get_program_stability()["same"] < LEAST_SAME).sum())
+    note = "their genes differ between draws: read correlations, not these programs"
+    yield Row("unstable_programs", loose, *((WARNING, note) if loose else ()))
     over = posterior.get_overdispersion()
     yield Row("overdispersion", round(float(over["total"].median()), 3))
     yield Row("residual_share", round(float(over["share"].median()), 3))

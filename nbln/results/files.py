@@ -148,7 +148,7 @@ def draws_groups(posterior) -> io.Groups:
         "pool": ((*sample, "quantity"), draws.pool),
         "accepted": ((*sample, "step"), draws.accepted),
     }
-    plain = {"model": posterior.model, "converged": bool(posterior.converged)}
+    plain = {"model": posterior.model, "converged": bool(posterior.fit_converged)}
     return {
         "data": io.of_fitted(posterior.fitted),
         "draws": io.group(arrays, plain),
@@ -184,7 +184,7 @@ def draws_parts(groups: io.Groups) -> dict:
             arrays["accepted"],
         ),
         "prior": prior_of(io.values(groups["prior"])),
-        "converged": plain["converged"],
+        "fit_converged": plain["converged"],
         **io.arrays(groups["prior"]),
     }
 

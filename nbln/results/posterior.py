@@ -43,8 +43,9 @@ class PosteriorDraws:
         (gene, factor) loadings of the fit that programs are matched to.
     z_mean, z_sd
         (cell, column) of every cell's coordinates.
-    converged
-        Whether the fit had converged.
+    fit_converged
+        Whether the fit that the chains started from had converged; `summary` says whether they
+        have mixed.
     """
 
     kind: ClassVar[str] = "draws"
@@ -55,7 +56,7 @@ class PosteriorDraws:
     reference: Float[np.ndarray, "gene factor"]
     z_mean: Float[np.ndarray, "cell column"]
     z_sd: Float[np.ndarray, "cell column"]
-    converged: bool
+    fit_converged: bool
 
     def __repr__(self):
         return (
@@ -131,7 +132,7 @@ class PosteriorDraws:
         draws = self._correlations(kind)
         rows = np.arange(draws.n_genes)
         if genes is not None:
-            rows = find(genes, draws.gene_names, "genes")
+            rows = find(genes, draws.gene_names, "genes", self.fitted.absent)
         summary = intervals.correlations(draws, rows, rows, level)
         labels = {names.GENE: draws.gene_names[rows], names.GENE_: draws.gene_names[rows]}
         dims = (names.GENE, names.GENE_)
@@ -176,7 +177,7 @@ class PosteriorDraws:
     def partners(
         self,
         gene: str,
-        min_abs: float = 0.0,
+        min_abs: float = 0.3,
         fdr: float = 0.05,
         kind: str = "compositional",
         level: float = LEVEL,
@@ -187,9 +188,13 @@ class PosteriorDraws:
         ------
         KeyError
             An unknown gene.
+        TypeError
+            More than one gene.
         """
+        if not isinstance(gene, str):
+            raise TypeError("partners(gene=): give the name of one gene; pairs() is about all")
         draws = self._correlations(kind)
-        row = find([gene], draws.gene_names, "genes")
+        row = find([gene], draws.gene_names, "genes", self.fitted.absent)
         return intervals.pairs(draws, *_checked("partners", min_abs, fdr, level), rows=row)
 
     # Programs
@@ -237,7 +242,10 @@ class PosteriorDraws:
         )
 
     def get_n_programs(self) -> pd.Series:
-        """Probability of each number of programs that carry signal."""
+        """Probability of each number of programs that carry signal.
+
+        Among the programs of the fit: columns that it dropped stay out, and one at least stays in.
+        """
         limits = self.prior.shrinkage
         numbers = stability.n_programs(
             self._flat(self.draws.W), limits.signal_share, limits.smallest_signal
@@ -246,7 +254,7 @@ class PosteriorDraws:
         return shares.rename("probability").rename_axis("n_programs")
 
     def get_program_stability(self, level: float = LEVEL) -> pd.DataFrame:
-        """How well each program is determined, one row a program.
+        """How well each program is determined, one row a program, numbered from 1.
 
         ``cosine`` (mean of the absolute cosine of a draw's W_⊥ column with the fit's), ``same``
         (share of draws where it is above 0.9), and ``norm``, ``norm_low``, ``norm_high`` of the
@@ -263,8 +271,9 @@ class PosteriorDraws:
                 "norm": norms.mean,
                 "norm_low": norms.low,
                 "norm_high": norms.high,
-            }
-        ).rename_axis("program")
+            },
+            index=pd.RangeIndex(1, 1 + cosine.shape[1], name="program"),
+        )
 
     # Overdispersion
 
@@ -292,8 +301,8 @@ class PosteriorDraws:
         """Effective draws (``ess``), ``ess_per_draw`` and ``r_hat`` of what matters, one row each.
 
         Correlations: of 200 pairs drawn at random and of the 200 strongest; total overdispersion of
-        genes, and its share; the norms of the programs. Of many numbers the median of ess and the
-        largest r_hat are given.
+        genes, and its share; the norms of the programs. Of many numbers the median of ess is given,
+        and the r_hat that 95 % of them are below.
         """
         return sampling.diagnostics_table(self)
 

@@ -1,5 +1,6 @@
 """From a fit to the sampler, and from its draws to a result."""
 
+import logging
 from dataclasses import replace
 
 import jax
@@ -19,6 +20,8 @@ from nbln.results.posterior import PosteriorDraws
 
 LATENT, SOURCE = "latent", "source"
 
+log = logging.getLogger(__name__)
+
 
 def sample(
     result: LogNormalResult, config: SamplerConfig, capture, progress: bool, checkpoint, counts
@@ -35,7 +38,7 @@ def sample(
         "capture": capture,
     }
     fitted = replace(result.fitted, settings=settings, seconds={"sampling": samples.seconds})
-    return PosteriorDraws(
+    posterior = PosteriorDraws(
         fitted=fitted,
         model=result.model,
         draws=samples.draws,
@@ -43,8 +46,12 @@ def sample(
         reference=np.asarray(start.parameters.W),
         z_mean=samples.z_mean,
         z_sd=samples.z_sd,
-        converged=result.converged,
+        fit_converged=result.converged,
     )
+    doubts = posterior.summary().query("status == 'warning'")["note"]
+    for quantity, note in doubts.items():
+        log.warning("sample_posterior: %s: %s", quantity, note)
+    return posterior
 
 
 def _start(result: LogNormalResult, data, capture: str) -> Start:

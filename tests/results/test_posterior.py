@@ -69,7 +69,7 @@ def test_calls_are_those_of_a_plain_count(post, kind):
 def test_partners_are_the_pairs_of_one_gene(post):
     every = post.pairs(min_abs=0.0, fdr=0.999)
     gene = every["gene_a"].iloc[0]
-    partners = post.partners(gene, fdr=0.999)
+    partners = post.partners(gene, min_abs=0, fdr=0.999)
     assert set(partners["gene_a"]) == {gene}
     mine = every[(every["gene_a"] == gene) | (every["gene_b"] == gene)]
     assert len(partners) == len(mine)
@@ -128,7 +128,7 @@ def test_overdispersion_adds_up(post):
 
 def test_summary_and_diagnostics(post):
     table = post.summary()
-    assert {"draws", "r_hat", "ess_correlations", "programs"} <= set(table.index)
+    assert {"draws", "r_hat_norms", "ess_correlations", "unstable_programs"} <= set(table.index)
     assert table.loc["draws", "value"] == 60
     assert (post.get_diagnostics()["ess"].dropna() > 0).all()
     assert "2 chains of 60 draws" in repr(post)

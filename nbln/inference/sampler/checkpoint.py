@@ -12,10 +12,18 @@ class Saver:
 
     A file is a flat list of arrays: those of the finished chains, then those of the chain that
     runs. What they mean follows from the first state of the run, which is made anew.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such folder.
     """
 
     def __init__(self, path: str | Path | None, stamp: str, seconds: float):
         self._path = None if path is None else Path(path)
+        if self._path is not None and not self._path.parent.is_dir():
+            folder = self._path.parent
+            raise FileNotFoundError(f"checkpoint={str(path)!r}: no such folder: {folder}")
         self._stamp, self._seconds = stamp, seconds
         self._last = time.monotonic()
 
