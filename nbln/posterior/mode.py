@@ -241,7 +241,9 @@ def rates_given_mean(
     """Log-rates at the mode of p(u | f) N(f; m, d), entry by entry.
 
     A scalar Newton iteration from a precision-weighted mean of m and log(u + ½), kept between m
-    and the root of the score, log u, where the solution must lie.
+    and the root of the score, log u, where the solution must lie, and then between the closest
+    points on either side of it: where a count is a thousand times what m expects, Newton steps
+    alone go to and fro.
     """
     top = jnp.log(counts + 0.5)
     # log u lies above log(u + ½) - 1.1 for any u > 0, and at -∞ for u = 0.
@@ -251,7 +253,11 @@ def rates_given_mean(
     f = m + weight * (top - m)
     for _ in range(n_iterations):
         s, a, _ = channel.derivatives(counts, f)
-        f = jnp.clip(f - (f - m - d * s) / (1 + d * a), low, high)
+        slope = f - m - d * s  # of the objective downhill, which rises with f
+        low, high = jnp.where(slope < 0, f, low), jnp.where(slope < 0, high, f)
+        new = f - slope / (1 + d * a)
+        middle = jnp.where(jnp.isfinite(low), 0.5 * (low + high), high)
+        f = jnp.where((new >= low) & (new <= high), new, middle)
     return f
 
 

@@ -39,6 +39,11 @@ RULE_VARIANCE = float((_MASS * _PLACES**2).sum() / _MASS.sum())
 CENTRE_ITERATIONS = 2
 
 
+# Natural log of the largest weight of a node over that of the centre. Where two steps have not led
+# near the mode, as for a count ten thousand times what m expects, sums stay finite.
+LARGEST_WEIGHT = 60.0
+
+
 class Integral(NamedTuple):
     """L without what depends on the counts and the channel alone, and expectations given u."""
 
@@ -103,7 +108,8 @@ def _evaluate(channel: Channel, u: Matrix, m: Matrix, d: Float[Array, " gene"]) 
         for node, grown in ((k, e), (-k, -e / (1 + e))):
             step = node * spacing
             change = channel.change(u, f, step, grown)
-            log_weight.append((node, change - step * ((f - m) / d + 0.5 * step / d), change))
+            weight = change - step * ((f - m) / d + 0.5 * step / d)
+            log_weight.append((node, jnp.minimum(weight, LARGEST_WEIGHT), change))
     return _Nodes(f, spacing, variance, log_weight)
 
 

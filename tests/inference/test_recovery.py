@@ -95,3 +95,20 @@ def test_no_fixed_prior_decides_how_large_correlations_are(model, loadings, d):
     ours = result.get_correlation().values[pairs]
     assert 0.7 < truth @ ours / (truth @ truth) < 1.15
     assert d / 2 < np.median(result.d) < 2 * d
+
+
+@pytest.mark.parametrize(("count", "gene"), [(1e5, 3), (1e6, 50)])
+def test_one_wild_cell_costs_nothing(count, gene):
+    adata = nbln.datasets.simulate(500, 200, 3, seed=1)
+    adata.X = adata.X.toarray()
+    pairs = np.triu_indices(adata.n_vars, 1)
+    truth = true_correlation(adata)[pairs]
+
+    def recovery():
+        result = nbln.fit(adata, progress=False)
+        assert result.converged
+        return np.corrcoef(result.get_correlation().values[pairs], truth)[0, 1]
+
+    clean = recovery()
+    adata.X[7, gene] = count
+    assert recovery() > clean - 0.02

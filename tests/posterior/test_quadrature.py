@@ -3,11 +3,12 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import optimize
 from scipy.special import gammaln
 
 from nbln.channels.negative_binomial import NegativeBinomial
 from nbln.channels.poisson import Poisson
-from nbln.posterior import quadrature
+from nbln.posterior import mode, quadrature
 
 STEP = 1e-4
 
@@ -122,3 +123,37 @@ def test_sums_over_cells_are_not_biased_where_residuals_are_small():
     step = 1e-4
     by_d = (exact(u, m, 0.01 + step, 5.0) - exact(u, m, 0.01 - step, 5.0)) / (2 * step)
     assert abs(np.mean(given.residual_slope - by_d)) < 2e-3
+
+
+def wild():
+    counts, m = np.meshgrid([1e3, 1e4, 1e5, 1e6, 1e7], [-4.0, 0.0, 4.0, 9.0], indexing="ij")
+    return counts.ravel(), m.ravel()
+
+
+@pytest.mark.parametrize("d", [0.02, 0.1, 0.6])
+@pytest.mark.parametrize("r", [1.0, 5.0, 1000.0])
+def test_wild_counts_have_finite_integrals(d, r):
+    """Of a count ten thousand times what is expected nothing but that is asked."""
+    u, m = wild()
+    n = len(u)
+    args = jnp.float32(u[:, None]), jnp.float32(m[:, None]), jnp.full(1, d, jnp.float32)
+    found = quadrature.integrate(channel_of(r, 1), *args)
+    assert all(np.isfinite(np.asarray(part)).all() for part in found)
+    assert found.log.shape == (n, 1)
+
+
+@pytest.mark.parametrize("d", [0.02, 0.1, 0.6])
+@pytest.mark.parametrize("r", [1.0, 5.0, 1000.0, np.inf])
+def test_the_mode_is_found_wherever_the_count_is(d, r):
+    """Newton steps alone go to and fro between two points on either side of some."""
+    u, m = wild()
+    channel, of_d = channel_of(r, 1), jnp.full(1, d, jnp.float32)
+    f = mode.rates_given_mean(channel, jnp.float32(u[:, None]), jnp.float32(m[:, None]), of_d, 30)
+    for count, mean, found in zip(u, m, np.asarray(f[:, 0], float), strict=True):
+
+        def slope(x, count=count, mean=mean):
+            score = count - np.exp(x) if np.isinf(r) else r * (count - np.exp(x)) / (r + np.exp(x))
+            return x - mean - d * score
+
+        low, high = sorted((mean, np.log(count)))
+        assert abs(found - optimize.brentq(slope, low - 1e-6, high + 1e-6)) < 2e-3

@@ -61,7 +61,8 @@ def visit(genes: Genes, columns: Columns, cells: Cells, z: Float[Array, "2 cell"
     if columns.value:
         precision = effect**2 * a.sum(axis=1) + columns.precision[0]
         gradient = effect * s.sum(axis=1) - columns.precision[0] * z[0]
-        z = jnp.stack([z[0] + gradient / precision, precision])
+        bound = LARGEST_STEP / jnp.abs(effect)
+        z = jnp.stack([z[0] + jnp.clip(gradient / precision, -bound, bound), precision])
     return sums, z
 
 
