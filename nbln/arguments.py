@@ -8,6 +8,7 @@ import difflib
 import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,19 @@ def check_whole(argument: str, value: Any, least: int = 1) -> int:
     if not whole or value < least:
         raise ValueError(f"{shown(argument, value)}: must be a whole number, at least {least}")
     return int(value)
+
+
+def check_folder(call: str, path: Path) -> Path:
+    """`path`, if a file can be put there; `call` is how the user gave it.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such folder.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{call}: no such folder: {path.parent}")
+    return path
 
 
 def check_number(argument: str, value: Any, least: float, most: float, open_: bool) -> float:

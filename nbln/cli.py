@@ -18,6 +18,7 @@ from rich.text import Text
 import nbln
 from nbln import report, webpage
 from nbln.data import files
+from nbln.questions.diagnostics import doubts
 
 FIT, FITTED, PAIRS, REPORT = "fit.nc", "fitted.h5ad", "top_pairs.csv", "report.html"
 DRAWS, CALLS = "draws.nc", "called_pairs.csv"
@@ -224,9 +225,8 @@ def _leave(
     for label, sentence in report.lines(result, truth):
         table.add_row(Text(label, style="bold"), Text(sentence))
     summaries = [summary] if posterior is None else [summary, posterior.summary()]
-    doubtful = [x for one in summaries for x in one.query("status == 'warning'")["note"].items()]
-    for i, (quantity, note) in enumerate(doubtful):
-        table.add_row(Text("" if i else "Warnings", style="bold red"), Text(f"{quantity}: {note}"))
+    for i, doubt in enumerate(doubt for one in summaries for doubt in doubts(one)):
+        table.add_row(Text("" if i else "Warnings", style="bold red"), Text(doubt))
     console.print(table)
     said = [
         (targets[FIT], "the fit, for nbln.load"),

@@ -10,6 +10,7 @@ from nbln import pl, report
 from nbln.pl.posterior import spread_over_genes
 from nbln.pl.style import to_png
 from nbln.questions.checks import extreme, worst_genes
+from nbln.questions.diagnostics import doubts
 
 STYLE = """
 :root { color-scheme: light; }
@@ -105,9 +106,7 @@ def _certainty(posterior) -> list[str]:
     )
     summary = posterior.summary()
     parts = ["<h2>How sure are the correlations?</h2>", f"<p>{sentence}</p>"]
-    doubts = summary.query("status == 'warning'")["note"]
-    if len(doubts):
-        said = "; ".join(f"{quantity}: {note}" for quantity, note in doubts.items())
+    if said := "; ".join(doubts(summary)):
         parts.append(f"<p><b>With caution.</b> {html.escape(said)}.</p>")
     for title, caption, figure in (
         (

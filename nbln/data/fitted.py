@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Int
 
 from nbln import vocabulary as names
+from nbln.arguments import find
 from nbln.data.counts import Counts
 
 
@@ -86,13 +88,22 @@ class Fitted:
             mask[-1] = False
         return mask
 
-    @property
-    def absent(self) -> str:
-        """Why a gene of the data may not be among the names, for messages."""
-        pooled = (
-            f"; the rarest genes are pooled in {names.OTHER_GENE}: raise gene_coverage to keep more"
-        )
-        return pooled if self.has_other else ""
+    def find(self, genes, among: np.ndarray | None = None) -> Int[np.ndarray, " gene"]:
+        """Positions of genes among all names, or among those given; of all where `genes` is None.
+
+        Raises
+        ------
+        KeyError
+            Names the first that is not there, and says so where genes were pooled.
+        ValueError
+            No name at all.
+        """
+        among = self.gene_names if among is None else among
+        if genes is None:
+            return np.arange(len(among))
+        pooled = f"; the rarest genes are pooled in {names.OTHER_GENE}: "
+        absent = pooled + "raise gene_coverage to keep more" if self.has_other else ""
+        return find(genes, among, "genes", absent)
 
     def label(self, values, dims: tuple[str, ...], name: str | None = None) -> xr.DataArray:
         """Label an array with the names of its cells and genes."""

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nbln.arguments import find
 from nbln.data.slices import slices
 from nbln.pl import style
 from nbln.pl.genes import strongest_genes
@@ -134,7 +133,7 @@ def plot_compositional_corner_ppc(
     fitted = res.fitted
     data = fitted.data(counts)
     names_ = strongest_genes(res, 4) if genes is None else np.asarray(genes)
-    positions = find(names_, fitted.gene_names, "genes", fitted.absent)
+    positions = fitted.find(names_)
     if not 2 <= len(positions) <= 8:
         raise ValueError(f"genes=: two to eight genes make a corner, given {len(positions)}")
     n = len(positions)

@@ -37,8 +37,6 @@ RULE_MASS = float(_MASS.sum())
 RULE_VARIANCE = float((_MASS * _PLACES**2).sum() / _MASS.sum())
 # Scalar Newton steps to the mode; the rule needs it roughly only.
 CENTRE_ITERATIONS = 2
-
-
 # Natural log of the largest weight of a node over that of the centre. Where two steps have not led
 # near the mode, as for a count ten thousand times what m expects, sums stay finite.
 LARGEST_WEIGHT = 60.0

@@ -73,15 +73,6 @@ class ScaleSite(NamedTuple):
     distribution: Callable[[Scales], Any]
 
 
-class Switch(NamedTuple):
-    """One entry of each gene's loadings changed from spike to slab, or from slab to spike."""
-
-    precision: Loadings  # of the Gaussians that the entries then come from
-    log_odds: Float[
-        Array, " gene"
-    ]  # of this choice over the present one, Gaussians' widths included
-
-
 class Turn(NamedTuple):
     """How an update turns the columns of the loadings."""
 
@@ -167,9 +158,18 @@ class LoadingsPrior(eqx.Module):
         del key
         return self.column_precision(scales, away.shape)
 
-    def switch(self, key: jax.Array, scales: Scales, precision: Loadings) -> Switch | None:
-        """A membership of each gene, drawn uniformly, changed; None where the prior has none."""
-        del key, scales, precision
+    def switch(self, key: jax.Array, scales: Scales, precision: Loadings) -> Loadings:
+        """Precisions with one membership of each gene, drawn uniformly, changed."""
+        del key, scales
+        return precision
+
+    def log_choice(self, scales: Scales, precision: Loadings) -> Float[Array, " gene"]:
+        """Log-probability of each gene's memberships, and the widths of its Gaussians' densities.
+
+        As far as `switch` changes them: 0 where there are no memberships.
+        """
+        del scales
+        return jnp.zeros(len(precision))
 
     def member_probability(self, away: Loadings, scales: Scales) -> Loadings | None:
         """Probability that each known loading comes from the slab; None where all genes do."""

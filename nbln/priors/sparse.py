@@ -18,7 +18,6 @@ from nbln.priors.loadings import (
     Norms,
     Scales,
     ScaleSite,
-    Switch,
     Turn,
     principal_turn,
 )
@@ -169,13 +168,17 @@ class HorseshoeSparse(LoadingsPrior):
         slab, spike = self.variances(scales)
         n_genes, k = precision.shape
         chosen = jax.random.randint(key, (n_genes, 1), 0, k) == jnp.arange(k)
-        member = precision**2 * slab * spike < 1
-        other = jnp.where(member, 1 / spike, 1 / slab)
-        odds = jax.scipy.special.logit(scales["inclusion"]) * jnp.where(member, -1.0, 1.0)
-        odds = odds + 0.5 * jnp.log(other / precision)
-        return Switch(
-            jnp.where(chosen, other, precision), jnp.sum(jnp.where(chosen, odds, 0.0), axis=1)
-        )
+        other = jnp.where(self._in_slab(scales, precision), 1 / spike, 1 / slab)
+        return jnp.where(chosen, other, precision)
+
+    def log_choice(self, scales, precision):
+        share = scales["inclusion"]
+        chosen = jnp.where(self._in_slab(scales, precision), jnp.log(share), jnp.log1p(-share))
+        return jnp.sum(chosen + 0.5 * jnp.log(precision), axis=1)
+
+    def _in_slab(self, scales, precision):
+        slab, spike = self.variances(scales)
+        return precision**2 * slab * spike < 1
 
     def member_probability(self, away, scales):
         in_slab, in_spike = self._parts(away, scales)

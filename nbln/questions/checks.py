@@ -16,7 +16,6 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from nbln import vocabulary as names
-from nbln.arguments import find
 from nbln.data.counts import Counts
 from nbln.data.fitted import Fitted
 from nbln.data.histogram import bin_edges, bin_of
@@ -181,7 +180,7 @@ def _largest(data: Counts, n_samples: int) -> Int[np.ndarray, " gene"]:
 def _pair_genes(fitted: Fitted, totals, genes) -> Int[np.ndarray, " pair_gene"]:
     """The genes whose correlations are checked."""
     if genes is not None:
-        positions = find(genes, fitted.gene_names, "genes", fitted.absent)
+        positions = fitted.find(genes)
         if len(positions) < 2:
             raise ValueError(f"check(genes={genes!r}): name two genes at least, or none")
         return positions

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from nbln import vocabulary as names
-from nbln.arguments import choose, find
+from nbln.arguments import choose
 from nbln.data.fitted import Fitted
 from nbln.posterior import draws, mode
 from nbln.posterior.cells import CellsAtMode
@@ -22,9 +22,7 @@ def denoised(
 ) -> xr.Dataset:
     """See `LaplaceResult.get_denoised`."""
     choose("scale", scale, SCALES)
-    columns = (
-        slice(None) if genes is None else find(genes, fitted.gene_names, "genes", fitted.absent)
-    )
+    columns = slice(None) if genes is None else fitted.find(genes)
     gene_names = fitted.gene_names[columns]
     values = [np.empty((fitted.n_cells, len(gene_names)), np.float32) for _ in range(2)]
     for block, cells, z in at_mode.blocks():

@@ -41,10 +41,21 @@ class Row(NamedTuple):
     status: str = OK
     note: str = ""
 
+    @classmethod
+    def judged(cls, quantity: str, value, bad: bool, note: str) -> "Row":
+        """A line that warns, with a note, where `bad`."""
+        return cls(quantity, value, WARNING, note) if bad else cls(quantity, value)
+
 
 def table(rows: Iterable[Row]) -> pd.DataFrame:
     """The summary: quantity (index), value, status, note; for people and for code."""
     return pd.DataFrame(list(rows), columns=Row._fields).set_index("quantity")
+
+
+def doubts(summary: pd.DataFrame) -> list[str]:
+    """What a summary warns of, one sentence a quantity."""
+    rows = summary[summary["status"] == WARNING]
+    return [f"{quantity}: {note}" for quantity, note in zip(rows.index, rows["note"], strict=True)]
 
 
 def convergence(
@@ -54,7 +65,7 @@ def convergence(
     if not source_converged:
         yield Row("source_converged", False, WARNING, "fit the source with more n_steps")
     yield Row(*steps)
-    yield Row("converged", bool(converged), *((OK, "") if converged else (WARNING, remedy)))
+    yield Row.judged("converged", bool(converged), not converged, remedy)
 
 
 def data(fitted: Fitted) -> Iterator[Row]:
@@ -67,7 +78,7 @@ def cells(posterior: CellPosterior) -> Iterator[Row]:
     """Whether each cell's mode was reached."""
     n = int((~posterior.converged).sum())
     remedy = "look at these cells (result.cell_converged): extreme totals, or a single gene"
-    yield Row("unconverged_cells", n, *((OK, "") if n == 0 else (WARNING, remedy)))
+    yield Row.judged("unconverged_cells", n, n > 0, remedy)
     yield Row("largest_gradient_norm", float(posterior.gradient_norm.max()))
 
 
@@ -95,7 +106,7 @@ def programs(columns: dict, gauge: dict[str, float], learned: bool) -> Iterator[
     ratio = gauge["gauge_contamination_ratio"]
     high = rank > 0 and ratio > 1
     remedy = "most shared variation is a cell's depth; read the compositional correlations only"
-    yield Row("gauge_contamination_ratio", ratio, *((WARNING, remedy) if high else ()))
+    yield Row.judged("gauge_contamination_ratio", ratio, high, remedy)
     # Those that carry signal and the first that does not.
     for k, sigma in enumerate(columns["sigma_k"][: rank + 1]):
         yield Row(f"sigma_{k}", float(sigma))
@@ -161,8 +172,7 @@ def _far_genes(checks: xr.Dataset):
 
 
 def _misfit(quantity, share, note, most):
-    bad = share > most
-    return Row(quantity, share, *((WARNING, f"{share:.0%} of genes: {note}") if bad else ()))
+    return Row.judged(quantity, share, share > most, f"{share:.0%} of genes: {note}")
 
 
 def k_hat(shapes: xr.DataArray) -> Row:

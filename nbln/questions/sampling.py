@@ -26,7 +26,6 @@ MOST = 0.95
 FEWEST_CELLS = 100  # calibration was measured from 500 cells on
 LEAST_SAME = 0.5  # share of draws in which a program is that of the fit
 
-
 QUANTITIES = {
     "correlations": "correlations of pairs at random",
     "strong_correlations": "the strongest correlations",
@@ -112,24 +111,24 @@ def summary(posterior) -> Iterator[Row]:
     for step, share in zip(("cells", "rows", "overdispersion"), accepted, strict=False):
         low = share < LEAST_ACCEPTED
         note = "few proposals are accepted: draws are correlated; sample more of them"
-        yield Row(f"accepted_{step}", round(float(share), 3), *((WARNING, note) if low else ()))
+        yield Row.judged(f"accepted_{step}", round(float(share), 3), low, note)
     n_cells = posterior.fitted.n_cells
     note = f"fewer than {FEWEST_CELLS} cells: intervals and calls were not tried on so few"
-    yield Row("cells", n_cells, *(() if n_cells >= FEWEST_CELLS else (WARNING, note)))
+    yield Row.judged("cells", n_cells, n_cells < FEWEST_CELLS, note)
     for name, row in posterior.get_diagnostics().iterrows():
         of_what = QUANTITIES[str(name)]
         low = not row.ess >= LEAST_ESS
         note = f"{of_what}: too few for the ends of intervals; raise n_draws"
-        yield Row(f"ess_{name}", round(float(row.ess), 1), *((WARNING, note) if low else ()))
+        yield Row.judged(f"ess_{name}", round(float(row.ess), 1), low, note)
         apart = row.r_hat > R_HAT_LIMIT
         note = f"{of_what}: chains differ; raise n_warmup and n_draws"
-        yield Row(f"r_hat_{name}", round(float(row.r_hat), 3), *((WARNING, note) if apart else ()))
+        yield Row.judged(f"r_hat_{name}", round(float(row.r_hat), 3), apart, note)
     numbers = posterior.get_n_programs()
     yield Row("programs", int(numbers.idxmax()))
     yield Row("programs_probability", round(float(numbers.max()), 3))
     loose = int((posterior.get_program_stability()["same"] < LEAST_SAME).sum())
     note = "their genes differ between draws: read correlations, not these programs"
-    yield Row("unstable_programs", loose, *((WARNING, note) if loose else ()))
+    yield Row.judged("unstable_programs", loose, loose > 0, note)
     over = posterior.get_overdispersion()
     yield Row("overdispersion", round(float(over["total"].median()), 3))
     yield Row("residual_share", round(float(over["share"].median()), 3))

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from nbln import vocabulary as names
+from nbln.arguments import check_folder
 from nbln.data.fitted import Fitted
 from nbln.results import version2
 
@@ -87,8 +88,7 @@ def nested(groups: Groups, under: str) -> Groups:
 def write(path: str | os.PathLike, kind: str, groups: Groups) -> None:
     """Write the groups of a result of this kind; the file appears whole or not at all."""
     path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"save({str(path)!r}): no such folder: {path.parent}")
+    check_folder(f"save({str(path)!r})", path)
     root = xr.Dataset(attrs={"format": FORMAT, "format_version": VERSION, "kind": kind})
     tree = xr.DataTree.from_dict({"/": root} | {f"/{n}": d for n, d in groups.items()})
     partial = path.with_name(path.name + ".partial")

@@ -12,7 +12,6 @@ import xarray as xr
 
 from nbln import registry
 from nbln import vocabulary as names
-from nbln.arguments import find
 from nbln.inference.sampler.engine import SamplerConfig
 from nbln.posterior.cells import CellsAtMode
 from nbln.priors.capture import KnownCapture
@@ -134,7 +133,7 @@ class LaplaceResult(LogNormalResult):
             An unknown gene.
         """
         covariance, labels = self._covariance(kind)
-        rows = self._rows(genes, labels)
+        rows = self.fitted.find(genes, labels)
         return _matrix(covariance.block(rows, rows), labels[rows], "covariance")
 
     def get_correlation(
@@ -142,14 +141,9 @@ class LaplaceResult(LogNormalResult):
     ) -> xr.DataArray:
         """Correlation of log-rates or expression, (gene, gene_); as in `get_covariance`."""
         covariance, labels = self._covariance(kind)
-        rows = self._rows(genes, labels)
+        rows = self.fitted.find(genes, labels)
         values = covariance.correlation_block(rows, rows)
         return _matrix(values, labels[rows], "correlation")
-
-    def _rows(self, genes, labels):
-        if genes is None:
-            return np.arange(len(labels))
-        return find(genes, labels, "genes", self.fitted.absent)
 
     def top_pairs(self, n: int = 100, kind: str = "compositional") -> pd.DataFrame:
         """The `n` most correlated pairs: gene_a, gene_b, correlation; strongest first."""

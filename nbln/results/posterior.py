@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from nbln import registry
 from nbln import vocabulary as names
-from nbln.arguments import check_number, find
+from nbln.arguments import check_number
 from nbln.data.fitted import Fitted
 from nbln.inference.sampler.engine import Draws
 from nbln.priors.loadings import LoadingsPrior
@@ -130,9 +130,7 @@ class PosteriorDraws:
         """
         intervals.check_level(level)
         draws = self._correlations(kind)
-        rows = np.arange(draws.n_genes)
-        if genes is not None:
-            rows = find(genes, draws.gene_names, "genes", self.fitted.absent)
+        rows = self.fitted.find(genes, draws.gene_names)
         summary = intervals.correlations(draws, rows, rows, level)
         labels = {names.GENE: draws.gene_names[rows], names.GENE_: draws.gene_names[rows]}
         dims = (names.GENE, names.GENE_)
@@ -194,7 +192,7 @@ class PosteriorDraws:
         if not isinstance(gene, str):
             raise TypeError("partners(gene=): give the name of one gene; pairs() is about all")
         draws = self._correlations(kind)
-        row = find([gene], draws.gene_names, "genes", self.fitted.absent)
+        row = self.fitted.find([gene], draws.gene_names)
         return intervals.pairs(draws, *_checked("partners", min_abs, fdr, level), rows=row)
 
     # Programs
@@ -308,6 +306,10 @@ class PosteriorDraws:
 
     def summary(self) -> pd.DataFrame:
         """Whether to believe the draws: one row a quantity, with value, status and note."""
+        return self._summary.copy()
+
+    @cached_property
+    def _summary(self) -> pd.DataFrame:
         return diagnostics.table(sampling.summary(self))
 
     def to_datatree(self) -> xr.DataTree:

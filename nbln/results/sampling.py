@@ -15,6 +15,7 @@ from nbln.inference.sampler import engine
 from nbln.inference.sampler.engine import SamplerConfig, Start
 from nbln.posterior.mode import Parameters
 from nbln.priors.loadings import FittedLoadings
+from nbln.questions.diagnostics import doubts
 from nbln.results.log_normal import LogNormalResult
 from nbln.results.posterior import PosteriorDraws
 
@@ -48,9 +49,8 @@ def sample(
         z_sd=samples.z_sd,
         fit_converged=result.converged,
     )
-    doubts = posterior.summary().query("status == 'warning'")["note"]
-    for quantity, note in doubts.items():
-        log.warning("sample_posterior: %s: %s", quantity, note)
+    for doubt in doubts(posterior.summary()):
+        log.warning("sample_posterior: %s", doubt)
     return posterior
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from nbln.arguments import check_folder, shown
+
 
 class Saver:
     """Writes where a run stands every so many seconds; does nothing without a path.
@@ -20,10 +22,8 @@ class Saver:
     """
 
     def __init__(self, path: str | Path | None, stamp: str, seconds: float):
-        self._path = None if path is None else Path(path)
-        if self._path is not None and not self._path.parent.is_dir():
-            folder = self._path.parent
-            raise FileNotFoundError(f"checkpoint={str(path)!r}: no such folder: {folder}")
+        said = shown("checkpoint", str(path))
+        self._path = None if path is None else check_folder(said, Path(path))
         self._stamp, self._seconds = stamp, seconds
         self._last = time.monotonic()
 

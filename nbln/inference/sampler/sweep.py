@@ -19,7 +19,7 @@ from nbln.inference.sampler.cells import Drawn, Genes, Sums
 from nbln.inference.sampler.langevin import Local, Proposal
 from nbln.inference.stream import CellStream
 from nbln.linalg import small
-from nbln.priors.loadings import Loadings, LoadingsPrior, Norms, Scales, Switch
+from nbln.priors.loadings import Loadings, LoadingsPrior, Norms, Scales
 from nbln.priors.univariate import Prior, SmoothPrior
 
 # Entries of the counts up to which a sweep has two steps of rows and of overdispersion, which moves
@@ -82,7 +82,7 @@ class Taken(NamedTuple):
 
 def sweep(key, target: Target, stream: CellStream, state: State, cells, warm, kept):
     """Draw everything once; the new state, the new cells, what was accepted."""
-    keys = jax.random.split(key, 6)
+    keys = jax.random.split(key, 5)
     given = (target.overdispersion, state.basis, warm, kept, stream.columns)
     (sums, drawn), cells = stream.scan(cell_steps.draw, cells, keys[0], state.genes, *given)
 
@@ -110,7 +110,7 @@ def sweep(key, target: Target, stream: CellStream, state: State, cells, warm, ke
             genes, proposal = propose_shift(other, target, state, sums)
             new = visit(genes)
             state, sums, shift = accept_shift(other, target, state, sums, genes, proposal, new)
-    state = finish(keys[5], target, state, drawn, warm)
+    state = finish(keys[4], target, state, drawn, warm)
     return state, cells, Taken(drawn.taken / drawn.n_cells, rows, taken, shift)
 
 
@@ -136,28 +136,17 @@ def _rows_at(target: Target, state: State, genes: Genes, sums: Sums) -> Local:
     return Local.of(gradient.at[0].add(slope), N.at[0, 0].add(curvature))
 
 
-def _switch(key, target: Target, state: State) -> Switch:
-    """Changed memberships of some genes, to be proposed with the loadings that follow from them.
+@eqx.filter_jit
+def propose_rows(key, target: Target, state: State, sums: Sums) -> tuple[State, Proposal]:
+    """The state with other rows, of some genes under another membership.
 
     Drawn given the loadings alone a membership hardly moves, since a loading that has the size of
     a member's is improbable under the spike, and the reverse.
     """
-    for_entry, for_gene = jax.random.split(key)
-    n_genes = len(state.precision)
-    switch = target.loadings.switch(for_entry, state.scales, state.precision)
-    if switch is None:
-        return Switch(state.precision, jnp.zeros(n_genes))
-    some = jax.random.bernoulli(for_gene, SWITCHES, (n_genes,))
-    return Switch(
-        jnp.where(some[:, None], switch.precision, state.precision),
-        jnp.where(some, switch.log_odds, 0.0),
-    )
-
-
-@eqx.filter_jit
-def propose_rows(key, target: Target, state: State, sums: Sums) -> tuple[State, Proposal]:
-    """The state with other rows, of some genes under another membership."""
-    to = state._replace(precision=_switch(jax.random.fold_in(key, 2), target, state).precision)
+    for_entry, for_gene = jax.random.split(jax.random.fold_in(key, 2))
+    switched = target.loadings.switch(for_entry, state.scales, state.precision)
+    some = jax.random.bernoulli(for_gene, SWITCHES, (len(switched), 1))
+    to = state._replace(precision=jnp.where(some, switched, state.precision))
     proposal = langevin.propose(key, _rows_at(target, to, state.genes, sums))
     rows = _rows(state.genes).at[-len(proposal.move) :].add(proposal.move)
     return to._replace(genes=state.genes._replace(mu=rows[0], W=rows[1:].T)), proposal
@@ -169,10 +158,11 @@ def accept_rows(key, target, state: State, sums: Sums, to: State, proposal, new:
 
     def log_prior(state):
         away = state.genes.W - state.centre
-        return target.log_mean(state.genes.mu) - 0.5 * jnp.sum(state.precision * away**2, axis=1)
+        choice = target.loadings.log_choice(state.scales, state.precision)
+        gaussian = -0.5 * jnp.sum(state.precision * away**2, axis=1)
+        return target.log_mean(state.genes.mu) + gaussian + choice
 
-    switch = _switch(jax.random.fold_in(key, 2), target, state)
-    rise = new.log - sums.log + log_prior(to) - log_prior(state) + switch.log_odds
+    rise = new.log - sums.log + log_prior(to) - log_prior(state)
     back = _rows_at(target, state, to.genes, new)
     taken = langevin.accept(jax.random.fold_in(key, 1), proposal, back, rise)
     genes = to.genes.where(taken, state.genes)
