@@ -27,8 +27,10 @@ th, td { text-align: left; padding: .2rem .8rem .2rem 0; vertical-align: top;
 td.warning { color: #a33c00; font-weight: 600; }
 dl { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .2rem 1rem; }
 dt { font-weight: 600; } dd { margin: 0; }
-@media (max-width: 36rem) { th, td { padding-right: .5rem; overflow-wrap: anywhere; }
-  table { font-size: .8rem; } dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; } }
+@media (max-width: 36rem) {
+  th, td { padding-right: .5rem; } .notes td:last-child { overflow-wrap: anywhere; }
+  table { font-size: .8rem; } dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; }
+}
 """
 SHOWN_PAIRS = 30
 UNSURE = (
@@ -216,7 +218,7 @@ def _summary(table: pd.DataFrame) -> str:
     shown = table.reset_index()
     shown["value"] = [_shown(value) for value in shown["value"]]
     plain, marked = "<td>warning</td>", '<td class="warning">warning</td>'
-    return _table(shown, index=False).replace(plain, marked)
+    return _table(shown, index=False, kind="table notes").replace(plain, marked)
 
 
 def _shown(value) -> str:
@@ -225,8 +227,8 @@ def _shown(value) -> str:
     return f"{value:.3g}" if isinstance(value, float) else f"{value:,}"
 
 
-def _table(table: pd.DataFrame, index: bool) -> str:
-    return f'<div class="table">{table.to_html(index=index, border=0)}</div>'
+def _table(table: pd.DataFrame, index: bool, kind: str = "table") -> str:
+    return f'<div class="{kind}">{table.to_html(index=index, border=0)}</div>'
 
 
 def _picture(figure, title, caption) -> str:

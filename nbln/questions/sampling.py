@@ -118,7 +118,7 @@ def summary(posterior) -> Iterator[Row]:
     for name, row in posterior.get_diagnostics().iterrows():
         of_what = QUANTITIES[str(name)]
         low = not row.ess >= LEAST_ESS
-        note = f"{of_what}: too few for the ends of intervals; raise n_draws"
+        note = f"{of_what}: too few effective draws for the ends of intervals; raise n_draws"
         yield Row.judged(f"ess_{name}", round(float(row.ess), 1), low, note)
         apart = row.r_hat > R_HAT_LIMIT
         note = f"{of_what}: chains differ; raise n_warmup and n_draws"
