@@ -20,7 +20,7 @@ MU = np.log([900.0, 2_500.0, 6_000.0])
 W = np.array([[0.5], [-0.4], [0.3]])
 D = np.array([0.15, 0.1, 0.2])
 R = np.array([1_000.0, 2_000.0, 3_000.0])
-N_DRAWS = 12_000
+N_CHAINS, N_DRAWS = 4, 12_000
 COUNTS = np.array([[700.0, 1_600.0, 2_500.0]])
 CAPTURE = {
     "known": KnownCapture(jnp.array([0.5])),
@@ -42,11 +42,11 @@ def nuts(capture):
     given = {"mu": MU, "W": W, "d": D, "r": R}
     program = handlers.condition(model_of(capture), {n: jnp.asarray(x) for n, x in given.items()})
     kernel = NUTS(program, dense_mass=True, target_accept_prob=0.9)
-    chains = {"num_chains": 2, "chain_method": "vectorized", "progress_bar": False}
+    chains = {"num_chains": N_CHAINS, "chain_method": "vectorized", "progress_bar": False}
     mcmc = MCMC(kernel, num_warmup=1_000, num_samples=N_DRAWS, **chains)
     mcmc.run(jax.random.key(0), jnp.asarray(COUNTS, jnp.float32))
     samples = {n: np.asarray(x, np.float64) for n, x in mcmc.get_samples(True).items()}
-    eta = samples.get("eta", np.full((2, N_DRAWS, 1), 0.5))
+    eta = samples.get("eta", np.full((N_CHAINS, N_DRAWS, 1), 0.5))
     return samples["x"][:, :, 0] - eta, eta
 
 
