@@ -1,0 +1,37 @@
+"""A file that appears whole or not at all."""
+
+import os
+import secrets
+from pathlib import Path
+
+from nbln.arguments import check_folder
+
+
+def write(path: str | os.PathLike, data: bytes | memoryview) -> None:
+    """Write a file beside the old one, flush it to the disk, and put it in the old one's place.
+
+    The permissions of an old file stay, and a symbolic link stays one. Where anything fails, a full
+    disk or an interruption, the old file is as it was.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such folder.
+    OSError
+        The file cannot be written.
+    """
+    target = Path(os.path.realpath(check_folder(str(path), Path(path))))
+    # Nobody can lay a file or a link under a name that nobody can guess; O_EXCL refuses one.
+    partial = target.with_name(f".nbln-{secrets.token_hex(8)}.partial")
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            os.chmod(partial, target.stat().st_mode & 0o7777)
+        os.replace(partial, target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
