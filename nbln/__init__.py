@@ -2,6 +2,7 @@
 
 from nbln import datasets, pl, registry
 from nbln.api import fit, load
+from nbln.inference.checkpoint import Checkpoint
 from nbln.inference.laplace.engine import LaplaceConfig
 from nbln.inference.svi.engine import SVIConfig
 from nbln.priors.shrinkage import Shrinkage
@@ -11,6 +12,7 @@ from nbln.results.svi import SVIResult
 
 __version__ = "0.1.0"
 __all__ = [
+    "Checkpoint",
     "LaplaceConfig",
     "LaplaceResult",
     "SVIConfig",

@@ -1,11 +1,13 @@
 """`fit` and `load`: arguments -> plan -> result."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 from nbln import plan
 from nbln.arguments import check_keywords, check_whole
 from nbln.data.counts import Counts
+from nbln.inference.checkpoint import Checkpoint, Saver
 from nbln.inference.laplace.engine import LaplaceConfig
 from nbln.inference.svi.engine import SVIConfig
 from nbln.results import io
@@ -37,6 +39,7 @@ def fit(
     tol: float | None = None,
     seed: int = 0,
     progress: bool = True,
+    checkpoint: str | Path | Checkpoint | None = None,
     svi: SVIConfig | None = None,
     laplace: LaplaceConfig | None = None,
     **unknown: Any,
@@ -89,6 +92,10 @@ def fit(
         Same seed, same numbers on the same machine.
     progress
         Show a progress bar.
+    checkpoint
+        A file that says where the fit stands, written every minute and when it is interrupted. The
+        same call goes on from it and ends with the same numbers; then it is removed. For other
+        habits give a `nbln.Checkpoint`.
     svi, laplace
         Finer settings of the engines.
 
@@ -104,7 +111,7 @@ def fit(
         No such layer.
     ValueError
         Counts or arguments that cannot be fitted, or an argument that the model does not use; the
-        message says which and what to do.
+        message says which and what to do. A checkpoint that is damaged, or of another fit.
     FloatingPointError
         The fit diverged; the message names the step and the parameter.
     """
@@ -112,12 +119,14 @@ def fit(
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(fit).parameters.items()
-        if name not in ("adata", "unknown")
+        if name not in ("adata", "checkpoint", "unknown")
     }
-    check_keywords("fit", unknown, ["adata", *defaults])
+    check_keywords("fit", unknown, ["adata", "checkpoint", *defaults])
     check_whole("fit(seed", seed, 0)
     built = plan.make({name: given[name] for name in defaults}, defaults)
-    return built.run(Counts.from_anndata(adata, layer=layer, gene_coverage=gene_coverage))
+    with Saver(checkpoint) as saver:
+        counts = Counts.from_anndata(adata, layer=layer, gene_coverage=gene_coverage)
+        return built.run(counts, saver)
 
 
 def load(path) -> Result:

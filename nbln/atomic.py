@@ -2,12 +2,22 @@
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from nbln.arguments import check_folder
 
 
 def write(path: str | os.PathLike, data: bytes | memoryview) -> None:
+    """Write a file in one piece; see `replacing`."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Write a file beside the old one, flush it to the disk, and put it in the old one's place.
 
     The permissions of an old file stay, and a symbolic link stays one. Where anything fails, a full
@@ -26,7 +36,7 @@ def write(path: str | os.PathLike, data: bytes | memoryview) -> None:
     handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         if target.exists():

@@ -22,6 +22,7 @@ from nbln.cascade import CascadeConfig
 from nbln.channels.negative_binomial import TYPICAL_R
 from nbln.data.counts import Counts
 from nbln.data.fitted import Fitted
+from nbln.inference.checkpoint import OFF, Saver
 from nbln.inference.laplace import engine as laplace_engine
 from nbln.inference.laplace.engine import LaplaceConfig, LaplaceFit, fit_laplace
 from nbln.inference.svi import engine as svi_engine
@@ -86,8 +87,8 @@ class Plan(abc.ABC):
         """
 
     @abc.abstractmethod
-    def run(self, counts: Counts) -> Result:
-        """Check the rest, and fit."""
+    def run(self, counts: Counts, saver: Saver = OFF) -> Result:
+        """Check the rest, and fit; `saver` keeps where the fit stands."""
 
     def fitted(self, counts: Counts, settings: dict, seconds: dict[str, float]) -> Fitted:
         """What the result remembers of the counts and of this plan."""
@@ -132,14 +133,14 @@ class SVIPlan(Plan):
         common = (row, priors, plan.layer, plan.gene_coverage, plan.seed, plan.progress)
         return cls(*common, parameterization=next(iter(row.parameterizations)), config=config)
 
-    def run(self, counts):
+    def run(self, counts, saver=OFF):
         rule, note = self.priors.capture(counts.library_size)
         log.info(note)
         capture = rule.of(counts.library_size)
         way = self.row.parameterizations[self.parameterization]()
         beliefs = self.priors.sites(counts.n_cells)
         program = self.row.program({s.name: beliefs[s.name] for s in way.sites}, capture, way)
-        fit = fit_svi(program, counts, self.config, self.seed, self.progress)
+        fit = fit_svi(program, counts, self.config, self.seed, self.progress, saver)
         settings = {"parameterization": self.parameterization, "guide": self.config.guide}
         return SVIResult(
             fitted=self.fitted(counts, settings, fit.seconds),
@@ -212,17 +213,27 @@ class LaplacePlan(Plan):
         starting = replace(cascade, tau=np.inf, freeze=(names.ETA,))
         return replace(plan, source=SVIPlan.source_of(plan, svi), cascade=starting)
 
-    def run(self, counts):
+    def run(self, counts, saver=OFF):
         latent_dim = options.check_latent_dim(self.latent_dim, counts.n_cells, counts.n_genes)
-        source = self.source.run(counts) if isinstance(self.source, SVIPlan) else self.source
+        source = self.source
+        if isinstance(source, SVIPlan):
+            source = source.run(counts, saver)
         began = time.perf_counter()
         beliefs = self._beliefs(counts, source)
         program: LogNormalModel = self.row.program(
             beliefs.priors, self.priors.loadings, beliefs.capture, latent_dim
         )
-        start = beliefs.mean, beliefs.log_r
-        pooled = self._pooled(beliefs)
-        fit = fit_laplace(program, counts, *start, self.config, self.seed, self.progress, pooled)
+        fit = fit_laplace(
+            program,
+            counts,
+            beliefs.mean,
+            beliefs.log_r,
+            self.config,
+            self.seed,
+            self.progress,
+            self._pooled(beliefs),
+            saver,
+        )
         self._report_matching(fit, source)
         seconds = fit.seconds | {"total": time.perf_counter() - began}
         result = self._result(counts, program, fit, beliefs, seconds)

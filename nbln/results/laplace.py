@@ -73,8 +73,8 @@ class LaplaceResult(LogNormalResult):
         progress
             Whether to show a bar, with effective draws and R-hat as they come.
         checkpoint
-            Path of a file that is written every minute and removed at the end; a run that was
-            killed goes on from it with the same draws.
+            A file that says where the chains stand, as in `nbln.fit`: a run that was killed goes on
+            from it with the same draws.
         counts
             The AnnData of the fit; needed after loading.
 

@@ -11,6 +11,7 @@ from nbln import registry
 from nbln import vocabulary as names
 from nbln.arguments import choose
 from nbln.inference import overdispersion
+from nbln.inference.checkpoint import Saver
 from nbln.inference.sampler import engine
 from nbln.inference.sampler.engine import SamplerConfig, Start
 from nbln.posterior.mode import Parameters
@@ -31,7 +32,8 @@ def sample(
     choose("sample_posterior(capture", capture, (LATENT, SOURCE))
     data = result.fitted.data(counts)
     start = _start(result, data, capture)
-    samples = engine.sample(data, start, config, progress, checkpoint)
+    with Saver(checkpoint) as saver:
+        samples = engine.sample(data, start, config, progress, saver)
     settings = {
         **result.fitted.settings,
         "n_warmup": config.n_warmup,

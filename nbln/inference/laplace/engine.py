@@ -9,7 +9,7 @@ changes that matter.
 import logging
 import time
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -20,9 +20,12 @@ from jaxtyping import Array, Float
 from nbln import vocabulary as names
 from nbln.arguments import check_settings, number, whole
 from nbln.data.counts import Counts
+from nbln.data.histogram import CountTails
+from nbln.inference.checkpoint import OFF, Saver, Stage
 from nbln.inference.laplace import pooled, start, statistics
 from nbln.inference.laplace.basis import Rotation
 from nbln.inference.laplace.rows import Damping
+from nbln.inference.laplace.run import CONVERGED, FITTING, LEARNING, REFITTING, STOPPED, Run
 from nbln.inference.laplace.update import Change, Info, State, priors_at, update
 from nbln.inference.overdispersion import Overdispersion
 from nbln.inference.stream import CHUNK_BYTES, CellStream
@@ -118,26 +121,26 @@ def fit_laplace(
     seed: int = 0,
     progress: bool = False,
     pool: bool = False,
+    saver: Saver = OFF,
 ) -> LaplaceFit:
     """Fit a log-normal model; `mean` and `log_r` are first values of e^μ and of log dispersion.
 
     Where `pool` is true, d and the channel's own overdispersion are then learned over all genes, in
-    place of their priors; see `pooled`.
+    place of their priors; see `pooled`. `saver` keeps where the fit stands.
     """
     began = time.perf_counter()
+    decides = counts.fingerprint, model, mean, log_r, config, seed, pool
+    stage = saver.stage("laplace", *decides)
     stream = CellStream(counts, model.augmentation, config.resident_bytes, config.chunk_bytes)
-    tails = stream.tails()
-    state = first_state(model, stream, mean, log_r, seed)
-    z = stream.zeros(model.latent_dim + len(stream.columns.value))
-    _, z = stream.scan(first_step, z, state.parameters, stream.columns)
+    task = Task(model, stream, stream.tails(), config, seed, progress, stage)
+    coordinates = pooled.coordinates(model.channel.start(jnp.asarray(log_r))) if pool else None
+    run = _begin(task, first_state(model, stream, mean, log_r, seed), coordinates)
     started = time.perf_counter()
-    run = _iterate(model, stream, Run(state, z, []), tails, config, progress)
-    coordinates = pooled.coordinates(run.state.parameters.channel) if pool else None
-    if coordinates is not None and run.converged:
-        run = _learn_overdispersion(model, stream, run, coordinates, tails, config, seed, progress)
-    state, z, history, converged = run
+    run = _go_on(task, run, coordinates)
+    stage.finish(run.snapshot())
     iterated = time.perf_counter()
-    sums, cells = _finish(stream, state, z, config)
+    state = run.state
+    sums, cells = _finish(stream, state, run.z, config)
     n_astray = int((~cells.converged).sum())
     if n_astray:
         log.warning("%d of %d cells did not reach their posterior mode", n_astray, counts.n_cells)
@@ -151,9 +154,9 @@ def fit_laplace(
         FittedLoadings(model.loadings, state.scales, state.precision),
         cells,
         sums.normal,
-        _channel_sd(model, state.parameters, sums.channel, tails),
-        jax.tree.map(lambda *leaves: np.stack(leaves), *history),
-        converged,
+        _channel_sd(model, state.parameters, sums.channel, task.tails),
+        jax.tree.map(lambda *leaves: np.stack(leaves), *run.history),
+        run.part == CONVERGED,
         seconds,
     )
 
@@ -198,74 +201,114 @@ def _first_state(model, plain: Parameters, sums, probes) -> State:
     )
 
 
-class Run(NamedTuple):
-    """Where iterations stand."""
+class Task(NamedTuple):
+    """What is iterated, and how."""
 
-    state: State
-    z: Any  # the cells' coordinates, as the stream has them
-    history: list[Info]
-    converged: bool = False
+    model: LogNormalModel
+    stream: CellStream
+    tails: CountTails
+    config: LaplaceConfig
+    seed: int
+    progress: bool
+    stage: Stage
 
 
-def _iterate(model, stream: CellStream, run: Run, tails, config: LaplaceConfig, progress) -> Run:
+def _begin(task: Task, state: State, coordinates: Overdispersion | None) -> Run:
+    """The run that was interrupted, or one at its first modes."""
+    z = task.stream.zeros(task.model.latent_dim + len(task.stream.columns.value))
+    at = None
+    if coordinates is not None:
+        at = pooled.first(coordinates, coordinates.pooling(), state.parameters)
+    run = Run(state, z, at)
+    if (saved := run.restored(task.stage)) is not None:
+        return saved
+    _, z = task.stream.scan(first_step, z, state.parameters, task.stream.columns)
+    return run._replace(z=z)
+
+
+def _go_on(task: Task, run: Run, coordinates: Overdispersion | None) -> Run:
+    """The parts that are left."""
+    if run.part == FITTING:
+        run = _iterate(task, run)
+        if coordinates is not None and run.part == CONVERGED:
+            at = pooled.first(coordinates, coordinates.pooling(), run.state.parameters)
+            run = run.next(LEARNING)._replace(at=at)
+    if run.part in (LEARNING, REFITTING):
+        assert coordinates is not None, "only what can be learned is"
+        if run.part == LEARNING:
+            run = _learn_overdispersion(task, run, coordinates)
+        assert run.at is not None, "learned by now"
+        known = pooled.held(task.model, coordinates, run.at.psi)
+        run = _iterate(task._replace(model=known), run)
+    return run
+
+
+def _iterate(task: Task, run: Run) -> Run:
     """Iterate until converged; reads what an iteration did while the next one runs."""
-    state, z, history, _ = run
-    previous, converged = None, False
-    with Progress("Laplace", config.n_steps, progress) as bar:
-        for _ in range(config.n_steps):
-            sums, z = stream.scan(e_step, z, state, stream.columns)
-            state, info = m_step(model, state, sums, tails)
-            if previous is not None:
-                converged = _record(history, previous, config)
+    model, stream, tails, config = task.model, task.stream, task.tails, task.config
+    converged = False
+    with Progress("Laplace", config.n_steps, task.progress) as bar:
+        bar.advance(steps=run.step)
+        while run.step < config.n_steps and not converged:
+            sums, z = stream.scan(e_step, run.z, run.state, stream.columns)
+            state, info = m_step(model, run.state, sums, tails)
+            history = run.history
+            if run.pending:
+                history, converged = _record(history, run.pending[0], config)
                 bar.advance(f"change {max(history[-1].change):.1e}")
-                if converged:
-                    break
-            previous = info
-        if not converged and previous is not None:
-            converged = _record(history, previous, config)
+            run = run._replace(
+                state=state, z=z, history=history, pending=(info,), step=run.step + 1
+            )
+            task.stage.note(run.snapshot)
+        if not converged:
+            history, converged = _record(run.history, run.pending[0], config)
+            run = run._replace(history=history)
     if not converged:
         log.warning(
             "the Laplace fit did not converge in n_steps=%d iterations; the last one changed the "
             "parameters by %.1e (tol=%.1e)",
             config.n_steps,
-            max(history[-1].change),
+            max(run.history[-1].change),
             config.tol,
         )
-    return Run(state, z, history, converged)
+    return run.next(CONVERGED if converged else STOPPED)
 
 
-def _learn_overdispersion(
-    model, stream: CellStream, run: Run, coordinates: Overdispersion, tails, config, seed, progress
-) -> Run:
-    """Steps of the overdispersion, each followed by an iteration; then iterate until converged."""
-    state, z, history, _ = run
-    pooling = coordinates.pooling()
-    at, known = pooled.first(coordinates, pooling, state.parameters), model
+def _learn_overdispersion(task: Task, run: Run, coordinates: Overdispersion) -> Run:
+    """Steps of the overdispersion, each followed by an iteration."""
+    stream, pooling = task.stream, coordinates.pooling()
+    state, z, at, history = run.state, run.z, run.at, run.history
+    assert at is not None, "where the first step starts"
     n_steps = pooled.steps_of(at.psi)
-    with Progress("Overdispersion", n_steps, progress) as bar:
-        for i in range(n_steps):
+    with Progress("Overdispersion", n_steps, task.progress) as bar:
+        bar.advance(steps=run.step)
+        for i in range(run.step, n_steps):
             state = pooled.moved(state, coordinates, at.psi)
-            key = jax.random.fold_in(jax.random.key(seed), i)
+            key = jax.random.fold_in(jax.random.key(task.seed), i)
             stride = pooled.stride_of(stream, n_steps - i)
             arguments = (key, stride, state, coordinates, at.psi)
             slopes, _ = stream.scan(pooled.visit, z, *arguments, stream.columns)
             at = pooled.newton(pooling, at, slopes, pooled.gain_of(i))
             state = pooled.moved(state, coordinates, at.psi)
-            known = pooled.held(model, state.parameters)
+            known = pooled.held(task.model, coordinates, at.psi)
             sums, z = stream.scan(e_step, z, state, stream.columns)
-            state, info = m_step(known, state, sums, tails)
-            _record(history, info, config)
+            state, info = m_step(known, state, sums, task.tails)
+            history, _ = _record(history, info, task.config)
             bar.advance(f"d about {float(jnp.median(state.parameters.d)):.2f}")
-    return _iterate(known, stream, Run(state, z, history), tails, config, progress)
+            run = Run(state, z, at, history, (), LEARNING, i + 1)
+            task.stage.note(run.snapshot)
+    return run.next(REFITTING)
 
 
-def _record(history: list[Info], info: Info, config: LaplaceConfig) -> bool:
-    """Note what an iteration did; whether it was the last that is needed."""
+def _record(
+    history: tuple[Info, ...], info: Info, config: LaplaceConfig
+) -> tuple[tuple[Info, ...], bool]:
+    """The history with what an iteration did; whether it was the last that is needed."""
     info = jax.device_get(info)
-    history.append(info)
+    history = (*history, info)
     if not np.isfinite(info.change).all():
         raise FloatingPointError(_diverged(len(history), info.change))
-    return bool(info.may_stop) and float(max(info.change)) <= config.tol
+    return history, bool(info.may_stop) and float(max(info.change)) <= config.tol
 
 
 def _diverged(iteration: int, change: Change) -> str:

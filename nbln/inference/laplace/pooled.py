@@ -132,9 +132,10 @@ def first(
     return Overdispersed(psi.at[1:].set(pool.share), pool, jnp.zeros(()))
 
 
-def held(model: LogNormalModel, parameters: Parameters) -> LogNormalModel:
-    """The model at known d and channel."""
-    values = {names.RESIDUAL: parameters.d, **parameters.channel.values()}
+def held(model: LogNormalModel, overdispersion: Overdispersion, psi: Coordinates) -> LogNormalModel:
+    """The model at this overdispersion, which is known."""
+    d, channel = overdispersion.parameters(psi)
+    values = {names.RESIDUAL: d, **channel.values()}
     known = {site: Frozen(value) for site, value in values.items()}
     return eqx.tree_at(lambda m: m.priors, model, model.priors | known)
 

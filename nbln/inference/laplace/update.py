@@ -58,6 +58,11 @@ class Info(NamedTuple):
     further_steps: Int[Array, " factor"]  # that a falling column took at once
     damped: Bool[Array, " gene"]  # genes that did not take their whole step
 
+    @classmethod
+    def like(cls, phase: Phase) -> "Info":
+        """One without content, for its structure."""
+        return cls(Change(0, 0, 0, 0), phase, 0, 0, 0, 0, 0)  # type: ignore[arg-type]
+
 
 def update(
     model: LogNormalModel, state: State, sums: Statistics, tails: CountTails

@@ -1,8 +1,8 @@
 """The sampler: chains that start at a fit, adapt, and then keep their draws."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +13,10 @@ from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 
 from nbln.arguments import check_settings, whole
 from nbln.data.counts import Counts
+from nbln.inference.checkpoint import OFF, Saver, Snapshot, Stage
 from nbln.inference.overdispersion import Overdispersion, OverdispersionPrior
 from nbln.inference.sampler import cells as cell_steps
-from nbln.inference.sampler import checkpoint, columns
+from nbln.inference.sampler import columns
 from nbln.inference.sampler.cells import CellState, Genes
 from nbln.inference.sampler.sweep import State, Taken, Target, sweep
 from nbln.inference.stream import CellStream
@@ -32,7 +33,6 @@ RESIDENT_BYTES = 2**31
 # Between sweeps that report how many effective draws there are, which takes a millisecond.
 REPORT_EVERY = 10
 N_MONITORED = 50  # pairs of genes, drawn at random, whose correlations are watched as it runs
-SAVE_SECONDS = 60.0
 
 RULES = {"n_draws": whole(1), "n_chains": whole(1), "n_warmup": whole(0), "seed": whole(0)}
 
@@ -102,15 +102,11 @@ def sample(
     start: Start,
     config: SamplerConfig,
     progress: bool = False,
-    save_to: str | Path | None = None,
+    saver: Saver = OFF,
 ) -> Samples:
     """Draw from the posterior of everything; see `sweep` for what a draw does.
 
-    Parameters
-    ----------
-    save_to
-        A file that is written every minute and removed at the end. Where it exists, the run that
-        wrote it goes on, with the same draws as if it had not been interrupted.
+    `saver` keeps where the chains stand.
     """
     began = time.perf_counter()
     stream = CellStream(counts, start.augmentation, RESIDENT_BYTES, CHUNK_BYTES)
@@ -123,54 +119,72 @@ def sample(
         start.overdispersion.of(start.parameters.d, start.parameters.channel),
     )
     state = _first_state(start, genes)
-    structure = jax.tree.structure(_draw(target, state, Taken(*[jnp.zeros(())] * 4)))
-    first = Chain(state, _first_cells(stream, start, genes), [], structure)
-    stamp = f"{counts.fingerprint} {config} {genes.W.shape} {start.augmentation.columns}"
-    saver = checkpoint.Saver(save_to, stamp, SAVE_SECONDS)
+    first = Run(state, _first_cells(stream, start, genes))
+    like = _draw(target, state, Taken(*[jnp.zeros(())] * 4))
+    stage = saver.stage("sampler", counts.fingerprint, config, start)
+    run = _restored(stage, first, like)
     sweeps = config.n_warmup + config.n_draws
     with Progress("Sampling", config.n_chains * sweeps, progress) as bar:
-        done, moments, chain = saver.restore(first)
-        bar.advance(steps=len(done) * sweeps + chain.n_done)
-        while len(done) < config.n_chains:
-            key = jax.random.fold_in(jax.random.key(config.seed), len(done))
-            while chain.n_done < sweeps:
-                chain = _advance(key, target, stream, chain, config)
-                due = progress and chain.n_done % REPORT_EVERY == 0
-                note = _note(done, chain.kept) if due else None
-                bar.advance(note)
-                saver.maybe(done, moments, chain)
-            done.append(chain.kept)
-            moments.append(_moments(stream, chain.cells, config.n_draws))
-            chain = first
-    saver.remove()
+        bar.advance(steps=run.chain * sweeps + run.n_done)
+        while run.chain < config.n_chains:
+            key = jax.random.fold_in(jax.random.key(config.seed), run.chain)
+            while run.n_done < sweeps:
+                run = _advance(key, target, stream, run, config)
+                due = progress and run.n_done % REPORT_EVERY == 0
+                bar.advance(_note(run.chains(config)) if due else None)
+                stage.note(run.snapshot)
+            moments = *run.moments, _moments(stream, run.cells, config.n_draws)
+            run = first._replace(chain=run.chain + 1, kept=run.kept, moments=moments)
+    stage.finish(run.snapshot())
+    chains, moments = run.chains(config)[: config.n_chains], run.moments
     mean, sd = _pooled(moments)
-    return Samples(_stacked(done), mean, sd, time.perf_counter() - began)
+    return Samples(_stacked(chains), mean, sd, time.perf_counter() - began)
 
 
-class Chain(NamedTuple):
-    """Where a chain stands."""
+class Run(NamedTuple):
+    """Where the chains stand."""
 
     state: State
     cells: Any  # a `CellState` of all chunks, or one of each
-    kept: list[Draws]
-    structure: Any  # of a draw, as a tree
-    n_done: int = 0
+    kept: tuple[Draws, ...] = ()  # of all chains, one after the other
+    moments: tuple[Any, ...] = ()  # of the cells, of each chain that is done
+    chain: int = 0  # which one runs
+    n_done: int = 0  # sweeps of it
+
+    def chains(self, config: SamplerConfig) -> list[tuple[Draws, ...]]:
+        """The draws of each chain, those of the one that runs last."""
+        n = config.n_draws
+        return [self.kept[i * n : (i + 1) * n] for i in range(self.chain + 1)]
+
+    def snapshot(self) -> Snapshot:
+        """The run as a checkpoint has it."""
+        tree = self.state, self.cells, np.array(self.moments), np.array([self.chain, self.n_done])
+        return Snapshot(tree, self.kept)
 
 
-def _advance(key, target: Target, stream: CellStream, chain: Chain, config: SamplerConfig) -> Chain:
-    warm = chain.n_done < config.n_warmup
-    key = jax.random.fold_in(key, chain.n_done)
+def _restored(stage: Stage, first: Run, like: Draws) -> Run:
+    """The run that was interrupted, or the first state; `like` says how a draw is laid out."""
+    saved = stage.restore((first.state, first.cells, np.zeros(0), np.zeros(2, int)), like)
+    if saved is None:
+        return first
+    state, cells, moments, (chain, n_done) = saved.tree
+    return Run(state, cells, tuple(saved.items), tuple(moments), int(chain), int(n_done))
+
+
+def _advance(key, target: Target, stream: CellStream, run: Run, config: SamplerConfig) -> Run:
+    warm = run.n_done < config.n_warmup
+    key = jax.random.fold_in(key, run.n_done)
     flags = jnp.asarray(warm), jnp.asarray(0.0 if warm else 1.0)
-    state, cells, taken = sweep(key, target, stream, chain.state, chain.cells, *flags)
+    state, cells, taken = sweep(key, target, stream, run.state, run.cells, *flags)
     if not bool(jnp.isfinite(jnp.sum(state.genes.W))):
         raise FloatingPointError(
-            f"sample_posterior: sweep {chain.n_done + 1} left the finite numbers in the loadings; "
+            f"sample_posterior: sweep {run.n_done + 1} left the finite numbers in the loadings; "
             "check that the fit converged (summary())"
         )
-    kept = chain.kept
+    kept = run.kept
     if not warm:
-        kept = [*kept, jax.tree.map(np.asarray, _draw(target, state, taken))]
-    return chain._replace(state=state, cells=cells, kept=kept, n_done=chain.n_done + 1)
+        kept = (*kept, jax.tree.map(np.asarray, _draw(target, state, taken)))
+    return run._replace(state=state, cells=cells, kept=kept, n_done=run.n_done + 1)
 
 
 def _draw(target: Target, state: State, taken: Taken) -> Draws:
@@ -229,16 +243,17 @@ def _pooled(moments):
     return means.mean(axis=0), np.sqrt(variances.mean(axis=0) + means.var(axis=0))
 
 
-def _stacked(chains: list[list[Draws]]) -> Draws:
+def _stacked(chains: list[tuple[Draws, ...]]) -> Draws:
     of_chain = [jax.tree.map(lambda *leaves: np.stack(leaves), *draws) for draws in chains]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *of_chain)
 
 
-def _note(done: list[list[Draws]], kept: list[Draws]) -> str | None:
+def _note(all_chains: list[tuple[Draws, ...]]) -> str | None:
     """Effective draws and R-hat of some correlations."""
+    kept = all_chains[-1]
     if len(kept) < 2 * REPORT_EVERY:
         return "adapting" if not kept else ""
-    chains = [monitored(draws) for draws in [*done, kept]]
+    chains = [monitored(draws) for draws in all_chains]
     length = min(map(len, chains))
     values = np.stack([chain[:length] for chain in chains])
     ess = np.median(effective_sample_size(values))
@@ -246,7 +261,7 @@ def _note(done: list[list[Draws]], kept: list[Draws]) -> str | None:
     return f"{ess:.0f} effective draws, R-hat {r_hat:.2f}"
 
 
-def monitored(draws: list[Draws]) -> Float[np.ndarray, "draw pair"]:
+def monitored(draws: Sequence[Draws]) -> Float[np.ndarray, "draw pair"]:
     """Correlations of some pairs of genes, the same for all draws."""
     n_genes = len(draws[0].mu)
     pairs = np.random.default_rng(0).integers(0, n_genes, (N_MONITORED, 2))

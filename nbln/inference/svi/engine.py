@@ -7,6 +7,7 @@ deviations: a change of the evidence bound by 0.05 % is thousands of nats, which
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -22,6 +23,7 @@ from numpyro.optim import optax_to_numpyro
 
 from nbln.arguments import check_settings, number, one_of, whole
 from nbln.data.counts import Counts
+from nbln.inference.checkpoint import OFF, Saver, Snapshot, Stage
 from nbln.inference.stream import CellStream
 from nbln.inference.svi import regression
 from nbln.inference.svi.guides import GUIDES, Guide
@@ -104,7 +106,12 @@ class SVIFit(NamedTuple):
 
 
 def fit_svi(
-    model: NBVCP, counts: Counts, config: SVIConfig, seed: int = 0, progress: bool = False
+    model: NBVCP,
+    counts: Counts,
+    config: SVIConfig,
+    seed: int = 0,
+    progress: bool = False,
+    saver: Saver = OFF,
 ) -> SVIFit:
     """Fit independent genes.
 
@@ -114,23 +121,27 @@ def fit_svi(
         A parameter became infinite or not a number; names the step and the parameter.
     """
     began = time.perf_counter()
+    stage = saver.stage("svi", counts.fingerprint, model, config, seed)
     guide = _start(model, counts, config)
     state = _init(model, guide, config, jax.random.key(seed))
     pool = _Pool(counts, config, seed)
     started = time.perf_counter()
-    blocks, losses, converged = [], [], False
-    n_blocks = -(-config.n_steps // config.block_steps)
+    state, blocks, losses = _restored(stage, state)
+    n_blocks, converged = -(-config.n_steps // config.block_steps), _settled(blocks, config)
     with Progress("SVI", n_blocks * config.block_steps, progress) as bar:
-        for block in range(n_blocks):
-            rows, index = pool.block()
+        bar.advance(steps=len(blocks) * config.block_steps)
+        while len(blocks) < n_blocks and not converged:
+            block = len(blocks)
+            rows, index = pool.block(block)
             key = jax.random.fold_in(jax.random.key(seed + 1), block)
             state, mean, loss, bad = _run_block(model, guide, state, rows, index, key, config)
             _check_finite(mean, int(bad), block * config.block_steps)
             blocks.append(mean)
             losses.append(float(loss))
             bar.advance(f"loss {losses[-1]:.4g}", config.block_steps)
-            if converged := _settled(blocks, config):
-                break
+            converged = _settled(blocks, config)
+            stage.note(partial(_snapshot, state, blocks, losses, len(blocks)))
+    stage.finish(_snapshot(state, blocks, losses, len(blocks)))
     if not converged:
         log.warning("SVI did not converge in n_steps=%d steps", config.n_steps)
     parameters = _average(_tail(blocks, config))
@@ -141,6 +152,20 @@ def fit_svi(
         len(blocks) * config.block_steps,
         {"start": started - began, "steps": time.perf_counter() - started},
     )
+
+
+def _snapshot(state, blocks: list, losses: list[float], n: int) -> Snapshot:
+    """After `n` blocks; the lists may have grown since."""
+    return Snapshot(state, list(zip(blocks[:n], losses[:n], strict=True)))
+
+
+def _restored(stage: Stage, state):
+    """The state, the parameters of each block and its loss: of a snapshot, or at the start."""
+    saved = stage.restore(state, (state.optim_state[1][0], 0.0))
+    if saved is None:
+        return state, [], []
+    blocks = [mean for mean, _ in saved.items]
+    return strong(saved.tree), blocks, [float(loss) for _, loss in saved.items]
 
 
 def _start(model: NBVCP, counts: Counts, config: SVIConfig) -> Guide:
@@ -247,18 +272,19 @@ class _Pool:
     """The rows that a block draws its batches from: all of them, or a random part."""
 
     def __init__(self, counts: Counts, config: SVIConfig, seed: int):
-        self._counts, self._rng = counts, np.random.default_rng(seed)
+        self._counts, self._seed = counts, seed
         n_rows = max(config.batch_size, config.resident_bytes // (4 * counts.n_genes))
         needed = config.batch_size * config.block_steps
         whole = n_rows >= counts.n_cells and not counts.on_disk
         self._size = counts.n_cells if whole else min(n_rows, needed, counts.n_cells)
         self._all = self._read(np.arange(counts.n_cells)) if whole else None
 
-    def block(self) -> tuple[Float[Array, "row gene"], Array]:
-        """Counts, and the numbers of their cells."""
+    def block(self, number: int) -> tuple[Float[Array, "row gene"], Array]:
+        """Counts of a block, the same for its number, and the numbers of their cells."""
         if self._all is not None:
             return self._all
-        cells = self._rng.choice(self._counts.n_cells, self._size, replace=False)
+        rng = np.random.default_rng((self._seed, number))
+        cells = rng.choice(self._counts.n_cells, self._size, replace=False)
         return self._read(np.sort(cells))
 
     def _read(self, index):

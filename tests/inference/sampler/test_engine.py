@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import nbln
-from nbln.inference.sampler import checkpoint, engine
+from nbln.inference.checkpoint import Saver
+from nbln.inference.sampler import engine
 from nbln.inference.sampler.engine import SamplerConfig
 from nbln.results import sampling
 
@@ -56,7 +57,6 @@ def test_counts_read_in_parts_give_the_same_draws(fit, start, plain, monkeypatch
 
 @pytest.mark.parametrize("at", [1, 8])
 def test_a_killed_run_goes_on_with_the_same_draws(fit, start, plain, tmp_path, monkeypatch, at):
-    monkeypatch.setattr(engine, "SAVE_SECONDS", 0.0)
     path = tmp_path / "run"
     advance, count = engine._advance, iter(range(100))
 
@@ -66,23 +66,12 @@ def test_a_killed_run_goes_on_with_the_same_draws(fit, start, plain, tmp_path, m
         return advance(*arguments)
 
     monkeypatch.setattr(engine, "_advance", killed)
-    with pytest.raises(KeyboardInterrupt):
-        engine.sample(fit.fitted.data(None), start, SHORT, save_to=path)
+    with pytest.raises(KeyboardInterrupt), Saver(path) as saver:
+        engine.sample(fit.fitted.data(None), start, SHORT, saver=saver)
     assert path.exists()
     monkeypatch.setattr(engine, "_advance", advance)
-    went_on = engine.sample(fit.fitted.data(None), start, SHORT, save_to=path)
+    with Saver(path) as saver:
+        went_on = engine.sample(fit.fitted.data(None), start, SHORT, saver=saver)
     same(plain, went_on, rtol=0)
     np.testing.assert_allclose(plain.z_mean, went_on.z_mean)
     assert not path.exists()
-
-
-def test_a_checkpoint_of_another_run_is_refused(fit, start, tmp_path, monkeypatch):
-    path = tmp_path / "run"
-    path.write_bytes(b"no checkpoint")
-    with pytest.raises(ValueError, match="not a checkpoint"):
-        engine.sample(fit.fitted.data(None), start, SHORT, save_to=path)
-    saver = checkpoint.Saver(path, "another", 0.0)
-    chain = engine.Chain(None, None, [], None)
-    saver.write([], [], chain)
-    with pytest.raises(ValueError, match="another run"):
-        engine.sample(fit.fitted.data(None), start, SHORT, save_to=path)
