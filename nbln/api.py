@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nbln import plan
-from nbln.arguments import check_keywords, check_whole
+from nbln.arguments import check_keywords, check_seed
 from nbln.data.counts import Counts
 from nbln.inference.checkpoint import Checkpoint, Saver
 from nbln.inference.laplace.engine import LaplaceConfig
@@ -122,7 +122,7 @@ def fit(
         if name not in ("adata", "checkpoint", "unknown")
     }
     check_keywords("fit", unknown, ["adata", "checkpoint", *defaults])
-    check_whole("fit(seed", seed, 0)
+    check_seed("fit(seed", seed)
     built = plan.make({name: given[name] for name in defaults}, defaults)
     with Saver(checkpoint) as saver:
         counts = Counts.from_anndata(adata, layer=layer, gene_coverage=gene_coverage)

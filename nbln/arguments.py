@@ -55,6 +55,22 @@ def hint(value: Any, accepted: Iterable[str], quoted: bool = False) -> str:
     return f"; did you mean {repr(word) if quoted else word}?"
 
 
+LARGEST_SEED = 2**32 - 2  # what JAX takes without 64-bit numbers; one more is used as well
+
+
+def check_seed(argument: str, value: Any) -> int:
+    """`value`, if it is a seed: a whole number from 0 to 2**32 - 2.
+
+    Raises
+    ------
+    ValueError
+        It is not.
+    """
+    if check_whole(argument, value, 0) > LARGEST_SEED:
+        raise ValueError(f"{shown(argument, value)}: a seed is at most {LARGEST_SEED}")
+    return int(value)
+
+
 def check_whole(argument: str, value: Any, least: int = 1) -> int:
     """`value`, if it is a whole number of at least `least`.
 

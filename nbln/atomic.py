@@ -18,7 +18,14 @@ def write(path: str | os.PathLike, data: bytes | memoryview) -> None:
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Write a file beside the old one, flush it to the disk, and put it in the old one's place.
+    """A file to write in, which then takes the place of an old one; see `beside`."""
+    with beside(path) as partial, partial.open("wb") as file:
+        yield file
+
+
+@contextmanager
+def beside(path: str | os.PathLike) -> Iterator[Path]:
+    """A path beside a file, to write to; then it is flushed to the disk and replaces the file.
 
     The permissions of an old file stay, and a symbolic link stays one. Where anything fails, a full
     disk or an interruption, the old file is as it was.
@@ -33,11 +40,10 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     target = Path(os.path.realpath(check_folder(str(path), Path(path))))
     # Nobody can lay a file or a link under a name that nobody can guess; O_EXCL refuses one.
     partial = target.with_name(f".nbln-{secrets.token_hex(8)}.partial")
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
+        yield partial
+        with partial.open("rb") as file:
             os.fsync(file.fileno())
         if target.exists():
             os.chmod(partial, target.stat().st_mode & 0o7777)

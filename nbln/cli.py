@@ -1,31 +1,32 @@
 """The command line: `nbln demo` and `nbln fit`. Reads, calls the library, prints, writes."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import rich
 import typer
-from rich.console import Console
-from rich.highlighter import NullHighlighter
-from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
 import nbln
-from nbln import report, webpage
+from nbln import atomic, report, webpage
 from nbln.data import files
 from nbln.questions.diagnostics import doubts
+from nbln.session import Outputs, say, session
 
 FIT, FITTED, PAIRS, REPORT = "fit.nc", "fitted.h5ad", "top_pairs.csv", "report.html"
 DRAWS, CALLS = "draws.nc", "called_pairs.csv"
+SAID = {
+    FIT: "the fit, for nbln.load",
+    FITTED: "the counts with the results (keys that contain nbln)",
+    PAIRS: "the most correlated pairs of genes",
+    REPORT: "all of this with figures and predictive checks, for a browser",
+    DRAWS: "the draws, for nbln.load",
+    CALLS: "the pairs called beyond 0.3, 5 % of them wrong",
+}
 SHOWN_PAIRS = 10
 DRAWN_COUNTS = 2e8  # of the predictive checks in the report: half a minute
-# What the library and the file system raise for reasons that are the user's to mend.
-USER_ERRORS = (ValueError, KeyError, TypeError, FloatingPointError, OSError)
 
 app = typer.Typer(
     help="Gene-gene correlations from single-cell counts, by negative-binomial log-normal models.",
@@ -35,8 +36,29 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help fits 80 columns better
 )
 
-Out = Annotated[Path, typer.Option(help="Directory for the results; made if it is not there.")]
+
+def _folder(given: str | Path) -> Path:
+    if not str(given).strip():
+        raise typer.BadParameter("an empty name; give a directory")
+    return Path(given)
+
+
+Out = Annotated[
+    Path,
+    typer.Option(
+        help="Directory for the results; made if it is not there.",
+        parser=_folder,
+        metavar="DIRECTORY",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Same seed, same numbers on the same machine.")]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--checkpoint/--no-checkpoint",
+        help="Keep where the work stands beside the results, so that the same command goes on.",
+    ),
+]
 Bars = Annotated[bool, typer.Option("--progress/--no-progress", help="Show progress bars.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 PosteriorDraws = Annotated[
@@ -70,23 +92,27 @@ def demo(
     seed: Seed = 0,
     pairs: Pairs = 1000,
     draws: PosteriorDraws = 0,
+    checkpoint: Resume = True,
     progress: Bars = True,
     debug: Debug = False,
 ) -> None:
     """Simulate data whose truth is known, fit them, and report how well the truth came back."""
-    with _session(debug):
+    with session(debug) as outputs:
         targets = _targets(out)
         adata = nbln.datasets.simulate(cells, genes, seed=seed)
         programs = adata.varm["W"].shape[1]
-        _say(f"Simulated {cells:,} cells x {genes:,} genes with {programs} gene programs.")
-        _say("Fitting; each stage begins with a compilation of some seconds.")
-        result = nbln.fit(adata, seed=seed, progress=progress)
-        result.write_to(adata)
-        adata.write_h5ad(targets[FITTED])
+        say(f"Simulated {cells:,} cells x {genes:,} genes with {programs} gene programs.")
+        say("Fitting; each stage begins with a compilation of some seconds.")
+        kept = outputs.checkpoint(targets[FIT]) if checkpoint else None
+        result = nbln.fit(adata, seed=seed, progress=progress, checkpoint=kept)
         truth = report.Truth.of(adata, result.fitted.gene_names)
-        result.save(targets[FIT])
-        posterior = _sample(result, draws, targets, seed, progress)
-        _leave(result, targets, pairs, truth=truth, posterior=posterior)
+        with outputs.writing(targets[FIT], SAID[FIT]):
+            result.save(targets[FIT])
+        posterior = _sample(result, draws, outputs, targets, seed, progress, checkpoint)
+        _leave(result, outputs, targets, pairs, truth, posterior)
+        with outputs.writing(targets[FITTED], SAID[FITTED]), atomic.beside(targets[FITTED]) as to:
+            result.write_to(adata)
+            adata.write_h5ad(to)
 
 
 @app.command()
@@ -121,15 +147,16 @@ def fit(
     backed: Annotated[
         bool, typer.Option("--backed", help="Leave the counts on disk and read them in parts.")
     ] = False,
+    checkpoint: Resume = True,
     progress: Bars = True,
     debug: Debug = False,
 ) -> None:
     """Fit a file of counts and leave the fit, an annotated copy and the strongest gene pairs."""
-    with _session(debug):
+    with session(debug) as outputs:
         adata = files.read(counts, backed)
         targets = _targets(out, counts)
-        _say(f"Read {adata.n_obs:,} cells x {adata.n_vars:,} genes from {counts}.")
-        _say("Fitting; each stage begins with a compilation of some seconds.")
+        say(f"Read {adata.n_obs:,} cells x {adata.n_vars:,} genes from {counts}.")
+        say("Fitting; each stage begins with a compilation of some seconds.")
         result = nbln.fit(
             adata,
             model=model,
@@ -139,44 +166,14 @@ def fit(
             n_steps=n_steps,
             seed=seed,
             progress=progress,
+            checkpoint=outputs.checkpoint(targets[FIT]) if checkpoint else None,
         )
-        files.write_annotated(result.write_to, adata, counts, targets[FITTED])
-        # A file that was read in parts is closed by now.
-        again = files.read(counts, backed) if backed else None
-        result.save(targets[FIT])  # drawing is the longer part, and may be interrupted
-        posterior = _sample(result, draws, targets, seed, progress, again)
-        _leave(result, targets, pairs, again, posterior=posterior)
-
-
-def _say(text: str, style: str = "") -> None:
-    rich.get_console().print(Text(text, style=style))
-
-
-@contextmanager
-def _session(debug: bool) -> Iterator[None]:
-    """The library's notes on the terminal, its errors as one paragraph."""
-    # The console of the progress bars, so that a note does not tear a bar apart.
-    notes = RichHandler(
-        console=rich.get_console(), show_time=False, show_path=False, highlighter=NullHighlighter()
-    )
-    log = logging.getLogger("nbln")
-    level = log.level
-    log.addHandler(notes)
-    log.setLevel(logging.INFO)
-    try:
-        with warnings.catch_warnings():
-            # The library's own message says more.
-            warnings.filterwarnings("ignore", message=".* names are not unique", module="anndata")
-            yield
-    except USER_ERRORS as error:
-        if debug:
-            raise
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        Console(stderr=True).print(Text(f"Error: {message}", style="red"))
-        raise typer.Exit(1) from None
-    finally:
-        log.removeHandler(notes)
-        log.setLevel(level)
+        with outputs.writing(targets[FIT], SAID[FIT]):
+            result.save(targets[FIT])
+        posterior = _sample(result, draws, outputs, targets, seed, progress, checkpoint)
+        _leave(result, outputs, targets, pairs, None, posterior)
+        with outputs.writing(targets[FITTED], SAID[FITTED]):
+            files.write_annotated(result.write_to, adata, counts, targets[FITTED])
 
 
 def _targets(out: Path, original: Path | None = None) -> dict[str, Path]:
@@ -190,35 +187,55 @@ def _targets(out: Path, original: Path | None = None) -> dict[str, Path]:
                 f"--out {out}: {target.name} there is the input file, which would be overwritten; "
                 "give another directory"
             )
+        if target.is_dir():
+            raise ValueError(f"--out {out}: {target.name} there is a directory; remove it")
     out.mkdir(parents=True, exist_ok=True)
+    # Hours of work must not end at a directory that cannot be written to.
+    with tempfile.TemporaryFile(dir=out) as probe:
+        probe.write(b"0")
     return targets
 
 
-def _sample(result, n_draws: int, targets, seed: int, progress: bool, adata=None):
+def _sample(result, n_draws: int, outputs: Outputs, targets, seed: int, progress: bool, keep: bool):
     """Draws of the posterior, saved; None where none are asked for or there are no programs."""
     if not n_draws:
         return None
     if not result.has_programs:
-        _say("A model of independent genes has no correlations, so --draws does nothing.")
+        say("A model of independent genes has no correlations, so --draws does nothing.")
         return None
-    _say(f"Drawing from the posterior: two chains of {n_draws} draws.")
-    checkpoint = targets[DRAWS].with_suffix(".checkpoint")
-    posterior = result.sample_posterior(
-        n_draws, seed=seed, progress=progress, checkpoint=checkpoint, counts=adata
-    )
-    posterior.save(targets[DRAWS])
+    say(f"Drawing from the posterior: two chains of {n_draws} draws.")
+    posterior = None
+    with outputs.writing(targets[DRAWS], SAID[DRAWS]):
+        checkpoint = outputs.checkpoint(targets[DRAWS]) if keep else None
+        posterior = result.sample_posterior(
+            n_draws, seed=seed, progress=progress, checkpoint=checkpoint
+        )
+        posterior.save(targets[DRAWS])
     return posterior
 
 
-def _leave(
-    result, targets: dict[str, Path], n_pairs: int, adata=None, truth=None, posterior=None
-) -> None:
-    """Write what the pairs and the draws are, and print the report."""
-    data = result.fitted.data(adata)
-    _say("Comparing the data with draws from the model.")
-    size = result.fitted.n_cells * result.fitted.n_genes
-    checks = result.check(n_samples=int(min(50, max(10, DRAWN_COUNTS / size))), counts=data)
-    summary = result.summary(checks=checks, counts=data)
+def _leave(result, outputs: Outputs, targets: dict[str, Path], n_pairs: int, truth, posterior):
+    """Print the report, and write it with the pairs and what the draws say of them."""
+    if posterior is not None:
+        with outputs.writing(targets[CALLS], SAID[CALLS]):
+            called = posterior.pairs()
+            called.to_csv(targets[CALLS], index=False)
+            say(f"{len(called):,} pairs of genes are called.")
+    if result.has_programs:
+        with outputs.writing(targets[PAIRS], SAID[PAIRS]):
+            result.top_pairs(n_pairs).to_csv(targets[PAIRS], index=False)
+    with outputs.writing(targets[REPORT], SAID[REPORT]):
+        say("Comparing the data with draws from the model.")
+        size = result.fitted.n_cells * result.fitted.n_genes
+        checks = result.check(n_samples=int(min(50, max(10, DRAWN_COUNTS / size))))
+        summary = result.summary(checks=checks)
+        _print(result, summary, truth, posterior)
+        page = webpage.page(result, checks, summary, None, truth, posterior)
+        atomic.write(targets[REPORT], page.encode())
+
+
+def _print(result, summary, truth, posterior) -> None:
+    """The report on the terminal."""
     console = rich.get_console()
     console.print()
     table = Table.grid(padding=(0, 2))
@@ -228,36 +245,13 @@ def _leave(
     for i, doubt in enumerate(doubt for one in summaries for doubt in doubts(one)):
         table.add_row(Text("" if i else "Warnings", style="bold red"), Text(doubt))
     console.print(table)
-    said = [
-        (targets[FIT], "the fit, for nbln.load"),
-        (targets[FITTED], "the counts with the results (keys that contain nbln)"),
-    ]
-    if result.has_programs:
-        pairs = result.top_pairs(n_pairs)
-        pairs.to_csv(targets[PAIRS], index=False)
-        said.append((targets[PAIRS], f"the {len(pairs):,} most correlated pairs of genes"))
+    if not result.has_programs:
+        say(f"\nA model of independent genes has no gene pairs, so there is no {PAIRS}.")
+    elif result.w_prior_diagnostics["effective_rank"]:
         console.print()
-        if result.w_prior_diagnostics["effective_rank"]:
-            console.print(_pairs_table(pairs.head(SHOWN_PAIRS), truth))
-        else:
-            _say("No gene program was found: the correlations of all pairs of genes are 0.")
+        console.print(_pairs_table(result.top_pairs(SHOWN_PAIRS), truth))
     else:
-        _say(f"\nA model of independent genes has no gene pairs, so there is no {PAIRS}.")
-    if posterior is not None:
-        called = posterior.pairs()
-        called.to_csv(targets[CALLS], index=False)
-        said += [
-            (targets[DRAWS], "the draws, for nbln.load"),
-            (targets[CALLS], f"the {len(called):,} pairs called beyond 0.3, 5 % of them wrong"),
-        ]
-    page = webpage.page(result, checks, summary, data, truth, posterior)
-    targets[REPORT].write_text(page, encoding="utf-8")
-    said.append((targets[REPORT], "all of this with figures and predictive checks, for a browser"))
-    _say("\nWritten", "bold")
-    files = Table.grid(padding=(0, 2))
-    for path, what in said:
-        files.add_row(Text(str(path), overflow="fold"), Text(what))
-    console.print(files)
+        say("\nNo gene program was found: the correlations of all pairs of genes are 0.")
 
 
 def _pairs_table(pairs, truth) -> Table:

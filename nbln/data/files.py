@@ -6,6 +6,8 @@ from pathlib import Path
 
 from anndata import AnnData, read_h5ad
 
+from nbln import atomic
+
 
 def read(path: Path, backed: bool = False) -> AnnData:
     """Read an h5ad file; with `backed` its counts stay on disk.
@@ -37,7 +39,8 @@ def write_annotated(
 ) -> None:
     """Write an h5ad file with what `annotate` adds to an AnnData.
 
-    A backed AnnData is closed and its file copied, so that its counts are never in memory.
+    A backed AnnData is closed and its file copied, so that its counts are never in memory. The file
+    appears whole or not at all.
 
     Parameters
     ----------
@@ -50,13 +53,14 @@ def write_annotated(
     target
         The file to write.
     """
-    if not adata.isbacked:
-        annotate(adata)
-        adata.write_h5ad(target)
-        return
-    adata.file.close()
-    shutil.copyfile(original, target)
-    copy = read_h5ad(target, backed="r+")
-    annotate(copy)
-    copy.write_h5ad()
-    copy.file.close()
+    with atomic.beside(target) as partial:
+        if not adata.isbacked:
+            annotate(adata)
+            adata.write_h5ad(partial)
+            return
+        adata.file.close()
+        shutil.copyfile(original, partial)
+        copy = read_h5ad(partial, backed="r+")
+        annotate(copy)
+        copy.write_h5ad()
+        copy.file.close()

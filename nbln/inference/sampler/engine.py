@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 
-from nbln.arguments import check_settings, whole
+from nbln.arguments import check_seed, check_settings, whole
 from nbln.data.counts import Counts
 from nbln.inference.checkpoint import OFF, Saver, Snapshot, Stage
 from nbln.inference.overdispersion import Overdispersion, OverdispersionPrior
@@ -34,7 +34,7 @@ RESIDENT_BYTES = 2**31
 REPORT_EVERY = 10
 N_MONITORED = 50  # pairs of genes, drawn at random, whose correlations are watched as it runs
 
-RULES = {"n_draws": whole(1), "n_chains": whole(1), "n_warmup": whole(0), "seed": whole(0)}
+RULES = {"n_draws": whole(1), "n_chains": whole(1), "n_warmup": whole(0), "seed": check_seed}
 
 
 @dataclass(frozen=True)

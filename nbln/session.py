@@ -1,0 +1,168 @@
+"""A command as the shell sees it: notes and errors, signals, and files that fail one by one."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import rich
+import typer
+from rich.console import Console
+from rich.highlighter import NullHighlighter
+from rich.logging import RichHandler
+from rich.table import Table
+from rich.text import Text
+
+from nbln.inference.checkpoint import Checkpoint
+
+# What the library and the file system raise for reasons that are the user's to mend.
+USER_ERRORS = (ValueError, KeyError, TypeError, FloatingPointError, OSError, MemoryError)
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal to stop; what runs treats it like Ctrl-C."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+
+class Outputs:
+    """The files of a command: each is written whatever becomes of the others."""
+
+    def __init__(self, debug: bool):
+        self._debug = debug
+        self._written: list[tuple[Path, str]] = []
+        self._failed: list[tuple[Path, str]] = []
+        self._checkpoints: list[Path] = []
+
+    def checkpoint(self, output: Path) -> Checkpoint:
+        """Where the work for a file is kept until the command is complete."""
+        path = output.with_suffix(".checkpoint")
+        self._checkpoints.append(path)
+        return Checkpoint(path, keep=True)
+
+    @contextmanager
+    def writing(self, path: Path, what: str) -> Iterator[None]:
+        """Make and write one file; an error is told at the end."""
+        try:
+            yield
+        except Exception as error:
+            if self._debug:
+                raise
+            self._failed.append((path, message_of(error)))
+        else:
+            self._written.append((path, what))
+
+    def finish(self) -> None:
+        """Name what was written and what was not; exit with 1 where something was not."""
+        self._list("Written", self._written, "bold")
+        if self._failed:
+            self._list("NOT written", self._failed, "bold red")
+            if self._kept():
+                say("The same command tries again, without fitting again.")
+            raise typer.Exit(1)
+        for path in self._checkpoints:
+            path.unlink(missing_ok=True)
+
+    def stopped(self) -> str:
+        """What a command that is stopped leaves, in a sentence."""
+        if kept := self._kept():
+            return f"Kept: {', '.join(kept)}; the same command goes on from there."
+        if self._written:
+            return f"Kept: {', '.join(str(path) for path, _ in self._written)}."
+        return "Nothing was kept."
+
+    def _kept(self) -> list[str]:
+        return [str(path) for path in self._checkpoints if path.exists()]
+
+    def _list(self, title: str, paths: list[tuple[Path, str]], style: str) -> None:
+        say(f"\n{title}", style)
+        table = Table.grid(padding=(0, 2))
+        for path, what in paths:
+            table.add_row(Text(str(path), overflow="fold"), Text(what))
+        rich.get_console().print(table)
+
+
+def say(text: str, style: str = "") -> None:
+    """Print a line."""
+    rich.get_console().print(Text(text, style=style))
+
+
+def message_of(error: BaseException) -> str:
+    """An error in one paragraph."""
+    if isinstance(error, MemoryError):
+        return "not enough memory; try gene_coverage (--gene-coverage) or a backed file (--backed)"
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    return text if isinstance(error, USER_ERRORS) and text else f"{type(error).__name__}: {text}"
+
+
+@contextmanager
+def session(debug: bool) -> Iterator[Outputs]:
+    """Notes of the library on the terminal, errors as one paragraph, a signal as one line."""
+    outputs = Outputs(debug)
+    try:
+        with _notes(), _signals(), warnings.catch_warnings():
+            # The library's own message says more.
+            warnings.filterwarnings("ignore", message=".* names are not unique", module="anndata")
+            yield outputs
+            outputs.finish()
+    except Stopped as stop:
+        name = signal.Signals(stop.number).name
+        _stderr(f"Stopped by {name}. {outputs.stopped()}")
+        # An ordinary exit would wait for threads that still compute, or crash among them.
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(128 + stop.number)
+    except USER_ERRORS as error:
+        if debug:
+            raise
+        _stderr(f"Error: {message_of(error)}")
+        raise typer.Exit(1) from None
+
+
+def _stderr(text: str) -> None:
+    Console(stderr=True).print(Text(text, style="red"))
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    # The console of the progress bars, so that a note does not tear a bar apart.
+    notes = RichHandler(
+        console=rich.get_console(), show_time=False, show_path=False, highlighter=NullHighlighter()
+    )
+    log = logging.getLogger("nbln")
+    level = log.level
+    log.addHandler(notes)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(notes)
+        log.setLevel(level)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Signals to stop as `Stopped`, those aside that the shell lets a command ignore."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    old = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
+
+    def stop(number, frame):
+        raise Stopped(number)
+
+    for number in old:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
