@@ -23,6 +23,7 @@ from nbln.inference.checkpoint import Checkpoint
 # What the library and the file system raise for reasons that are the user's to mend.
 USER_ERRORS = (ValueError, KeyError, TypeError, FloatingPointError, OSError, MemoryError)
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+RETRY_SECONDS = 0.05
 
 
 class Stopped(KeyboardInterrupt):
@@ -159,10 +160,20 @@ def _signals() -> Iterator[None]:
     def stop(number, frame):
         raise Stopped(number)
 
+    def once_more(unraisable):
+        # A collector of garbage, or the like, has swallowed the exception: the signal comes again.
+        if isinstance(unraisable.exc_value, Stopped):
+            again = os.getpid(), unraisable.exc_value.number
+            threading.Timer(RETRY_SECONDS, os.kill, again).start()
+        else:
+            hook(unraisable)
+
+    hook, sys.unraisablehook = sys.unraisablehook, once_more
     for number in old:
         signal.signal(number, stop)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in old.items():
             signal.signal(number, handler)

@@ -8,7 +8,7 @@ from nbln import vocabulary as names
 from nbln.data.counts import Counts
 from nbln.posterior.mode import Augmentation, Parameters, Search
 from nbln.priors.capture import Capture, CaptureRule
-from nbln.questions import moments, scoring
+from nbln.questions import moments, outliers, scoring
 from nbln.results.result import Result
 
 
@@ -34,6 +34,10 @@ class CountedResult(Result):
 
     def get_count_moments(self):
         return moments.count_moments(self._located()[0], self.get_map()[names.ETA].values)
+
+    def _outliers(self, counts):
+        eta = self.get_map()[names.ETA].values
+        return outliers.rows(self.fitted, counts, self._located()[0], eta)
 
     def _augment(self, counts: Counts, capture: Capture | None = None) -> Augmentation:
         """What the model adds to any cells: by its capture prior, or with these losses."""

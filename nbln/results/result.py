@@ -1,6 +1,7 @@
 """What all results answer, whichever engine fitted them: the face of the questions."""
 
 import abc
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -69,6 +70,10 @@ class Result(abc.ABC):
     @abc.abstractmethod
     def _summary(self, counts: Counts | None, seed: int) -> Iterator[diagnostics.Row]:
         """The summary, predictive checks aside; without counts what needs none."""
+
+    def _outliers(self, counts: Counts) -> Iterator[diagnostics.Row]:
+        """Cells that are unlike all others."""
+        yield from ()
 
     @abc.abstractmethod
     def get_map(self) -> xr.Dataset:
@@ -219,8 +224,8 @@ class Result(abc.ABC):
         if checks is True:
             checks = self.check(n_samples=SUMMARY_DRAWS, seed=seed, counts=data)
         remedy = registry.find(self.model).remedy
-        rows = [*self._summary(data, seed), *diagnostics.misfit(checks, remedy)]
-        return diagnostics.table(rows)
+        rows = self._summary(data, seed), self._outliers(data), diagnostics.misfit(checks, remedy)
+        return diagnostics.table(itertools.chain(*rows))
 
     def score(
         self, adata, n_samples: int = 1, layer: str | None = None, seed: int = 0

@@ -1,0 +1,73 @@
+"""Cells that are unlike all others, by one count or by their depth: a fit bears with them, but a
+reader should know them. Doublets and droplets of ambient RNA are like cells in both, and not found.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float
+
+from nbln.data.counts import Counts
+from nbln.data.fitted import Fitted
+from nbln.data.slices import slices
+from nbln.posterior.mode import Parameters
+from nbln.questions.diagnostics import Row
+
+# A count is wild where six standard deviations of its gene's log-rate and six of counting together
+# do not lead to it: no count simulated from the model is, nor any of three real data sets; of
+# 40,000 cells of a cell line two are.
+REACH = 6.0
+FEW = 10.0  # counts that are never wild, however rare the gene
+# A cell has a wild depth where its total is off the median by this factor and by so many robust
+# standard deviations of log totals.
+FACTOR, DEVIATIONS = 5.0, 3.5
+BLOCK = 2**22  # counts looked at together
+N_NAMED = 5
+
+
+def rows(
+    fitted: Fitted, counts: Counts, parameters: Parameters, eta: Float[np.ndarray, " cell"]
+) -> Iterator[Row]:
+    """Cells with a wild count, and cells of a wild depth, for a summary."""
+    found = wild_counts(counts, parameters, eta)
+    named = ", ".join(
+        f"{fitted.cell_names[cell]} ({count:,.0f} of {fitted.gene_names[gene]})"
+        for cell, gene, count in found[:N_NAMED]
+    )
+    note = f"counts that no cell should have: {named}; look at these cells, or leave them out"
+    yield Row.judged("wild_count_cells", len({cell for cell, _, _ in found}), bool(found), note)
+    for quantity, cells in zip(("shallow_cells", "deep_cells"), wild_depths(fitted), strict=True):
+        named = ", ".join(str(name) for name in fitted.cell_names[cells[:N_NAMED]])
+        yield Row(quantity, len(cells), note=f"totals unlike the others': {named}" if named else "")
+
+
+def wild_counts(
+    counts: Counts, parameters: Parameters, eta: Float[np.ndarray, " cell"]
+) -> list[tuple[int, int, float]]:
+    """Cell, gene and count of each wild count, the largest first.
+
+    What a gene may reach follows from its own mean and variance and the cell's capture loss, not
+    from the cell's factors, which a wild count draws along. In a fit of independent genes a wild
+    count draws its gene's own dispersion along, so that it may pass.
+    """
+    mu, W, d = (np.asarray(x, np.float64) for x in (parameters.mu, parameters.W, parameters.d))
+    variance = np.sum(W**2, axis=1) + d + np.log1p(parameters.channel.noise())
+    highest = mu + REACH * np.sqrt(variance)
+    found = []
+    for block in slices(counts.n_cells, max(1, BLOCK // counts.n_genes)):
+        values = counts.rows(block)
+        rate = np.exp(highest - np.asarray(eta, np.float64)[block, None])
+        cells, genes = np.nonzero(values > rate + REACH * np.sqrt(rate) + FEW)
+        wild = values[cells, genes]
+        found += zip((cells + block.start).tolist(), genes.tolist(), wild.tolist(), strict=True)
+    return sorted(found, key=lambda one: -one[2])
+
+
+def wild_depths(fitted: Fitted) -> tuple[np.ndarray, np.ndarray]:
+    """Cells with far fewer counts than the others, and with far more, the extreme ones first."""
+    depth = np.log(fitted.library_size)
+    away = depth - np.median(depth)
+    sd = 1.4826 * np.median(np.abs(away))  # of a normal distribution with this median distance
+    least = max(np.log(FACTOR), DEVIATIONS * sd)
+    order = np.argsort(away, kind="stable")
+    return order[away[order] < -least], order[away[order] > least][::-1]

@@ -1,0 +1,66 @@
+"""Cells that are unlike all others are named, and recovery does not suffer from them."""
+
+import numpy as np
+import pytest
+
+import nbln
+from nbln.questions import outliers
+
+N_CELLS, N_GENES = 200, 60
+
+
+@pytest.fixture(scope="module")
+def clean():
+    adata = nbln.datasets.simulate(N_CELLS, N_GENES, 2, seed=1)
+    adata.X = adata.X.toarray()
+    return adata
+
+
+def fitted(adata, **cells):
+    adata = adata.copy()
+    for cell, (gene, count) in cells.items():
+        adata.X[adata.obs_names.get_loc(cell), gene] = count
+    return nbln.fit(adata, latent_dim=3, progress=False)
+
+
+def truth(adata):
+    W = adata.varm["W"] - adata.varm["W"].mean(axis=0)
+    covariance = W @ W.T + np.diag(adata.var["d"])
+    sd = np.sqrt(np.diag(covariance))
+    return (covariance / np.outer(sd, sd))[np.triu_indices(N_GENES, 1)]
+
+
+def recovery(result, true):
+    found = result.get_correlation().to_numpy()[np.triu_indices(N_GENES, 1)]
+    return np.corrcoef(found, true)[0, 1]
+
+
+def test_no_cell_of_the_model_is_wild(clean):
+    table = fitted(clean).summary()
+    assert table.loc["wild_count_cells", "value"] == 0
+    assert table.loc["wild_count_cells", "status"] == "ok"
+
+
+def test_cells_with_wild_counts_are_named_and_do_no_harm(clean):
+    wild = fitted(clean, cell7=(3, 1e5), cell50=(20, 1e6))
+    row = wild.summary().loc["wild_count_cells"]
+    assert (row["value"], row["status"]) == (2, "warning")
+    assert "cell50 (1,000,000 of gene20), cell7 (100,000 of gene3)" in row["note"]
+    true = truth(clean)
+    assert recovery(wild, true) > recovery(fitted(clean), true) - 0.03
+
+
+def test_cells_of_a_wild_depth_are_named(clean):
+    adata = clean.copy()
+    adata.X[11] = np.random.default_rng(0).poisson(clean.X.mean(axis=0) * 0.03)
+    adata.X[11, 0] += 1
+    table = nbln.fit(adata, model="nbvcp", progress=False).summary()
+    assert "cell11" in table.loc["shallow_cells", "note"]
+
+
+def test_depths_are_judged_by_their_own_spread(clean):
+    class Depths:
+        library_size = np.exp(np.random.default_rng(0).normal(8, 1.5, 2000))
+
+    shallow, deep = outliers.wild_depths(Depths)
+    assert len(shallow) + len(deep) < 10
