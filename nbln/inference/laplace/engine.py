@@ -26,6 +26,7 @@ from nbln.inference.laplace import pooled, start, statistics
 from nbln.inference.laplace.basis import Rotation
 from nbln.inference.laplace.rows import Damping
 from nbln.inference.laplace.run import CONVERGED, FITTING, LEARNING, REFITTING, STOPPED, Run
+from nbln.inference.laplace.stalled import stalled
 from nbln.inference.laplace.update import Change, Info, State, priors_at, update
 from nbln.inference.overdispersion import Overdispersion
 from nbln.inference.stream import CHUNK_BYTES, CellStream
@@ -246,7 +247,8 @@ def _go_on(task: Task, run: Run, coordinates: Overdispersion | None) -> Run:
 def _iterate(task: Task, run: Run) -> Run:
     """Iterate until converged; reads what an iteration did while the next one runs."""
     model, stream, tails, config = task.model, task.stream, task.tails, task.config
-    converged = False
+    converged, told = False, False
+    begun = len(run.history) + len(run.pending) - run.step  # where this part began
     with Progress("Laplace", config.n_steps, task.progress) as bar:
         bar.advance(steps=run.step)
         while run.step < config.n_steps and not converged:
@@ -256,6 +258,7 @@ def _iterate(task: Task, run: Run) -> Run:
             if run.pending:
                 history, converged = _record(history, run.pending[0], config)
                 bar.advance(f"change {max(history[-1].change):.1e}")
+                told = told or _tell_stalled(history[begun:], config)
             run = run._replace(
                 state=state, z=z, history=history, pending=(info,), step=run.step + 1
             )
@@ -272,6 +275,14 @@ def _iterate(task: Task, run: Run) -> Run:
             config.tol,
         )
     return run.next(CONVERGED if converged else STOPPED)
+
+
+def _tell_stalled(history: tuple[Info, ...], config: LaplaceConfig) -> bool:
+    """Say it if the iterations of this part go in circles; whether they do."""
+    what = stalled(history, config.tol)
+    if what is not None:
+        log.warning("the Laplace fit has not come closer for some iterations: %s", what)
+    return what is not None
 
 
 def _learn_overdispersion(task: Task, run: Run, coordinates: Overdispersion) -> Run:
