@@ -138,13 +138,16 @@ def load(path) -> Result:
     ------
     FileNotFoundError
         No such file.
+    OSError
+        The file cannot be read.
     ValueError
-        The file is cut short, of another kind, of another format version, or of a model that this
-        nbln does not have.
+        The file is damaged or cut short, of another kind, of another format version, of a model
+        that this nbln does not have, or holds what no result can.
     """
     kind, groups = io.read(path)
     if kind not in RESULTS:
         raise ValueError(
             f"load({str(path)!r}): holds a {kind!r}; this nbln reads {', '.join(RESULTS)}"
         )
-    return RESULTS[kind].from_groups(groups)
+    with io.refusing(f"load({str(path)!r})"):
+        return RESULTS[kind].from_groups(groups)

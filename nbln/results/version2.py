@@ -18,7 +18,7 @@ GENE, FACTOR = (names.GENE,), (names.FACTOR,)
 
 
 def upgrade(kind: str, groups: Groups) -> Groups:
-    """The groups of a result, its source included, as version 3 has them."""
+    """The groups of a result, its source included, as versions 3 and 4 have them."""
     own = {name: dataset for name, dataset in groups.items() if "/" not in name}
     nested = [name for name in groups if "/" in name]
     upgraded = {"laplace": _laplace, "svi": _svi}[kind](own)

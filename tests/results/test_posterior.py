@@ -7,6 +7,7 @@ import pytest
 
 import nbln
 from nbln.questions import intervals, stability
+from nbln.results import files, io
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +141,20 @@ def test_save_and_load(post, tmp_path):
     pd.testing.assert_frame_equal(again.pairs(), post.pairs())
     pd.testing.assert_frame_equal(again.summary(), post.summary())
     assert repr(again) == repr(post)
+
+
+@pytest.mark.parametrize(
+    ("array", "value"), [("draws/d", 0.0), ("draws/mu", np.nan), ("scales/tau", -1.0)]
+)
+def test_draws_that_cannot_be_are_refused(post, array, value, tmp_path):
+    groups = files.draws_groups(post)
+    group, name = array.split("/")
+    values = groups[group][name].values.copy()
+    values.flat[0] = value
+    groups[group][name] = (groups[group][name].dims, values)
+    io.write(tmp_path / "made.nc", post.kind, groups)
+    with pytest.raises(ValueError, match=rf"made\.nc.*{array} must hold"):
+        nbln.load(tmp_path / "made.nc")
 
 
 def test_a_saved_fit_can_be_sampled(fit, post, adata, tmp_path):
