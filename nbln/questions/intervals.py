@@ -203,9 +203,16 @@ def pairs(
     fdr: float,
     level: float,
     rows: Int[np.ndarray, " row"] | None = None,
+    among: bool = False,
 ) -> pd.DataFrame:
-    """Pairs that are called at a Bayesian false discovery rate; see `PosteriorDraws.pairs`."""
+    """Pairs that are called at a Bayesian false discovery rate; see `PosteriorDraws.pairs`.
+
+    All pairs, those of `rows` with all genes, or those of `rows` `among` themselves.
+    """
     found = count(draws, min_abs, rows)
+    if rows is not None and among:
+        inside = (found.first < found.second) & np.isin(found.second, rows)
+        found = Counted(*(x[inside] for x in found))
     n = len(draws)
     # Of n draws none on the other side does not make it impossible: half a draw stands for that.
     error = (n * (1 - found.beyond) + 0.5) / (n + 1)

@@ -146,6 +146,7 @@ class PosteriorDraws:
         fdr: float = 0.05,
         kind: str = "compositional",
         level: float = LEVEL,
+        genes: Sequence[str] | None = None,
     ) -> pd.DataFrame:
         """Pairs of genes whose correlation is beyond `min_abs`, surest first.
 
@@ -161,6 +162,8 @@ class PosteriorDraws:
             Share of wrong calls that is accepted, between 0 and 1.
         kind, level
             As in `get_correlation`.
+        genes
+            Only pairs of these genes, over which the rate is then; by default all pairs.
 
         Returns
         -------
@@ -170,7 +173,9 @@ class PosteriorDraws:
         that are more likely right than wrong, not with genes squared times draws.
         """
         draws = self._correlations(kind)
-        return intervals.pairs(draws, *_checked("pairs", min_abs, fdr, level))
+        rows = None if genes is None else np.unique(self.fitted.find(genes, draws.gene_names))
+        limits = _checked("pairs", min_abs, fdr, level)
+        return intervals.pairs(draws, *limits, rows=rows, among=True)
 
     def partners(
         self,

@@ -67,6 +67,17 @@ def test_calls_are_those_of_a_plain_count(post, kind):
     assert (called["lfsr"] <= called["error_probability"] + 1e-9).all()
 
 
+def test_pairs_of_some_genes_are_those_pairs(post):
+    every = post.pairs(min_abs=0, fdr=0.999)
+    genes = sorted(set(every["gene_a"]) | set(every["gene_b"]))[:6]
+    some = post.pairs(min_abs=0, fdr=0.999, genes=genes)
+    inside = every[every["gene_a"].isin(genes) & every["gene_b"].isin(genes)]
+    columns = ["gene_a", "gene_b", "mean", "low", "high", "lfsr"]
+    a, b = (table[columns].sort_values(columns).to_numpy() for table in (some, inside))
+    assert (a[:, :2] == b[:, :2]).all()
+    np.testing.assert_allclose(a[:, 2:].astype(float), b[:, 2:].astype(float), atol=1e-6)
+
+
 def test_partners_are_the_pairs_of_one_gene(post):
     every = post.pairs(min_abs=0.0, fdr=0.999)
     gene = every["gene_a"].iloc[0]
