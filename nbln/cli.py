@@ -26,6 +26,7 @@ SAID = {
     DRAWS: "the draws, for nbln.load",
     CALLS: "the pairs called beyond 0.3, 5 % of them wrong",
 }
+QUOTED = "names like a formula begin with an apostrophe there"
 SHOWN_PAIRS = 10
 DRAWN_COUNTS = 2e8  # of the predictive checks in the report: half a minute
 
@@ -66,7 +67,7 @@ PosteriorDraws = Annotated[
     int,
     typer.Option(min=0, help="Posterior draws a chain (two chains), for intervals and calls."),
 ]
-Pairs = Annotated[int, typer.Option(min=1, help=f"Number of gene pairs in {PAIRS}.")]
+Pairs = Annotated[int, typer.Option(min=1, help=f"Number of gene pairs in {PAIRS}; {QUOTED}.")]
 
 
 def _version(wanted: bool) -> None:
