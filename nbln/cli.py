@@ -14,6 +14,7 @@ from nbln import atomic, report, webpage
 from nbln.data import files
 from nbln.questions.diagnostics import doubts
 from nbln.session import Outputs, say, session
+from nbln.text import to_csv, visible
 
 FIT, FITTED, PAIRS, REPORT = "fit.nc", "fitted.h5ad", "top_pairs.csv", "report.html"
 DRAWS, CALLS = "draws.nc", "called_pairs.csv"
@@ -25,6 +26,7 @@ SAID = {
     DRAWS: "the draws, for nbln.load",
     CALLS: "the pairs called beyond 0.3, 5 % of them wrong",
 }
+QUOTED = "names like a formula begin with an apostrophe there"
 SHOWN_PAIRS = 10
 DRAWN_COUNTS = 2e8  # of the predictive checks in the report: half a minute
 
@@ -65,7 +67,7 @@ PosteriorDraws = Annotated[
     int,
     typer.Option(min=0, help="Posterior draws a chain (two chains), for intervals and calls."),
 ]
-Pairs = Annotated[int, typer.Option(min=1, help=f"Number of gene pairs in {PAIRS}.")]
+Pairs = Annotated[int, typer.Option(min=1, help=f"Number of gene pairs in {PAIRS}; {QUOTED}.")]
 
 
 def _version(wanted: bool) -> None:
@@ -219,11 +221,11 @@ def _leave(result, outputs: Outputs, targets: dict[str, Path], n_pairs: int, tru
     if posterior is not None:
         with outputs.writing(targets[CALLS], SAID[CALLS]):
             called = posterior.pairs()
-            called.to_csv(targets[CALLS], index=False)
+            atomic.write(targets[CALLS], to_csv(called))
             say(f"{len(called):,} pairs of genes are called.")
     if result.has_programs:
         with outputs.writing(targets[PAIRS], SAID[PAIRS]):
-            result.top_pairs(n_pairs).to_csv(targets[PAIRS], index=False)
+            atomic.write(targets[PAIRS], to_csv(result.top_pairs(n_pairs)))
     with outputs.writing(targets[REPORT], SAID[REPORT]):
         say("Comparing the data with draws from the model.")
         size = result.fitted.n_cells * result.fitted.n_genes
@@ -240,30 +242,32 @@ def _print(result, summary, truth, posterior) -> None:
     console.print()
     table = Table.grid(padding=(0, 2))
     for label, sentence in report.lines(result, truth):
-        table.add_row(Text(label, style="bold"), Text(sentence))
+        table.add_row(Text(label, style="bold"), Text(visible(sentence)))
     summaries = [summary] if posterior is None else [summary, posterior.summary()]
     for i, doubt in enumerate(doubt for one in summaries for doubt in doubts(one)):
-        table.add_row(Text("" if i else "Warnings", style="bold red"), Text(doubt))
+        table.add_row(Text("" if i else "Warnings", style="bold red"), Text(visible(doubt)))
     console.print(table)
+    console.print()
     if not result.has_programs:
-        say(f"\nA model of independent genes has no gene pairs, so there is no {PAIRS}.")
+        say(f"A model of independent genes has no gene pairs, so there is no {PAIRS}.")
     elif result.w_prior_diagnostics["effective_rank"]:
-        console.print()
         console.print(_pairs_table(result.top_pairs(SHOWN_PAIRS), truth))
     else:
-        say("\nNo gene program was found: the correlations of all pairs of genes are 0.")
+        say("No gene program was found: the correlations of all pairs of genes are 0.")
 
 
 def _pairs_table(pairs, truth) -> Table:
     table = Table(title="Strongest gene pairs", title_justify="left", title_style="bold", box=None)
     for name in ("gene", "gene"):
         table.add_column(name)
-    table.add_column("correlation", justify="right")
+    # A long name goes over several lines, a number never does.
+    table.add_column("correlation", justify="right", no_wrap=True)
     if truth is not None:
-        table.add_column("true", justify="right")
+        table.add_column("true", justify="right", no_wrap=True)
     for first, second, value in pairs.itertuples(index=False):
         true = [] if truth is None else [f"{truth.correlation.loc[first, second]:.3f}"]
-        table.add_row(Text(first), Text(second), f"{value:.3f}", *true)
+        names = (Text(visible(gene), overflow="fold") for gene in (first, second))
+        table.add_row(*names, f"{value:.3f}", *true)
     return table
 
 

@@ -19,11 +19,20 @@ from rich.table import Table
 from rich.text import Text
 
 from nbln.inference.checkpoint import Checkpoint
+from nbln.text import visible
 
 # What the library and the file system raise for reasons that are the user's to mend.
 USER_ERRORS = (ValueError, KeyError, TypeError, FloatingPointError, OSError, MemoryError)
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 RETRY_SECONDS = 0.05
+
+
+class Line(logging.Formatter):
+    """A note of the library as one line of printable characters: notes quote names from data."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The message alone; a traceback that comes with it keeps its lines."""
+        return visible(super().formatMessage(record))
 
 
 class Stopped(KeyboardInterrupt):
@@ -83,16 +92,17 @@ class Outputs:
         return [str(path) for path in self._checkpoints if path.exists()]
 
     def _list(self, title: str, paths: list[tuple[Path, str]], style: str) -> None:
-        say(f"\n{title}", style)
+        rich.get_console().print()
+        say(title, style)
         table = Table.grid(padding=(0, 2))
         for path, what in paths:
-            table.add_row(Text(str(path), overflow="fold"), Text(what))
+            table.add_row(Text(visible(path), overflow="fold"), Text(visible(what)))
         rich.get_console().print(table)
 
 
 def say(text: str, style: str = "") -> None:
-    """Print a line."""
-    rich.get_console().print(Text(text, style=style))
+    """Print a line; what could command the terminal is shown in its place."""
+    rich.get_console().print(Text(visible(text), style=style))
 
 
 def message_of(error: BaseException) -> str:
@@ -128,7 +138,7 @@ def session(debug: bool) -> Iterator[Outputs]:
 
 
 def _stderr(text: str) -> None:
-    Console(stderr=True).print(Text(text, style="red"))
+    Console(stderr=True).print(Text(visible(text), style="red"))
 
 
 @contextmanager
@@ -137,6 +147,7 @@ def _notes() -> Iterator[None]:
     notes = RichHandler(
         console=rich.get_console(), show_time=False, show_path=False, highlighter=NullHighlighter()
     )
+    notes.setFormatter(Line())
     log = logging.getLogger("nbln")
     level = log.level
     log.addHandler(notes)

@@ -1,9 +1,12 @@
-"""The report of a fit as one web page that needs nothing but itself."""
+"""The report of a fit as one web page that needs nothing but itself, and runs nothing."""
 
 import base64
-import html
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
+import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 import nbln
 from nbln import pl, report
@@ -11,51 +14,32 @@ from nbln.pl.posterior import spread_over_genes
 from nbln.pl.style import to_png
 from nbln.questions.checks import extreme, worst_genes
 from nbln.questions.diagnostics import doubts
+from nbln.text import visible
 
-STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
-       max-width: 62rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-h3 { font-size: 1rem; }
-figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
-figcaption, .meaning { color: #555; font-size: .9rem; max-width: 44rem; }
-.table { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; }
-th, td { text-align: left; padding: .2rem .8rem .2rem 0; vertical-align: top;
-         border-bottom: 1px solid #ddd; }
-td.warning { color: #a33c00; font-weight: 600; }
-dl { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .2rem 1rem; }
-dt { font-weight: 600; } dd { margin: 0; }
-@media (max-width: 36rem) {
-  th, td { padding-right: .5rem; } .notes td:last-child { overflow-wrap: anywhere; }
-  table { font-size: .8rem; } dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; }
-}
-"""
+TEMPLATE = "report.html.jinja"
 SHOWN_PAIRS = 30
-UNSURE = (
-    "<p class='meaning'>These correlations are point estimates and carry no interval. "
-    "<code>nbln fit --draws 400</code>, or <code>result.sample_posterior()</code>, says how sure "
-    "each of them is.</p>"
-)
-OF_DRAWS = (
-    "accepted: shares of proposals that were taken. ess: effective draws. r_hat: 1 where chains "
-    "agree. overdispersion: median over genes of φ, how far counts vary beyond counting noise and "
-    "programs; residual_share: the part of it that is a gene's own variation of expression (d/φ). "
-    "lfsr, error_probability and q in the table: probability of the other sign, of a wrong call, "
-    "and its mean down to this pair; none is below half a draw in all draws."
-)
-MEANING = (
-    "sigma: learned scales of the programs. variance: mean shares of a gene's variance of "
-    "counts, by programs, of its own, by counting. pareto_k_95: 95 % quantile over cells of Pareto "
-    "k̂; below 0.7 the cells' factors can be trusted. misfit: share of genes outside the "
-    "predictive draws ({:.0%} are by chance); of misfit_residuals 1 % are by "
-    "chance. far_genes: misfits of the mean that are off by a factor of 3 or more."
-)
+
+
+class Table(NamedTuple):
+    """What a table of the page says, as text."""
+
+    columns: list[str]
+    rows: list[list[str]]
+
+
+class Picture(NamedTuple):
+    """A figure of the page: its heading, the words below it, and a PNG file in base64."""
+
+    title: str
+    caption: str
+    png: str
 
 
 def page(result, checks, summary: pd.DataFrame, counts=None, truth=None, posterior=None) -> str:
     """The whole page.
+
+    Names from data are shown, and do nothing: each is escaped, what is not printable is written
+    as in Python, and a policy in the page forbids scripts and all that lies outside it.
 
     Parameters
     ----------
@@ -69,52 +53,52 @@ def page(result, checks, summary: pd.DataFrame, counts=None, truth=None, posteri
         Draws of the posterior; without them the page says that correlations carry no interval.
     """
     level = extreme(checks)
-    parts = [
-        "<h1>nbln: report of a fit</h1>",
-        _sentences(report.lines(result, truth)),
-        "<h2>Is it to be believed?</h2>",
-        _summary(summary),
-        f"<p class='meaning'>{MEANING.format(2 * level)}</p>",
-    ]
-    for title, caption, figure in _figures(result, checks, counts):
-        parts.append(f"<h2>{html.escape(title)}</h2>{_picture(figure, title, caption)}")
+    strongest, certainty = None, None
     if result.has_programs:
-        shown = "<p>No gene program was found.</p>"
         if result.w_prior_diagnostics["effective_rank"]:
-            shown = _table(result.top_pairs(SHOWN_PAIRS).round(3), index=False)
-        parts += ["<h2>Strongest gene pairs</h2>", shown]
-        parts += [UNSURE] if posterior is None else _certainty(posterior)
-    worst = worst_genes(checks, "zero_fraction").round(3).reset_index()
-    parts += [
-        "<h2>Genes whose zeros the model describes worst</h2>",
-        f"<p class='meaning'>Only p-values within {level:.1g} of 0 or 1 are misfits.</p>",
-        _table(worst, index=False),
-    ]
-    parts.append(f"<p>nbln {nbln.__version__}</p>")
-    head = f'<meta charset="utf-8"><title>nbln report</title><style>{STYLE}</style>'
-    view = '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    body = "\n".join(parts)
-    return f'<!doctype html>\n<html lang="en"><head>{head}{view}</head>\n<body>{body}</body></html>'
+            strongest = _table(result.top_pairs(SHOWN_PAIRS))
+        certainty = None if posterior is None else _certainty(posterior)
+    return (
+        _environment()
+        .get_template(TEMPLATE)
+        .render(
+            story=_story(report.lines(result, truth)),
+            summary=_summary(summary),
+            chance=f"{2 * level:.0%}",
+            figures=_pictures(_figures(result, checks, counts)),
+            has_programs=result.has_programs,
+            strongest=strongest,
+            certainty=certainty,
+            level=f"{level:.1g}",
+            worst=_table(worst_genes(checks, "zero_fraction").reset_index()),
+            version=nbln.__version__,
+        )
+    )
 
 
-def _certainty(posterior) -> list[str]:
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("nbln"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        # Escaping leaves marks that turn the direction of writing, and halves of characters.
+        finalize=lambda value: value if isinstance(value, Markup) else visible(value),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _certainty(posterior) -> dict[str, Any]:
     """How sure the correlations are: intervals, calls, network."""
     called = posterior.pairs()
     # Of the table and the figure no gene takes more than three rows.
-    table = spread_over_genes(called, SHOWN_PAIRS)
-    sentence = (
-        f"{len(called):,} pairs are called: their correlation is beyond 0.3 in size, with its "
-        "sign, and at most 5 % of the calls are expected to be wrong."
-    )
+    pairs = spread_over_genes(called, SHOWN_PAIRS)
     summary = posterior.summary()
-    parts = ["<h2>How sure are the correlations?</h2>", f"<p>{sentence}</p>"]
-    if said := "; ".join(doubts(summary)):
-        parts.append(f"<p><b>With caution.</b> {html.escape(said)}.</p>")
-    for title, caption, figure in (
+    figures = (
         (
             "Pairs with their intervals",
             "Twenty of the surest, at most three of a gene; points are posterior means.",
-            pl.plot_pair_intervals(posterior, pairs=table),
+            pl.plot_pair_intervals(posterior, pairs=pairs),
         ),
         (
             "Calls",
@@ -128,19 +112,15 @@ def _certainty(posterior) -> list[str]:
             "The strongest called pairs; red edges are positive, blue ones negative.",
             pl.plot_network(posterior, called),
         ),
-    ):
-        parts.append(f"<h3>{html.escape(title)}</h3>{_picture(figure, title, caption)}")
-    return [
-        *parts,
-        _table(table.round(3), index=False),
-        "<h3>How well are programs determined?</h3>",
-        "<p class='meaning'>cosine: mean of a draw's loadings with the fit's. same: share of draws "
-        "in which it is above 0.9. norm: size of the loadings, with its interval.</p>",
-        _table(posterior.get_program_stability().round(3).reset_index(), index=False),
-        "<h3>Can the draws be trusted?</h3>",
-        _summary(summary),
-        f"<p class='meaning'>{OF_DRAWS}</p>",
-    ]
+    )
+    return {
+        "n_called": f"{len(called):,}",
+        "doubts": "; ".join(doubts(summary)),
+        "figures": _pictures(figures),
+        "pairs": _table(pairs),
+        "programs": _table(posterior.get_program_stability().reset_index()),
+        "summary": _summary(summary),
+    }
 
 
 def _figures(result, checks, counts):
@@ -199,39 +179,36 @@ def _programs(result, counts):
     )
 
 
-def _sentences(lines) -> str:
-    items, open_label = [], None
+def _story(lines: Iterable[report.Line]) -> list[tuple[str, list[str]]]:
+    """Labels with their sentences; a line without a label continues the one above."""
+    story: list[tuple[str, list[str]]] = []
     for label, sentence in lines:
-        if label or open_label is None:
-            items.append([label, sentence])
-            open_label = label
-        else:
-            items[-1].append(sentence)
-    body = "".join(
-        f"<dt>{html.escape(label)}</dt><dd>{'<br>'.join(map(html.escape, said))}</dd>"
-        for label, *said in items
-    )
-    return f"<dl>{body}</dl>"
+        if label or not story:
+            story.append((label, []))
+        story[-1][1].append(sentence)
+    return story
 
 
-def _summary(table: pd.DataFrame) -> str:
-    shown = table.reset_index()
-    shown["value"] = [_shown(value) for value in shown["value"]]
-    plain, marked = "<td>warning</td>", '<td class="warning">warning</td>'
-    return _table(shown, index=False, kind="table notes").replace(plain, marked)
+def _pictures(figures: Iterable[tuple[str, str, Any]]) -> list[Picture]:
+    """Each figure is drawn before the next one is made, so that few are open at a time."""
+    return [
+        Picture(title, caption, base64.b64encode(to_png(figure)).decode())
+        for title, caption, figure in figures
+    ]
 
 
-def _shown(value) -> str:
+def _summary(summary: pd.DataFrame) -> Table:
+    return _table(summary.reset_index(), ".3g")
+
+
+def _table(table: pd.DataFrame, form: str = ".3f") -> Table:
+    rows = table.itertuples(index=False, name=None)
+    return Table(list(map(str, table.columns)), [[_cell(x, form) for x in row] for row in rows])
+
+
+def _cell(value: Any, form: str) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.3g}" if isinstance(value, float) else f"{value:,}"
-
-
-def _table(table: pd.DataFrame, index: bool, kind: str = "table") -> str:
-    return f'<div class="{kind}">{table.to_html(index=index, border=0)}</div>'
-
-
-def _picture(figure, title, caption) -> str:
-    data = base64.b64encode(to_png(figure)).decode()
-    picture = f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
-    return f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    if isinstance(value, str):
+        return value
+    return f"{value:{form}}" if isinstance(value, float) else f"{value:,}"

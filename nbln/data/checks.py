@@ -9,6 +9,7 @@ from anndata import AnnData
 from jaxtyping import Float
 
 from nbln.data.storage import Block, Matrix, as_type
+from nbln.text import visible
 
 # 2**24: float32, with its 24-bit significand, represents all whole numbers up to it.
 LARGEST_COUNT = 2**24
@@ -50,13 +51,13 @@ class Labels:
     @property
     def argument(self) -> str:
         """The user's call with the argument at fault."""
-        value = "adata" if self.layer is None else f'layer="{self.layer}"'
+        value = "adata" if self.layer is None else f'layer="{visible(self.layer)}"'
         return f"{self.caller}({value})"
 
     @property
     def matrix(self) -> str:
         """The matrix as the user writes it."""
-        return "adata.X" if self.layer is None else f'adata.layers["{self.layer}"]'
+        return "adata.X" if self.layer is None else f'adata.layers["{visible(self.layer)}"]'
 
 
 def layer_names(adata: AnnData) -> tuple[str, ...]:
@@ -85,7 +86,7 @@ def check_arguments(
         )
     if layer is not None and layer not in adata.layers:
         raise MissingLayerError(
-            f'{caller}(layer="{layer}"): no such layer; {_layer_list(layer_names(adata))}'
+            f'{caller}(layer="{visible(layer)}"): no such layer; {_layer_list(layer_names(adata))}'
         )
     if gene_coverage is None:
         return
@@ -121,8 +122,9 @@ def check_shape(adata: AnnData, caller: str) -> None:
         names = names.astype(str)
         repeated = names.duplicated()
         if repeated.any():
+            name = visible(names[repeated.argmax()])
             raise ValueError(
-                f'{caller}(adata): {what} name "{names[repeated.argmax()]}" occurs more than once '
+                f'{caller}(adata): {what} name "{name}" occurs more than once '
                 f"in adata.{axis}_names; make them unique with adata.{axis}_names_make_unique()"
             )
 
@@ -195,7 +197,8 @@ def _check_values(block: Block, start: int, labels: Labels) -> None:
 
 
 def _not_a_count(value: float, cell: int, gene: int, labels: Labels) -> NoReturn:
-    where = f'cell "{labels.cells[cell]}", gene "{labels.genes[gene]}"'
+    name = visible(labels.genes[gene])
+    where = f'cell "{visible(labels.cells[cell])}", gene "{name}"'
     raw = f"pass raw counts, in adata.X or by layer= ({_layer_list(labels.layers)})"
     if not np.isfinite(value):
         why = f"counts are finite; {raw}"
@@ -206,13 +209,13 @@ def _not_a_count(value: float, cell: int, gene: int, labels: Labels) -> NoReturn
     else:
         why = (
             f"counts above 2**24 = {LARGEST_COUNT} are not exact in float32; leave the gene out, "
-            f'for instance by adata[:, adata.var_names != "{labels.genes[gene]}"]'
+            f'for instance by adata[:, adata.var_names != "{name}"]'
         )
     raise ValueError(f"{labels.argument}: {where} of {labels.matrix} is {value:.12g}; {why}")
 
 
 def _no_counts(empty: np.ndarray, labels: Labels) -> NoReturn:
-    n_empty, name = int(empty.sum()), labels.cells[empty.argmax()]
+    n_empty, name = int(empty.sum()), visible(labels.cells[empty.argmax()])
     # A matrix on disk has no method `sum`, and its AnnData no copy without a file name.
     load = "adata = adata.to_memory(); " if labels.backed else ""
     raise ValueError(
@@ -223,4 +226,5 @@ def _no_counts(empty: np.ndarray, labels: Labels) -> NoReturn:
 
 
 def _layer_list(layers: tuple[str, ...]) -> str:
-    return f"adata has layers {', '.join(layers)}" if layers else "adata has no layers"
+    named = ", ".join(visible(name) for name in layers)
+    return f"adata has layers {named}" if named else "adata has no layers"

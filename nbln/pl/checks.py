@@ -137,6 +137,7 @@ def plot_compositional_corner_ppc(
     if not 2 <= len(positions) <= 8:
         raise ValueError(f"genes=: two to eight genes make a corner, given {len(positions)}")
     n = len(positions)
+    labels = style.labels(fitted.gene_names[positions])
     figure, axes = style.new_grid(ax, n * n, n, size=(2.3, 2.1))
     drawn = res.get_compositional_samples(n_samples).values[0][:, positions]
     rows = np.concatenate([data.rows(block)[:, positions] for block in slices(data.n_cells, BLOCK)])
@@ -156,13 +157,10 @@ def plot_compositional_corner_ppc(
                 panel.set_visible(False)
                 continue
             _density(panel, shares, i) if i == j else _pairs(panel, shares, i, j)
-            panel.set_xlabel(
-                f"log10 share of {fitted.gene_names[positions[j]]}" if i == n - 1 else ""
-            )
-            label = "density" if i == j else f"{fitted.gene_names[positions[i]]}"
+            panel.set_xlabel(f"log10 share of {labels[j]}" if i == n - 1 else "")
+            label = "density" if i == j else labels[i]
             panel.set_ylabel(label if j == 0 or i == j else "")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper right", frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper right", frameon=False)
     return figure
 
 

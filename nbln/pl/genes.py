@@ -44,7 +44,7 @@ def plot_correlation(
     figure, ax = style.new_axes(ax, figsize=(side + 1, side))
     image = ax.imshow(values, cmap=style.DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
     if len(values) <= LABELLED:
-        labels = correlation["gene"].values
+        labels = style.labels(correlation["gene"].values)
         size = 9 if len(values) <= 30 else 7
         ax.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
         ax.set_yticks(range(len(labels)), labels, fontsize=size)
@@ -83,15 +83,15 @@ def plot_gene_programs(res, n_top: int = 12, n_programs: int | None = None, ax=N
         raise ValueError(f"n_programs={n_programs}: must be from 1 to {res.latent_dim}")
     real = np.flatnonzero(res.fitted.real_genes)
     W = np.asarray(res.get_W_compositional())[real]
-    labels = res.fitted.gene_names[real]
-    n_top = min(check_whole("n_top", n_top), MOST_TOP, len(labels))
+    genes = res.fitted.gene_names[real]
+    n_top = min(check_whole("n_top", n_top), MOST_TOP, len(genes))
     figure, axes = style.new_grid(ax, n_programs, 3, size=(3.0, 0.19 * n_top + 0.9))
     for k, panel in enumerate(axes):
         top = np.argsort(-np.abs(W[:, k]), kind="stable")[:n_top]
         top = top[np.argsort(W[top, k], kind="stable")]
         colours = np.where(W[top, k] > 0, style.RED, style.BLUE)
         panel.barh(range(n_top), W[top, k], color=colours)
-        panel.set_yticks(range(n_top), labels[top], fontsize=8)
+        panel.set_yticks(range(n_top), style.labels(genes[top]), fontsize=8)
         panel.axvline(0, color="black", lw=0.6)
         panel.set_title(f"program {k + 1}", fontsize="medium")
         panel.set_xlabel("loading (natural log)")

@@ -32,7 +32,8 @@ def plot_pair_intervals(post, n_pairs: int = 20, pairs: pd.DataFrame | None = No
     colours = np.where(shown["mean"] > 0, style.RED, style.BLUE)
     ax.hlines(y, shown["low"], shown["high"], colors=colours, lw=2)
     ax.scatter(shown["mean"], y, c=colours, s=22, zorder=3)
-    labels = [f"{a} – {b}" for a, b in zip(shown["gene_a"], shown["gene_b"], strict=True)]
+    genes = (style.labels(shown[name]) for name in ("gene_a", "gene_b"))
+    labels = [f"{a} – {b}" for a, b in zip(*genes, strict=True)]
     ax.set_yticks(y, labels, fontsize=8)
     level = f"{shown.attrs['level']:.0%} " if "level" in shown.attrs else ""
     ax.set_xlabel(f"correlation, with its {level}interval")
@@ -126,7 +127,6 @@ def plot_network(
     degree = np.array([graph.degree[node] for node in graph])
     nx.draw_networkx_nodes(graph, place, ax=ax, node_size=15 + 6 * degree, node_color=style.GREY)
     named = sorted(graph, key=lambda node: -graph.degree[node])[:LABELLED_NODES]
-    nx.draw_networkx_labels(
-        graph, place, {node: node for node in named}, ax=ax, font_size=7, verticalalignment="bottom"
-    )
+    labels = dict(zip(named, style.labels(named), strict=True))
+    nx.draw_networkx_labels(graph, place, labels, ax=ax, font_size=7, verticalalignment="bottom")
     return figure

@@ -1,13 +1,21 @@
 """What all figures share: axes, colours that colour-blind readers tell apart, and limits."""
 
 import io
+from collections.abc import Iterable
 
 import numpy as np
+
+from nbln.text import short
 
 # Okabe & Ito (2008).
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
 DIVERGING = "RdBu_r"
 POINTS = dict(s=9, alpha=0.6, linewidths=0)
+# What TeX would act on, for those who let it set the text of their figures.
+TEX = str.maketrans(
+    {character: f"\\{character}" for character in "$&#_%{}"}
+    | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+)
 
 
 def need_programs(res) -> None:
@@ -23,6 +31,17 @@ def need_draws(post) -> None:
             f"this figure needs draws, not a {type(post).__name__}: give it what "
             "res.sample_posterior() returned"
         )
+
+
+def labels(names: Iterable) -> list[str]:
+    """Names from data as labels: printable, of 24 characters at most, and never a formula.
+
+    Matplotlib reads what is between two dollar signs as mathematics, and stops where it cannot.
+    """
+    import matplotlib as mpl
+
+    escape = TEX if mpl.rcParams["text.usetex"] else {ord("$"): r"\$"}
+    return [short(name).translate(escape) for name in names]
 
 
 def new_axes(ax, figsize=(5.0, 4.0)):

@@ -18,6 +18,7 @@ from nbln.posterior.cells import CellPosterior, CellsAtMode
 from nbln.posterior.mode import Parameters
 from nbln.questions import psis
 from nbln.questions.checks import extreme, misfits
+from nbln.text import visible
 
 # Beyond 0.7 importance sampling cannot correct the Laplace posterior (Vehtari et al. 2024); one
 # cell in twenty may be beyond, as the sample is small.
@@ -164,7 +165,7 @@ def _far_genes(checks: xr.Dataset):
     if not len(far):
         return Row("far_genes", 0)
     worst = far[np.argsort(-distance[far], kind="stable")][:N_NAMED]
-    named = ", ".join(str(name) for name in checks[names.GENE].values[worst])
+    named = ", ".join(visible(name) for name in checks[names.GENE].values[worst])
     note = (
         f"means off by a factor of {FAR:g} and more, most in {named}: distrust what involves them"
     )

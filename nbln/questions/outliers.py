@@ -12,6 +12,7 @@ from nbln.data.fitted import Fitted
 from nbln.data.slices import slices
 from nbln.posterior.mode import Parameters
 from nbln.questions.diagnostics import Row
+from nbln.text import visible
 
 # A count is wild where six standard deviations of its gene's log-rate and six of counting together
 # do not lead to it: no count simulated from the model is, nor any of three real data sets; of
@@ -31,13 +32,13 @@ def rows(
     """Cells with a wild count, and cells of a wild depth, for a summary."""
     found = wild_counts(counts, parameters, eta)
     named = ", ".join(
-        f"{fitted.cell_names[cell]} ({count:,.0f} of {fitted.gene_names[gene]})"
+        f"{visible(fitted.cell_names[cell])} ({count:,.0f} of {visible(fitted.gene_names[gene])})"
         for cell, gene, count in found[:N_NAMED]
     )
     note = f"counts that no cell should have: {named}; look at these cells, or leave them out"
     yield Row.judged("wild_count_cells", len({cell for cell, _, _ in found}), bool(found), note)
     for quantity, cells in zip(("shallow_cells", "deep_cells"), wild_depths(fitted), strict=True):
-        named = ", ".join(str(name) for name in fitted.cell_names[cells[:N_NAMED]])
+        named = ", ".join(visible(name) for name in fitted.cell_names[cells[:N_NAMED]])
         yield Row(quantity, len(cells), note=f"totals unlike the others': {named}" if named else "")
 
 
