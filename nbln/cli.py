@@ -24,7 +24,7 @@ SAID = {
     PAIRS: "the most correlated pairs of genes",
     REPORT: "all of this with figures and predictive checks, for a browser",
     DRAWS: "the draws, for nbln.load",
-    CALLS: "the pairs called beyond 0.3, 5 % of them wrong",
+    CALLS: "the pairs that the draws call correlated",
 }
 QUOTED = "names like a formula begin with an apostrophe there"
 SHOWN_PAIRS = 10
@@ -67,6 +67,8 @@ PosteriorDraws = Annotated[
     int,
     typer.Option(min=0, help="Posterior draws a chain (two chains), for intervals and calls."),
 ]
+MinAbs = Annotated[float, typer.Option(min=0, max=1, help=f"Size of the correlations in {CALLS}.")]
+FDR = Annotated[float, typer.Option(help=f"Share of wrong calls that {CALLS} may hold.")]
 Pairs = Annotated[int, typer.Option(min=1, help=f"Number of gene pairs in {PAIRS}; {QUOTED}.")]
 
 
@@ -94,6 +96,8 @@ def demo(
     seed: Seed = 0,
     pairs: Pairs = 1000,
     draws: PosteriorDraws = 0,
+    min_abs: MinAbs = 0.3,
+    fdr: FDR = 0.05,
     checkpoint: Resume = True,
     progress: Bars = True,
     debug: Debug = False,
@@ -111,7 +115,8 @@ def demo(
         with outputs.writing(targets[FIT], SAID[FIT]):
             result.save(targets[FIT])
         posterior = _sample(result, draws, outputs, targets, seed, progress, checkpoint)
-        _leave(result, outputs, targets, pairs, truth, posterior)
+        calls = {"min_abs": min_abs, "fdr": fdr}
+        _leave(result, outputs, targets, pairs, truth, posterior, calls)
         with outputs.writing(targets[FITTED], SAID[FITTED]), atomic.beside(targets[FITTED]) as to:
             result.write_to(adata)
             adata.write_h5ad(to)
@@ -146,6 +151,8 @@ def fit(
     seed: Seed = 0,
     pairs: Pairs = 1000,
     draws: PosteriorDraws = 0,
+    min_abs: MinAbs = 0.3,
+    fdr: FDR = 0.05,
     backed: Annotated[
         bool, typer.Option("--backed", help="Leave the counts on disk and read them in parts.")
     ] = False,
@@ -173,7 +180,8 @@ def fit(
         with outputs.writing(targets[FIT], SAID[FIT]):
             result.save(targets[FIT])
         posterior = _sample(result, draws, outputs, targets, seed, progress, checkpoint)
-        _leave(result, outputs, targets, pairs, None, posterior)
+        calls = {"min_abs": min_abs, "fdr": fdr}
+        _leave(result, outputs, targets, pairs, None, posterior, calls)
         with outputs.writing(targets[FITTED], SAID[FITTED]):
             files.write_annotated(result.write_to, adata, counts, targets[FITTED])
 
@@ -216,11 +224,14 @@ def _sample(result, n_draws: int, outputs: Outputs, targets, seed: int, progress
     return posterior
 
 
-def _leave(result, outputs: Outputs, targets: dict[str, Path], n_pairs: int, truth, posterior):
+def _leave(
+    result, outputs: Outputs, targets: dict[str, Path], n_pairs: int, truth, posterior, calls
+):
     """Print the report, and write it with the pairs and what the draws say of them."""
+    called = None
     if posterior is not None:
         with outputs.writing(targets[CALLS], SAID[CALLS]):
-            called = posterior.pairs()
+            called = posterior.pairs(**calls)
             atomic.write(targets[CALLS], to_csv(called))
             say(f"{len(called):,} pairs of genes are called.")
     if result.has_programs:
@@ -232,7 +243,7 @@ def _leave(result, outputs: Outputs, targets: dict[str, Path], n_pairs: int, tru
         checks = result.check(n_samples=int(min(50, max(10, DRAWN_COUNTS / size))))
         summary = result.summary(checks=checks)
         _print(result, summary, truth, posterior)
-        page = webpage.page(result, checks, summary, None, truth, posterior)
+        page = webpage.page(result, checks, summary, None, truth, posterior, called)
         atomic.write(targets[REPORT], page.encode())
 
 

@@ -35,7 +35,15 @@ class Picture(NamedTuple):
     png: str
 
 
-def page(result, checks, summary: pd.DataFrame, counts=None, truth=None, posterior=None) -> str:
+def page(
+    result,
+    checks,
+    summary: pd.DataFrame,
+    counts=None,
+    truth=None,
+    posterior=None,
+    called: pd.DataFrame | None = None,
+) -> str:
     """The whole page.
 
     Names from data are shown, and do nothing: each is escaped, what is not printable is written
@@ -51,13 +59,15 @@ def page(result, checks, summary: pd.DataFrame, counts=None, truth=None, posteri
         What simulated data were drawn from, as in `report.lines`.
     posterior
         Draws of the posterior; without them the page says that correlations carry no interval.
+    called
+        What their `pairs` gave; by default it is asked.
     """
     level = extreme(checks)
     strongest, certainty = None, None
     if result.has_programs:
         if result.w_prior_diagnostics["effective_rank"]:
             strongest = _table(result.top_pairs(SHOWN_PAIRS))
-        certainty = None if posterior is None else _certainty(posterior)
+        certainty = None if posterior is None else _certainty(posterior, called)
     return (
         _environment()
         .get_template(TEMPLATE)
@@ -88,9 +98,9 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _certainty(posterior) -> dict[str, Any]:
+def _certainty(posterior, called: pd.DataFrame | None) -> dict[str, Any]:
     """How sure the correlations are: intervals, calls, network."""
-    called = posterior.pairs()
+    called = posterior.pairs() if called is None else called
     # Of the table and the figure no gene takes more than three rows.
     pairs = spread_over_genes(called, SHOWN_PAIRS)
     summary = posterior.summary()
@@ -115,6 +125,8 @@ def _certainty(posterior) -> dict[str, Any]:
     )
     return {
         "n_called": f"{len(called):,}",
+        "min_abs": f"{called.attrs['min_abs']:g}",
+        "fdr": f"{100 * called.attrs['fdr']:g} %",
         "doubts": "; ".join(doubts(summary)),
         "figures": _pictures(figures),
         "pairs": _table(pairs),
