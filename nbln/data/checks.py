@@ -212,7 +212,9 @@ def _looks_scaled(sign: str, labels: Labels, strict: bool) -> None:
     )
     if strict:
         raise ValueError(f"{message}. strict=False fits them all the same")
-    _log.warning("%s. strict=True makes this an error", message)
+    _log.warning(
+        "%s%s", message, ". strict=True makes this an error" if labels.caller == "fit" else ""
+    )
 
 
 def _check_values(block: Block, start: int, labels: Labels) -> None:

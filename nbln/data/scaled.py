@@ -106,7 +106,7 @@ def _smallest(block: Block) -> tuple[Float[np.ndarray, " cell"], np.ndarray]:
     if isinstance(block, np.ndarray):
         seen = block > 0
         return np.min(block, axis=1, where=seen, initial=np.inf), seen.sum(axis=1)
-    n_cells = block.shape[0]
+    n_cells = len(block.indptr) - 1
     smallest, n_seen = np.full(n_cells, np.inf), np.zeros(n_cells, np.int64)
     rows = np.flatnonzero(np.diff(block.indptr))
     if len(rows):
