@@ -1,11 +1,12 @@
 """`fit` and `load`: arguments -> plan -> result."""
 
 import inspect
+import os
 from pathlib import Path
 from typing import Any
 
 from nbln import plan
-from nbln.arguments import check_keywords, check_seed
+from nbln.arguments import check_flag, check_keywords, check_seed
 from nbln.data.counts import Counts
 from nbln.inference.checkpoint import Checkpoint, Saver
 from nbln.inference.laplace.engine import LaplaceConfig
@@ -110,7 +111,7 @@ def fit(
     Raises
     ------
     TypeError
-        Not an AnnData, an unknown keyword, or a `strict` that is neither True nor False.
+        Not an AnnData, an unknown keyword, or an argument of another type than its own.
     KeyError
         No such layer.
     ValueError
@@ -127,8 +128,13 @@ def fit(
         if name not in ("adata", "strict", "checkpoint", "unknown")
     }
     check_keywords("fit", unknown, ["adata", "strict", "checkpoint", *defaults])
-    if not isinstance(strict, bool):
-        raise TypeError(f"fit(strict={strict!r}): must be True or False")
+    for flag in ("progress", "strict"):
+        check_flag(f"fit({flag}", given[flag])
+    if not isinstance(checkpoint, str | os.PathLike | Checkpoint | None):
+        raise TypeError(
+            f"fit(checkpoint={checkpoint!r}): expected a path, an nbln.Checkpoint or None; got "
+            f"{type(checkpoint).__name__}"
+        )
     check_seed("fit(seed", seed)
     built = plan.make({name: given[name] for name in defaults}, defaults)
     with Saver(checkpoint) as saver:

@@ -1,6 +1,7 @@
 """What can be wrong with an AnnData, and what the user is told about it."""
 
 import logging
+from collections.abc import Hashable
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, NamedTuple, NoReturn
@@ -77,7 +78,7 @@ def check_arguments(
     Raises
     ------
     TypeError
-        Not an AnnData, or a coverage that is not a number.
+        Not an AnnData, a layer that no name can be, or a coverage that is not a number.
     MissingLayerError
         No such layer.
     ValueError
@@ -88,13 +89,18 @@ def check_arguments(
             f"{caller}(adata): got a {type(adata).__name__}; pass an anndata.AnnData with cells in "
             "rows and genes in columns, as made by anndata.AnnData(X) or anndata.read_h5ad(path)"
         )
+    if layer is not None and not isinstance(layer, Hashable):
+        raise TypeError(
+            f"{caller}(layer={layer!r}): got a {type(layer).__name__}; pass the name of a layer "
+            f"({_layer_list(layer_names(adata))}), or None for adata.X"
+        )
     if layer is not None and layer not in adata.layers:
         raise MissingLayerError(
             f'{caller}(layer="{layer}"): no such layer; {_layer_list(layer_names(adata))}'
         )
     if gene_coverage is None:
         return
-    if not isinstance(gene_coverage, Real):
+    if not isinstance(gene_coverage, Real) or isinstance(gene_coverage, bool):
         raise TypeError(
             f"{caller}(gene_coverage={gene_coverage!r}): got a {type(gene_coverage).__name__}; "
             "pass a number in (0, 1], or None to keep every gene"
