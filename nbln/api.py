@@ -1,11 +1,12 @@
 """`fit` and `load`: arguments -> plan -> result."""
 
 import inspect
+import os
 from pathlib import Path
 from typing import Any
 
 from nbln import plan
-from nbln.arguments import check_keywords, check_seed
+from nbln.arguments import check_flag, check_keywords, check_seed
 from nbln.data.counts import Counts
 from nbln.inference.checkpoint import Checkpoint, Saver
 from nbln.inference.laplace.engine import LaplaceConfig
@@ -39,6 +40,7 @@ def fit(
     tol: float | None = None,
     seed: int = 0,
     progress: bool = True,
+    strict: bool = False,
     checkpoint: str | Path | Checkpoint | None = None,
     svi: SVIConfig | None = None,
     laplace: LaplaceConfig | None = None,
@@ -92,6 +94,9 @@ def fit(
         Same seed, same numbers on the same machine.
     progress
         Show a progress bar.
+    strict
+        Refuse counts that look normalised or multiplied, and rounded; by default they are fitted,
+        with a warning in the log (``logging.getLogger("nbln")``).
     checkpoint
         A file that says where the fit stands, written every minute and when it is interrupted. The
         same call goes on from it and ends with the same numbers; then it is removed. For other
@@ -106,12 +111,13 @@ def fit(
     Raises
     ------
     TypeError
-        Not an AnnData, or an unknown keyword.
+        Not an AnnData, an unknown keyword, or an argument of another type than its own.
     KeyError
         No such layer.
     ValueError
         Counts or arguments that cannot be fitted, or an argument that the model does not use; the
-        message says which and what to do. A checkpoint that is damaged, or of another fit.
+        message says which and what to do. With `strict`, counts that look scaled. A checkpoint
+        that is damaged, or of another fit.
     FloatingPointError
         The fit diverged; the message names the step and the parameter.
     """
@@ -119,13 +125,20 @@ def fit(
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(fit).parameters.items()
-        if name not in ("adata", "checkpoint", "unknown")
+        if name not in ("adata", "strict", "checkpoint", "unknown")
     }
-    check_keywords("fit", unknown, ["adata", "checkpoint", *defaults])
+    check_keywords("fit", unknown, ["adata", "strict", "checkpoint", *defaults])
+    for flag in ("progress", "strict"):
+        check_flag(f"fit({flag}", given[flag])
+    if not isinstance(checkpoint, str | os.PathLike | Checkpoint | None):
+        raise TypeError(
+            f"fit(checkpoint={checkpoint!r}): expected a path, an nbln.Checkpoint or None; got "
+            f"{type(checkpoint).__name__}"
+        )
     check_seed("fit(seed", seed)
     built = plan.make({name: given[name] for name in defaults}, defaults)
     with Saver(checkpoint) as saver:
-        counts = Counts.from_anndata(adata, layer=layer, gene_coverage=gene_coverage)
+        counts = Counts.from_anndata(adata, layer=layer, gene_coverage=gene_coverage, strict=strict)
         return built.run(counts, saver)
 
 

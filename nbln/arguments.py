@@ -71,6 +71,19 @@ def check_seed(argument: str, value: Any) -> int:
     return int(value)
 
 
+def check_flag(argument: str, value: Any) -> bool:
+    """`value`, if it is True or False.
+
+    Raises
+    ------
+    TypeError
+        It is not.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{shown(argument, value)}: must be True or False")
+    return bool(value)
+
+
 def check_whole(argument: str, value: Any, least: int = 1) -> int:
     """`value`, if it is a whole number of at least `least`.
 

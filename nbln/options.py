@@ -126,10 +126,15 @@ def check_latent_dim(latent_dim: Any, n_cells: int, n_genes: int) -> int:
     Raises
     ------
     ValueError
-        It is not.
+        It is not, or there is a single gene.
     """
     whole = isinstance(latent_dim, int | np.integer) and not isinstance(latent_dim, bool)
     largest = min(n_cells, n_genes) - 1
+    if largest < 1:
+        raise ValueError(
+            f"fit(adata): {n_cells} cells × {n_genes} genes with counts; gene programs need at "
+            "least two of each. model='nbvcp' fits genes one by one"
+        )
     if not whole or not 1 <= latent_dim <= largest:
         raise ValueError(
             f"fit(latent_dim={latent_dim!r}): must be a whole number from 1 to {largest}, fewer "

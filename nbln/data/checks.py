@@ -1,15 +1,21 @@
 """What can be wrong with an AnnData, and what the user is told about it."""
 
+import logging
+from collections.abc import Hashable
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from anndata import AnnData
 from jaxtyping import Float
 
+from nbln.data.checksum import Checksum
+from nbln.data.scaled import Scaling
 from nbln.data.storage import Block, Matrix, as_type
 from nbln.text import visible
+
+_log = logging.getLogger("nbln")
 
 # 2**24: float32, with its 24-bit significand, represents all whole numbers up to it.
 LARGEST_COUNT = 2**24
@@ -73,7 +79,7 @@ def check_arguments(
     Raises
     ------
     TypeError
-        Not an AnnData, or a coverage that is not a number.
+        Not an AnnData, a layer that no name can be, or a coverage that is not a number.
     MissingLayerError
         No such layer.
     ValueError
@@ -84,13 +90,18 @@ def check_arguments(
             f"{caller}(adata): got a {type(adata).__name__}; pass an anndata.AnnData with cells in "
             "rows and genes in columns, as made by anndata.AnnData(X) or anndata.read_h5ad(path)"
         )
+    if layer is not None and not isinstance(layer, Hashable):
+        raise TypeError(
+            f"{caller}(layer={layer!r}): got a {type(layer).__name__}; pass the name of a layer "
+            f"({_layer_list(layer_names(adata))}), or None for adata.X"
+        )
     if layer is not None and layer not in adata.layers:
         raise MissingLayerError(
             f'{caller}(layer="{visible(layer)}"): no such layer; {_layer_list(layer_names(adata))}'
         )
     if gene_coverage is None:
         return
-    if not isinstance(gene_coverage, Real):
+    if not isinstance(gene_coverage, Real) or isinstance(gene_coverage, bool):
         raise TypeError(
             f"{caller}(gene_coverage={gene_coverage!r}): got a {type(gene_coverage).__name__}; "
             "pass a number in (0, 1], or None to keep every gene"
@@ -102,13 +113,13 @@ def check_arguments(
         )
 
 
-def check_shape(adata: AnnData, caller: str) -> None:
-    """Raise unless there are two cells, a gene, and no name twice.
+def check_shape(adata: AnnData, fewest: int, caller: str) -> None:
+    """Raise unless there are a gene and at least `fewest` cells, one or two.
 
     Raises
     ------
     ValueError
-        No cells, no genes, a single cell, or a repeated name.
+        No cells, no genes, or a single cell.
     """
     n_cells, n_genes = adata.shape
     size = f"{caller}(adata): {n_cells} cells × {n_genes} genes"
@@ -116,17 +127,8 @@ def check_shape(adata: AnnData, caller: str) -> None:
         raise ValueError(f"{size}: no cells; check the filter that made this AnnData")
     if n_genes == 0:
         raise ValueError(f"{size}: no genes; check the filter that made this AnnData")
-    if n_cells < 2:
+    if n_cells < fewest:
         raise ValueError(f"{size}: fewer than two cells; variation needs at least two")
-    for names, axis, what in ((adata.obs_names, "obs", "cell"), (adata.var_names, "var", "gene")):
-        names = names.astype(str)
-        repeated = names.duplicated()
-        if repeated.any():
-            name = visible(names[repeated.argmax()])
-            raise ValueError(
-                f'{caller}(adata): {what} name "{name}" occurs more than once '
-                f"in adata.{axis}_names; make them unique with adata.{axis}_names_make_unique()"
-            )
 
 
 def check_type(matrix: Matrix | None, labels: Labels) -> Matrix:
@@ -152,21 +154,37 @@ def check_type(matrix: Matrix | None, labels: Labels) -> Matrix:
     return matrix
 
 
-def checked_totals(
-    matrix: Matrix, labels: Labels
-) -> tuple[Float[np.ndarray, " cell"], Float[np.ndarray, " gene"]]:
+class Totals(NamedTuple):
+    """What one pass over checked counts gives.
+
+    Attributes
+    ----------
+    cells, genes
+        Total counts of each.
+    checksum
+        A number that changes when the counts do.
+    """
+
+    cells: Float[np.ndarray, " cell"]
+    genes: Float[np.ndarray, " gene"]
+    checksum: int
+
+
+def checked_totals(matrix: Matrix, labels: Labels, strict: bool = False) -> Totals:
     """Total counts of each cell and of each gene, after checking that all values are counts.
 
     The matrix is read in blocks of rows, sparse where it is stored so, to bound the memory.
+    Counts that look scaled and rounded are a warning in the log, with `strict` an error.
 
     Raises
     ------
     ValueError
-        A value that is not a count (the first in row-major order is named), or a cell
-        without counts.
+        A value that is not a count (the first in row-major order is named), a cell without
+        counts, or with `strict` counts that look scaled.
     """
     n_cells, n_genes = matrix.shape
     cells, genes = np.empty(n_cells), np.zeros(n_genes)
+    checksum, scaling = Checksum(n_genes), Scaling()
     for start, block in matrix.blocks():
         # Sums of small integers would overflow in their own type; float64 sums them exactly.
         block = as_type(block, np.float64)
@@ -174,10 +192,36 @@ def checked_totals(
         sums = block.sum(axis=1)
         cells[start : start + len(sums)] = sums
         genes += block.sum(axis=0)
+        checksum.add(block)
+        scaling.add(block)
     empty = cells == 0
     if empty.any():
         _no_counts(empty, labels)
-    return cells, genes
+    sign = scaling.sign(cells)
+    if sign is not None:
+        _looks_scaled(sign, labels, strict)
+    return Totals(cells, genes, checksum.value)
+
+
+def checksum(matrix: Matrix) -> int:
+    """The checksum alone, as `checked_totals` gave it if nothing has changed."""
+    made = Checksum(matrix.shape[1])
+    for _, block in matrix.blocks():
+        made.add(block)
+    return made.value
+
+
+def _looks_scaled(sign: str, labels: Labels, strict: bool) -> None:
+    message = (
+        f"{labels.argument}: {sign}; these do not look like raw counts, whose noise is what the "
+        f"model knows. Pass raw counts, in adata.X or by layer= ({_layer_list(labels.layers)}); "
+        "of cells that were downsampled, those before that"
+    )
+    if strict:
+        raise ValueError(f"{message}. strict=False fits them all the same")
+    _log.warning(
+        "%s%s", message, ". strict=True makes this an error" if labels.caller == "fit" else ""
+    )
 
 
 def _check_values(block: Block, start: int, labels: Labels) -> None:

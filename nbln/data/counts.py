@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32, Int
 
 from nbln.data import checks
 from nbln.data.genes import Selection, coverage
+from nbln.data.naming import checked_names
 from nbln.data.storage import Matrix, as_type, canonical, open_matrix
 from nbln.vocabulary import OTHER_GENE
 
@@ -50,6 +51,7 @@ class Counts:
     fingerprint: str
     _matrix: Matrix
     _selection: Selection
+    _checksum: int | None
 
     @classmethod
     def from_anndata(
@@ -60,6 +62,7 @@ class Counts:
         gene_coverage: float | None = None,
         genes: np.ndarray | None = None,
         caller: str = "fit",
+        strict: bool = False,
     ) -> "Counts":
         """Check an AnnData's counts and choose its genes; the AnnData is not modified.
 
@@ -79,10 +82,13 @@ class Counts:
             the others in a last column `_other`. None keeps every gene.
         genes
             Names of the genes of an earlier fit, which replace `gene_coverage`: exactly these
-            are kept in this order, even without counts; a last `_other` pools all others.
+            are kept in this order, even without counts; a last `_other` pools all others. A
+            single cell is enough then.
         caller
             Name of the function that the user called. Errors begin with it, as in
             ``fit(adata): ...`` or ``fit(layer="raw"): ...``.
+        strict
+            Whether counts that look scaled and rounded are an error instead of a warning.
 
         Raises
         ------
@@ -91,20 +97,23 @@ class Counts:
         KeyError
             No such layer.
         ValueError
-            No cells or genes, a single cell, repeated names, no matrix, values that are
-            not counts up to 2**24, a cell without counts, a coverage outside (0, 1], a
-            gene already called `_other`, a gene of `genes` that is not there.
+            No cells or genes, a single cell, repeated or impossible names, no matrix, a damaged
+            sparse matrix, values that are not counts up to 2**24, a cell without counts, a
+            coverage outside (0, 1], a gene already called `_other`, a gene of `genes` that is not
+            there, with `strict` counts that look scaled.
+        OSError
+            The file of a backed AnnData is gone, cut short or closed.
         """
         checks.check_arguments(adata, layer, gene_coverage, caller)
-        checks.check_shape(adata, caller)
-        cell_names = adata.obs_names.astype(str).to_numpy(dtype=str)
-        names = adata.var_names.astype(str).to_numpy(dtype=str)
+        checks.check_shape(adata, 2 if genes is None else 1, caller)
+        cell_names = checked_names(adata, "obs", caller)
+        names = checked_names(adata, "var", caller)
         layers = checks.layer_names(adata)
         labels = checks.Labels(cell_names, names, layer, layers, adata.isbacked, caller)
         matrix = checks.check_type(open_matrix(adata, layer, caller), labels)
         # Missing genes are named before cells that have no counts in the others.
         named = None if genes is None else _select_by_name(names, genes, caller)
-        library_size, totals = checks.checked_totals(matrix, labels)
+        library_size, totals, checksum = checks.checked_totals(matrix, labels, strict)
         selection = _select_by_coverage(totals, gene_coverage) if named is None else named
         gene_names, gene_totals = names[selection.kept], totals[selection.kept]
         if selection.has_other:
@@ -116,7 +125,7 @@ class Counts:
         if never_seen:
             _log.info("%d genes without a single count are left out", never_seen)
 
-        matrix, remaining = _apply(selection, matrix)
+        shared, (matrix, remaining) = matrix, _apply(selection, matrix)
         if genes is not None and selection.drops and not selection.has_other:
             library_size = _kept_totals(matrix, remaining, labels)
         return cls(
@@ -129,6 +138,8 @@ class Counts:
             fingerprint=_fingerprint(cell_names, gene_names, library_size, gene_totals),
             _matrix=matrix,
             _selection=remaining,
+            # A matrix of its own cannot be changed by anyone else.
+            _checksum=checksum if _shares(matrix, shared) else None,
         )
 
     @property
@@ -188,6 +199,25 @@ class Counts:
         block = canonical(self._selection.sparse(block))
         return block.indices, block.data
 
+    def check_unchanged(self) -> None:
+        """Raise if the arrays or the file that this shares have changed since they were checked.
+
+        It reads all counts once.
+
+        Raises
+        ------
+        ValueError
+            They have changed.
+        OSError
+            The file is gone, cut short or closed.
+        """
+        if self._checksum is not None and checks.checksum(self._matrix) != self._checksum:
+            raise ValueError(
+                f"{self._matrix.name.partition(': ')[2]} was changed since the fit, in place: the "
+                "result does not belong to these counts; pass those of the fit with counts=, or "
+                "fit again (to go on with other values, change a copy: adata.copy())"
+            )
+
     def _resolve(self, index: slice | np.ndarray | list[int]) -> slice | np.ndarray:
         """Cells from 0, by NumPy's rules for negative numbers, masks and numbers out of range."""
         if isinstance(index, slice):
@@ -232,7 +262,17 @@ def _apply(selection: Selection, matrix: Matrix) -> tuple[Matrix, Selection]:
     if matrix.on_disk or not matrix.is_sparse:
         return matrix, selection
     selected = as_type(canonical(selection.sparse(matrix.handle)), np.float32)
-    return Matrix(selected, on_disk=False), Selection.identity(selection.n_genes)
+    if not selection.is_identity and np.shares_memory(selected.data, matrix.handle.data):
+        selected = selected.copy()  # or the columns of a checksum would be others
+    own = Matrix(selected, on_disk=False, name=matrix.name)
+    return own, Selection.identity(selection.n_genes)
+
+
+def _shares(matrix: Matrix, given: Matrix) -> bool:
+    """Whether what is kept can be changed by whoever holds what was given."""
+    if matrix is given:
+        return True
+    return np.shares_memory(matrix.handle.data, given.handle.data)
 
 
 def _kept_totals(

@@ -117,7 +117,8 @@ class Fitted:
         Raises
         ------
         ValueError
-            The result was loaded and no data are given, or they are other data.
+            The result was loaded and no data are given, they are other data, or the counts were
+            changed in place since the fit.
         """
         if adata is None:
             if self.counts is None:
@@ -125,6 +126,7 @@ class Fitted:
                     "this result was loaded from a file and does not hold the counts; pass them "
                     "again with counts=adata"
                 )
+            self.counts.check_unchanged()
             return self.counts
         counts = (
             adata

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
+from nbln.data import damage
 from nbln.data.slices import slices
 
 Block = np.ndarray | sp.csr_array
@@ -30,17 +31,24 @@ class Matrix:
         Whether `handle` is a file.
     cells, genes
         Numbers of the file's rows and columns that are read, in that order; None for all.
+    name
+        The user's call and the matrix, for messages.
+    file
+        Name of the file, if any.
     """
 
     handle: Any
     on_disk: bool
     cells: np.ndarray | None = None
     genes: np.ndarray | None = None
+    name: str = "adata.X"
+    file: str | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """Numbers of cells and genes."""
-        n_cells, n_genes = self.handle.shape
+        with damage.reading(self.name, self.file):
+            n_cells, n_genes = self.handle.shape
         return (
             n_cells if self.cells is None else len(self.cells),
             n_genes if self.genes is None else len(self.genes),
@@ -60,20 +68,50 @@ class Matrix:
         """Rows as they are stored, dense or canonical CSR.
 
         ``rows`` is a slice of step 1 or an array of row numbers from 0, in any order.
+
+        Raises
+        ------
+        OSError
+            The file is gone, cut short or closed.
+        ValueError
+            A sparse matrix on disk has an index out of range.
         """
         if not self.on_disk:
             return _block(self.handle[rows])
         if self.cells is not None:
             rows = self.cells[rows]
-        block = _read_file(self.handle, rows)
+        block = self._read_file(rows)
         return block if self.genes is None else _block(block[:, self.genes])
 
     def blocks(self) -> Iterator[tuple[int, Block]]:
         """All rows in order, as (first row, block) of bounded size."""
         # All columns of the file are read before some are selected, so all of them count.
-        size = max(1, _BLOCK_BYTES // (4 * self.handle.shape[1]))
+        with damage.reading(self.name, self.file):
+            size = max(1, _BLOCK_BYTES // (4 * self.handle.shape[1]))
         for rows in slices(self.shape[0], size):
             yield rows.start, self.read(rows)
+
+    def _read_file(self, rows: slice | np.ndarray) -> Block:
+        if isinstance(rows, slice):
+            return self._of_file(rows)
+        if len(rows) == 0:
+            return self._of_file(slice(0, 0))
+        # h5py needs increasing row numbers without repeats, and reads consecutive rows fastest.
+        wanted, back = np.unique(rows, return_inverse=True)
+        in_order = np.array_equal(back, np.arange(len(rows)))
+        if wanted[-1] - wanted[0] == len(wanted) - 1:
+            block = self._of_file(slice(int(wanted[0]), int(wanted[-1]) + 1))
+        else:
+            block = self._of_file(wanted)
+        return block if in_order else block[back]
+
+    def _of_file(self, rows: slice | np.ndarray) -> Block:
+        with damage.reading(self.name, self.file):
+            damage.check_length(self.handle)
+            raw = self.handle[rows]
+        if sp.issparse(raw):
+            damage.check_sparse(raw, self.name)
+        return _block(raw)
 
 
 def open_matrix(adata: AnnData, layer: str | None, caller: str) -> Matrix | None:
@@ -97,40 +135,65 @@ def open_matrix(adata: AnnData, layer: str | None, caller: str) -> Matrix | None
     ------
     TypeError
         The matrix is neither a NumPy array nor CSR or CSC, in memory or in an h5ad file.
+    ValueError
+        A sparse matrix with pointers or indices out of range.
+    OSError
+        The file of a backed AnnData is gone, cut short or closed.
     """
-    if adata.isbacked and not adata.file.is_open:
-        adata.file.open()
-    cells = genes = None
+    argument = f"{caller}(adata)" if layer is None else f'{caller}(layer="{layer}")'
+    name = f"{argument}: " + ("adata.X" if layer is None else f'adata.layers["{layer}"]')
+    if not adata.isbacked:
+        if adata.is_view:
+            # A view is made by SciPy, which trusts the indices of the matrix that it is a view of.
+            parent: Any = adata._adata_ref
+            whole = parent.X if layer is None else parent.layers[layer]
+            if sp.issparse(whole):
+                damage.check_sparse(whole, name)
+        return _matrix(adata.X if layer is None else adata.layers[layer], None, None, name, None)
+    file = str(adata.filename)
+    with damage.reading(name, file):
+        if not adata.file.is_open:
+            adata.file.open()
+        handle, cells, genes = _in_file(adata, layer)
+    return _matrix(handle, cells, genes, name, file)
+
+
+def _in_file(adata: Any, layer: str | None) -> tuple[Any, np.ndarray | None, np.ndarray | None]:
+    """What a backed AnnData has for a matrix, and which rows and columns of it are meant."""
     if layer is not None:
-        handle = adata.layers[layer]
-    elif not adata.isbacked:
-        handle = adata.X
-    elif "X" not in adata.file:
-        return None  # asking for it would be a KeyError
-    elif adata.is_view:
-        # X of a view would be read whole into memory, so its parent is read instead. AnnData
-        # has no public name for the parent and for the view's indices.
-        view: Any = adata
-        handle = view._adata_ref.X
-        cells = _numbers(view._oidx, handle.shape[0])
-        genes = _numbers(view._vidx, handle.shape[1])
-    else:
-        handle = adata.X
+        return adata.layers[layer], None, None
+    if "X" not in adata.file:
+        return None, None, None  # asking for it would be a KeyError
+    if not adata.is_view:
+        return adata.X, None, None
+    # X of a view would be read whole into memory, so its parent is read instead. AnnData has no
+    # public name for the parent and for the view's indices.
+    handle = adata._adata_ref.X
+    n_cells, n_genes = handle.shape
+    return handle, _numbers(adata._oidx, n_cells), _numbers(adata._vidx, n_genes)
+
+
+def _matrix(handle: Any, cells, genes, name: str, file: str | None) -> Matrix | None:
+    """The matrix behind a handle, its structure checked; None where there is none."""
     if handle is None:
         return None
     if sp.issparse(handle):
-        return Matrix(canonical(handle), on_disk=False)
+        damage.check_sparse(handle, name)
+        return Matrix(canonical(handle), on_disk=False, name=name)
     if isinstance(handle, np.ndarray) and not isinstance(handle, np.ma.MaskedArray):
-        return Matrix(np.asarray(handle), on_disk=False)
+        return Matrix(np.asarray(handle), on_disk=False, name=name)
     stored = getattr(handle, "format", "")
+    if stored in ("csr", "csc"):
+        damage.check_pointers(handle, name, file)
     if stored == "csc":
-        return Matrix(_read_columns(handle, cells, genes), on_disk=False)
+        return Matrix(_read_columns(handle, cells, genes, name, file), on_disk=False, name=name)
     if stored == "csr" or isinstance(handle, h5py.Dataset):
-        return Matrix(handle, True, cells, genes)
+        return Matrix(handle, True, cells, genes, name, file)
     raise TypeError(
-        f"{caller}(adata): the counts are a {type(handle).__module__}.{type(handle).__name__}; "
-        "NumPy arrays and CSR or CSC matrices are accepted, in memory or in an h5ad file opened "
-        'with backed="r". Convert them, for instance by adata = adata.to_memory()'
+        f"{name.partition(':')[0]}: the counts are a {type(handle).__module__}."
+        f"{type(handle).__name__}; NumPy arrays and CSR or CSC matrices are accepted, in memory or "
+        'in an h5ad file opened with backed="r". Convert them, for instance by '
+        "adata = adata.to_memory()"
     )
 
 
@@ -164,22 +227,9 @@ def _numbers(index: Any, size: int) -> np.ndarray | None:
     return None if np.array_equal(numbers, np.arange(size)) else numbers
 
 
-def _read_file(handle: Any, rows: slice | np.ndarray) -> Block:
-    if isinstance(rows, slice):
-        return _block(handle[rows])
-    if len(rows) == 0:
-        return _block(handle[:0])
-    # h5py needs increasing row numbers without repeats, and reads consecutive rows fastest.
-    wanted, back = np.unique(rows, return_inverse=True)
-    in_order = np.array_equal(back, np.arange(len(rows)))
-    if wanted[-1] - wanted[0] == len(wanted) - 1:
-        block = _block(handle[int(wanted[0]) : int(wanted[-1]) + 1])
-    else:
-        block = _block(handle[wanted])
-    return block if in_order else block[back]
-
-
-def _read_columns(handle: Any, cells: np.ndarray | None, genes: np.ndarray | None) -> sp.csr_array:
+def _read_columns(
+    handle: Any, cells: np.ndarray | None, genes: np.ndarray | None, name: str, file: str | None
+) -> sp.csr_array:
     """A CSC file as CSR in memory.
 
     Reading any row of such a file takes all of the file. It is therefore read once, some
@@ -189,7 +239,10 @@ def _read_columns(handle: Any, cells: np.ndarray | None, genes: np.ndarray | Non
     size = max(1, _BLOCK_BYTES // (4 * n_cells))
     blocks = []
     for columns in slices(n_genes, size):
-        block = sp.csc_array(handle[:, columns])
+        with damage.reading(name, file):
+            damage.check_length(handle)
+            block = sp.csc_array(handle[:, columns])
+        damage.check_sparse(block, name)
         blocks.append(block if cells is None else block[cells])
     csr: Any = sp.hstack(blocks, format="csr")
     return canonical(csr if genes is None else csr[:, genes])

@@ -13,6 +13,7 @@ Nothing divides by d or a, and at the mode α = s.
 from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
@@ -274,10 +275,12 @@ def find(
     slopes are sums of small differences, which float32 resolves where it cannot tell two
     objectives apart. Convergence is quadratic: the last move is far larger than what is left.
     """
-    nothing = jnp.zeros((parameters.W.shape[1] + len(columns.value), f.shape[0]), f.dtype)
-    state = _State(
-        nothing, jnp.zeros_like(f), f, jnp.full(cells.mask.shape, jnp.inf), cells.mask > 0, 0
-    )
+    # Under jax_enable_x64 parameters may have 64 bits where counts have 32, and a loop has to begin
+    # with the types that it goes on with.
+    step = jax.eval_shape(lambda f: newton_step(parameters, cells, columns, f), f)
+    f = f.astype(step.f.dtype)
+    nothing, never = jnp.zeros(step.z.shape, f.dtype), jnp.full(cells.mask.shape, jnp.inf, f.dtype)
+    state = _State(nothing, jnp.zeros_like(f), f, never, cells.mask > 0, 0)
 
     def unfinished(state):
         return jnp.any(state.move > search.tol) & (state.n_steps <= search.max_steps)

@@ -105,9 +105,12 @@ def programs(columns: dict, gauge: dict[str, float], learned: bool) -> Iterator[
     yield Row("W_compositional_norm", gauge["W_compositional_norm"])
     yield Row("W_all_ones_component_norm", gauge["W_all_ones_component_norm"])
     ratio = gauge["gauge_contamination_ratio"]
-    high = rank > 0 and ratio > 1
-    remedy = "most shared variation is a cell's depth; read the compositional correlations only"
-    yield Row.judged("gauge_contamination_ratio", ratio, high, remedy)
+    if rank == 0:
+        # A ratio of two norms that are both nothing says nothing.
+        yield Row("gauge_contamination_ratio", np.nan, OK, "no program to compare with")
+    else:
+        remedy = "most shared variation is a cell's depth; read the compositional correlations only"
+        yield Row.judged("gauge_contamination_ratio", ratio, ratio > 1, remedy)
     # Those that carry signal and the first that does not.
     for k, sigma in enumerate(columns["sigma_k"][: rank + 1]):
         yield Row(f"sigma_{k}", float(sigma))

@@ -6,6 +6,8 @@ from jaxtyping import Float
 from nbln.linalg import gauge
 from nbln.priors.loadings import FittedLoadings
 
+NO_NORM = 1e-12  # loadings below it are rounding: nothing can be compared with them
+
 
 def column_diagnostics(W: Float[np.ndarray, "gene factor"], loadings: FittedLoadings) -> dict:
     """See `LaplaceResult.w_prior_diagnostics`."""
@@ -33,5 +35,5 @@ def gauge_diagnostics(W: Float[np.ndarray, "gene factor"]) -> dict[str, float]:
     return {
         "W_compositional_norm": centred,
         "W_all_ones_component_norm": ones,
-        "gauge_contamination_ratio": ones / centred if centred > 0 else np.inf,
+        "gauge_contamination_ratio": ones / centred if centred > NO_NORM else np.nan,
     }

@@ -40,7 +40,10 @@ def log_evidence(
     n_samples: int,
     seed: int,
 ) -> Float[np.ndarray, " cell"]:
-    """Log-evidence of each cell: Laplace's, or with more samples by importance sampling."""
+    """Log-evidence of each cell: Laplace's, or with more samples by importance sampling.
+
+    Of a cell so deep that no draw of its capture loss is positive, Laplace's all the same.
+    """
 
     def visit(key, cells):
         return _evidence(key, parameters, cells, added.columns, search, n_samples)
@@ -85,10 +88,14 @@ def _evidence(
     n_samples: int,
 ) -> tuple[Float[Array, " cell"]]:
     f = _search(parameters, cells, columns, search).f
+    laplace = evidence.evidence(parameters, cells, columns, f)
     if n_samples == 1:
-        return (evidence.evidence(parameters, cells, columns, f),)
+        return (laplace,)
     ratios = importance.log_ratios(key, parameters, cells, columns, f, n_samples)
-    return (jax.scipy.special.logsumexp(ratios, axis=0) - np.log(n_samples),)
+    sampled = jax.scipy.special.logsumexp(ratios, axis=0) - np.log(n_samples)
+    # Draws come from the Gaussian before truncation, whose mass at positive losses may be less
+    # than any number of draws would find; Laplace's evidence knows it in closed form.
+    return (jnp.where(jnp.isfinite(sampled), sampled, laplace),)
 
 
 def _search(parameters, cells, columns, search):

@@ -102,7 +102,10 @@ class LaplaceResult(LogNormalResult):
         return self.fitted.label(probability, (names.GENE, names.FACTOR), "membership")
 
     def get_gauge_diagnostics(self) -> dict[str, float]:
-        """Frobenius norms of W_⊥ and of the all-ones part 1w̄ᵀ, and the second over the first."""
+        """Frobenius norms of W_⊥ and of the all-ones part 1w̄ᵀ, and the second over the first.
+
+        The ratio is NaN where W_⊥ is nothing but rounding: there is no program to compare with.
+        """
         return programs.gauge_diagnostics(np.asarray(self.parameters.W))
 
     def _covariance(self, kind: str):

@@ -239,7 +239,9 @@ class Result(abc.ABC):
         adata
             Cells with the genes of the fit, matched by name; other genes are left out.
         n_samples
-            1: the Laplace approximation; more: importance sampling with so many draws a cell.
+            1: the Laplace approximation; more: importance sampling with so many draws a cell. Where
+            none of them is possible, of a cell far deeper than the capture prior allows, the
+            Laplace approximation again.
         layer
             The layer that holds the counts; by default that of the fit.
         seed
