@@ -36,6 +36,7 @@ def plot_ppc(
     ax
         Five axes.
     """
+    style.need_fit(res)
     figure, axes = style.new_grid(ax, 5, 3)
     checks = checks if checks is not None else res.check(ppc_level, n_samples, counts=counts)
     for panel, (name, (label, log)) in zip(axes, PANELS.items(), strict=False):
@@ -77,6 +78,7 @@ def _residuals(ax, checks):
 
 def plot_mean_variance(res, counts=None, ax=None):
     """Variance of each gene's counts against its mean: data, model, and the Poisson line."""
+    style.need_fit(res)
     figure, ax = style.new_axes(ax)
     data = res.fitted.data(counts)
     mean, variance = _moments(data)

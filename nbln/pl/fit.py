@@ -14,6 +14,7 @@ def plot_loss(res, ax=None):
     iteration. A Laplace result shows its own iterations; those of the fit of independent genes that
     it took capture losses from are in ``plot_loss(res.cascade_source)``.
     """
+    style.need_fit(res)
     figure, ax = style.new_axes(ax)
     course = res.convergence
     for curve, colour in zip(course.curves, COLOURS, strict=False):
@@ -66,6 +67,7 @@ def plot_w_shrinkage_spectrum(res, ax=None):
 
 def plot_capture(res, ax=None):
     """Capture loss η of each cell against its library size, and what the prior expects."""
+    style.need_fit(res)
     figure, ax = style.new_axes(ax)
     library, eta = res.fitted.library_size, np.asarray(res.eta)
     ax.scatter(library, eta, color=style.BLUE, label="cells", rasterized=True, **style.POINTS)

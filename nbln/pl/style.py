@@ -18,8 +18,17 @@ TEX = str.maketrans(
 )
 
 
+def need_fit(res) -> None:
+    """Raise for draws, or for what is no result."""
+    if not hasattr(res, "check"):
+        raise TypeError(
+            f"this figure needs a fit, not a {type(res).__name__}: give it what nbln.fit() returned"
+        )
+
+
 def need_programs(res) -> None:
     """Raise for a fit of independent genes."""
+    need_fit(res)
     if not res.has_programs:
         raise ValueError("independent genes have no programs or correlations; fit model='nbln'")
 

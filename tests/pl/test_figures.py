@@ -64,6 +64,12 @@ def test_figures_of_draws_refuse_a_fit(nbln_fit, name):
         getattr(nbln.pl, name)(nbln_fit)
 
 
+@pytest.mark.parametrize("name", OF_FITS)
+def test_figures_of_fits_refuse_what_is_none(name):
+    with pytest.raises(TypeError, match=r"needs a fit, not a dict.*nbln\.fit"):
+        getattr(nbln.pl, name)({})
+
+
 def test_many_genes_have_no_labels(nbln_fit):
     figure = nbln.pl.plot_correlation(nbln_fit, n_genes=5)
     assert len(figure.axes[0].get_xticks()) == 5
