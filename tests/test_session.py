@@ -39,10 +39,10 @@ def broken(*arguments, **keywords):
     ("owner", "name", "lost"),
     [
         (cli.webpage, "page", cli.REPORT),
-        (nbln.LaplaceResult, "top_pairs", cli.PAIRS),
+        pytest.param(nbln.LaplaceResult, "top_pairs", cli.PAIRS, marks=pytest.mark.slow),
         (nbln.LaplaceResult, "sample_posterior", cli.DRAWS),
-        (nbln.LaplaceResult, "save", cli.FIT),
-        (nbln.LaplaceResult, "write_to", cli.FITTED),
+        pytest.param(nbln.LaplaceResult, "save", cli.FIT, marks=pytest.mark.slow),
+        pytest.param(nbln.LaplaceResult, "write_to", cli.FITTED, marks=pytest.mark.slow),
     ],
 )
 def test_a_file_that_fails_takes_no_other_along(h5ad, tmp_path, monkeypatch, owner, name, lost):

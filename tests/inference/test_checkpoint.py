@@ -66,12 +66,12 @@ def interrupt(patch, module, name, at):
 @pytest.mark.parametrize(
     ("module", "name", "at"),
     [
-        (svi, "_run_block", 0),
+        pytest.param(svi, "_run_block", 0, marks=pytest.mark.slow),
         (svi, "_run_block", 5),
-        (laplace, "first_state", 0),
-        (laplace, "m_step", 0),
+        pytest.param(laplace, "first_state", 0, marks=pytest.mark.slow),
+        pytest.param(laplace, "m_step", 0, marks=pytest.mark.slow),
         (laplace, "m_step", 7),
-        (laplace.pooled, "newton", 3),
+        pytest.param(laplace.pooled, "newton", 3, marks=pytest.mark.slow),
         (laplace.pooled, "newton", 11),
         (laplace, "_finish", 0),
     ],
