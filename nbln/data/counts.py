@@ -61,6 +61,7 @@ class Counts:
         layer: str | None = None,
         gene_coverage: float | None = None,
         genes: np.ndarray | None = None,
+        pools: bool | None = None,
         caller: str = "fit",
         strict: bool = False,
     ) -> "Counts":
@@ -84,6 +85,8 @@ class Counts:
             Names of the genes of an earlier fit, which replace `gene_coverage`: exactly these
             are kept in this order, even without counts; a last `_other` pools all others. A
             single cell is enough then.
+        pools
+            Whether the last of `genes` pools all others; None for whether it is `_other`.
         caller
             Name of the function that the user called. Errors begin with it, as in
             ``fit(adata): ...`` or ``fit(layer="raw"): ...``.
@@ -112,7 +115,7 @@ class Counts:
         labels = checks.Labels(cell_names, names, layer, layers, adata.isbacked, caller)
         matrix = checks.check_type(open_matrix(adata, layer, caller), labels)
         # Missing genes are named before cells that have no counts in the others.
-        named = None if genes is None else _select_by_name(names, genes, caller)
+        named = None if genes is None else _select_by_name(names, genes, pools, caller)
         library_size, totals, checksum = checks.checked_totals(matrix, labels, strict)
         selection = _select_by_coverage(totals, gene_coverage) if named is None else named
         gene_names, gene_totals = names[selection.kept], totals[selection.kept]
@@ -239,8 +242,11 @@ def _select_by_coverage(totals: np.ndarray, gene_coverage: float | None) -> Sele
     return Selection(seen[kept], seen[pooled], len(totals))
 
 
-def _select_by_name(names: np.ndarray, genes: np.ndarray, caller: str) -> Selection:
-    pools = len(genes) > 0 and genes[-1] == OTHER_GENE
+def _select_by_name(
+    names: np.ndarray, genes: np.ndarray, pools: bool | None, caller: str
+) -> Selection:
+    if pools is None:
+        pools = len(genes) > 0 and genes[-1] == OTHER_GENE
     wanted = genes[:-1] if pools else genes
     kept = pd.Index(names).get_indexer(pd.Index(wanted))
     missing = wanted[kept < 0]

@@ -146,7 +146,9 @@ class Fitted:
             Not an AnnData, no such layer, a gene of the fit is missing, or these are no counts.
         """
         layer = self.layer if layer is None else layer
-        return Counts.from_anndata(adata, layer=layer, genes=self.gene_names, caller=caller)
+        return Counts.from_anndata(
+            adata, layer=layer, genes=self.gene_names, pools=self.has_other, caller=caller
+        )
 
     def _difference(self, counts: Counts) -> str:
         """How other counts differ, in words."""

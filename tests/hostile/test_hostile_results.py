@@ -80,3 +80,14 @@ def test_counts_that_were_changed_in_place(question, adata):
     mine.X[3, 4] -= 1
     result.fitted.data()
     assert nbln.fit(mine, progress=False, **ALONE).fitted.fingerprint == before
+
+
+def test_a_gene_that_is_really_called_other_pools_nothing():
+    adata = nbln.datasets.simulate(40, 12, 1, seed=0)
+    adata.var_names = [*adata.var_names[:-1], "_other"]
+    result = nbln.fit(adata, model="nbvcp", n_steps=1, progress=False)
+    names = [*adata.var_names[:-1], "extra", "_other"]
+    wider = np.insert(adata.X.toarray(), 11, 50.0, axis=1)
+    wider = type(adata)(wider, var={"name": names})
+    wider.var_names, wider.obs_names = names, adata.obs_names
+    np.testing.assert_allclose(result.score(wider), result.score(adata), rtol=1e-5)
