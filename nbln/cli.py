@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import rich
 import typer
@@ -78,6 +78,18 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+class Asked(NamedTuple):
+    """What both commands are asked for beyond the fit."""
+
+    pairs: int
+    draws: int
+    min_abs: float
+    fdr: float
+    seed: int
+    progress: bool
+    checkpoint: bool
+
+
 @app.callback()
 def main(
     version: Annotated[
@@ -112,14 +124,8 @@ def demo(
         kept = outputs.checkpoint(targets[FIT]) if checkpoint else None
         result = nbln.fit(adata, seed=seed, progress=progress, checkpoint=kept)
         truth = report.Truth.of(adata, result.fitted.gene_names)
-        with outputs.writing(targets[FIT], SAID[FIT]):
-            result.save(targets[FIT])
-        posterior = _sample(result, draws, outputs, targets, seed, progress, checkpoint)
-        calls = {"min_abs": min_abs, "fdr": fdr}
-        _leave(result, outputs, targets, pairs, truth, posterior, calls)
-        with outputs.writing(targets[FITTED], SAID[FITTED]), atomic.beside(targets[FITTED]) as to:
-            result.write_to(adata)
-            adata.write_h5ad(to)
+        asked = Asked(pairs, draws, min_abs, fdr, seed, progress, checkpoint)
+        _leave(result, adata, outputs, targets, asked, truth)
 
 
 @app.command()
@@ -177,13 +183,8 @@ def fit(
             progress=progress,
             checkpoint=outputs.checkpoint(targets[FIT]) if checkpoint else None,
         )
-        with outputs.writing(targets[FIT], SAID[FIT]):
-            result.save(targets[FIT])
-        posterior = _sample(result, draws, outputs, targets, seed, progress, checkpoint)
-        calls = {"min_abs": min_abs, "fdr": fdr}
-        _leave(result, outputs, targets, pairs, None, posterior, calls)
-        with outputs.writing(targets[FITTED], SAID[FITTED]):
-            files.write_annotated(result.write_to, adata, counts, targets[FITTED])
+        asked = Asked(pairs, draws, min_abs, fdr, seed, progress, checkpoint)
+        _leave(result, adata, outputs, targets, asked)
 
 
 def _targets(out: Path, original: Path | None = None) -> dict[str, Path]:
@@ -206,44 +207,57 @@ def _targets(out: Path, original: Path | None = None) -> dict[str, Path]:
     return targets
 
 
-def _sample(result, n_draws: int, outputs: Outputs, targets, seed: int, progress: bool, keep: bool):
+def _leave(
+    result, adata, outputs: Outputs, targets: dict[str, Path], asked: Asked, truth=None
+) -> None:
+    """Sample if it is asked for, and write all that a fit leaves; `adata` gets its results."""
+    with outputs.writing(targets[FIT], SAID[FIT]):
+        result.save(targets[FIT])
+    posterior = _sample(result, outputs, targets, asked)
+    _report(result, outputs, targets, asked, truth, posterior)
+    with outputs.writing(targets[FITTED], SAID[FITTED]):
+        files.write_annotated(result.write_to, adata, targets[FITTED])
+
+
+def _sample(result, outputs: Outputs, targets: dict[str, Path], asked: Asked):
     """Draws of the posterior, saved; None where none are asked for or there are no programs."""
-    if not n_draws:
+    if not asked.draws:
         return None
     if not result.has_programs:
         say("A model of independent genes has no correlations, so --draws does nothing.")
         return None
-    say(f"Drawing from the posterior: two chains of {n_draws} draws.")
+    say(f"Drawing from the posterior: two chains of {asked.draws} draws.")
     posterior = None
     with outputs.writing(targets[DRAWS], SAID[DRAWS]):
-        checkpoint = outputs.checkpoint(targets[DRAWS]) if keep else None
         posterior = result.sample_posterior(
-            n_draws, seed=seed, progress=progress, checkpoint=checkpoint
+            asked.draws,
+            seed=asked.seed,
+            progress=asked.progress,
+            checkpoint=outputs.checkpoint(targets[DRAWS]) if asked.checkpoint else None,
         )
         posterior.save(targets[DRAWS])
     return posterior
 
 
-def _leave(
-    result, outputs: Outputs, targets: dict[str, Path], n_pairs: int, truth, posterior, calls
-):
+def _report(result, outputs: Outputs, targets: dict[str, Path], asked: Asked, truth, posterior):
     """Print the report, and write it with the pairs and what the draws say of them."""
     called = None
     if posterior is not None:
         with outputs.writing(targets[CALLS], SAID[CALLS]):
-            called = posterior.pairs(**calls)
+            called = posterior.pairs(asked.min_abs, asked.fdr)
             atomic.write(targets[CALLS], to_csv(called))
             say(f"{len(called):,} pairs of genes are called.")
     if result.has_programs:
         with outputs.writing(targets[PAIRS], SAID[PAIRS]):
-            atomic.write(targets[PAIRS], to_csv(result.top_pairs(n_pairs)))
+            atomic.write(targets[PAIRS], to_csv(result.top_pairs(asked.pairs)))
     with outputs.writing(targets[REPORT], SAID[REPORT]):
         say("Comparing the data with draws from the model.")
         size = result.fitted.n_cells * result.fitted.n_genes
-        checks = result.check(n_samples=int(min(50, max(10, DRAWN_COUNTS / size))))
-        summary = result.summary(checks=checks)
+        data = result.fitted.data()  # once, since it looks whether the counts are still the same
+        checks = result.check(n_samples=int(min(50, max(10, DRAWN_COUNTS / size))), counts=data)
+        summary = result.summary(checks=checks, counts=data)
         _print(result, summary, truth, posterior)
-        page = webpage.page(result, checks, summary, None, truth, posterior, called)
+        page = webpage.page(result, checks, summary, data, truth, posterior, called)
         atomic.write(targets[REPORT], page.encode())
 
 

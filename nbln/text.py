@@ -34,6 +34,11 @@ def short(text: Any, most: int = 24) -> str:
     return f"{text[: most - 1 - end]}…{text[-end:]}"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return (str(error).strip().splitlines() or ["no message"])[0]
+
+
 def to_csv(table: pd.DataFrame) -> bytes:
     """The table as a CSV file in UTF-8, without its index, that a spreadsheet only displays.
 

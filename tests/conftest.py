@@ -20,6 +20,17 @@ MOST_MAPS = 25_000
 def room_for_compiled_code():
     """After a file of tests, let go of compiled programs if there are very many."""
     yield
+    _let_go()
+
+
+@pytest.fixture
+def room_after_each_test():
+    """The same after a test, for files whose tests compile for shapes of their own."""
+    yield
+    _let_go()
+
+
+def _let_go():
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_text().count("\n") > MOST_MAPS:
         jax.clear_caches()

@@ -117,14 +117,13 @@ def command(h5ad, out):
     return [sys.executable, "-c", HEEDFUL, *map(str, arguments)]
 
 
+def started(arguments):
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
 def stopped_after(arguments, seconds, number):
-    """Exit code and output of a command that gets a signal; None where it ended before."""
-    with subprocess.Popen(
-        arguments,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
+    """Exit code and output of a command that gets a signal, unless it ended before."""
+    with started(arguments) as process:
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -134,13 +133,7 @@ def stopped_after(arguments, seconds, number):
 
 
 def test_ctrl_c_is_one_line(h5ad, tmp_path):
-    arguments = command(h5ad, tmp_path / "out")
-    with subprocess.Popen(
-        arguments,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
+    with started(command(h5ad, tmp_path / "out")) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if "Fitting" in line:

@@ -11,6 +11,7 @@ from anndata import AnnData
 from jaxtyping import Float
 
 from nbln.data.checksum import Checksum
+from nbln.data.damage import Source
 from nbln.data.scaled import Scaling
 from nbln.data.storage import Block, Matrix, as_type
 from nbln.text import visible
@@ -64,6 +65,11 @@ class Labels:
     def matrix(self) -> str:
         """The matrix as the user writes it."""
         return "adata.X" if self.layer is None else f'adata.layers["{visible(self.layer)}"]'
+
+    @property
+    def source(self) -> Source:
+        """Both, for messages about how the matrix is stored."""
+        return Source(self.argument, self.matrix)
 
 
 def layer_names(adata: AnnData) -> tuple[str, ...]:

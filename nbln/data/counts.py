@@ -113,7 +113,7 @@ class Counts:
         names = checked_names(adata, "var", caller)
         layers = checks.layer_names(adata)
         labels = checks.Labels(cell_names, names, layer, layers, adata.isbacked, caller)
-        matrix = checks.check_type(open_matrix(adata, layer, caller), labels)
+        matrix = checks.check_type(open_matrix(adata, layer, labels.source), labels)
         # Missing genes are named before cells that have no counts in the others.
         named = None if genes is None else _select_by_name(names, genes, pools, caller)
         library_size, totals, checksum = checks.checked_totals(matrix, labels, strict)
@@ -216,7 +216,7 @@ class Counts:
         """
         if self._checksum is not None and checks.checksum(self._matrix) != self._checksum:
             raise ValueError(
-                f"{self._matrix.name.partition(': ')[2]} was changed since the fit, in place: the "
+                f"{self._matrix.source.matrix} was changed since the fit, in place: the "
                 "result does not belong to these counts; pass those of the fit with counts=, or "
                 "fit again (to go on with other values, change a copy: adata.copy())"
             )
@@ -270,7 +270,7 @@ def _apply(selection: Selection, matrix: Matrix) -> tuple[Matrix, Selection]:
     selected = as_type(canonical(selection.sparse(matrix.handle)), np.float32)
     if not selection.is_identity and np.shares_memory(selected.data, matrix.handle.data):
         selected = selected.copy()  # or the columns of a checksum would be others
-    own = Matrix(selected, on_disk=False, name=matrix.name)
+    own = Matrix(selected, False, matrix.source)
     return own, Selection.identity(selection.n_genes)
 
 

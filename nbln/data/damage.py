@@ -7,16 +7,38 @@ array, which gives wrong numbers or ends the process.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import scipy.sparse as sp
 
+from nbln.text import first_line
+
+
+class Source(NamedTuple):
+    """Where a matrix came from, for messages.
+
+    Attributes
+    ----------
+    argument, matrix
+        The user's call with the argument at fault, and the matrix as the user writes it.
+    file
+        Name of the file, if it is in one.
+    """
+
+    argument: str
+    matrix: str
+    file: str | None = None
+
+    def __str__(self):
+        return f"{self.argument}: {self.matrix}"
+
+
 AXES = {"csr": ("row", "column"), "csc": ("column", "row"), "bsr": ("row", "column")}
 
 
-def check_sparse(matrix: Any, name: str) -> None:
-    """Raise unless a sparse matrix in memory is whole; `name` is the matrix as the user wrote it.
+def check_sparse(matrix: Any, source: Source) -> None:
+    """Raise unless a sparse matrix in memory is whole.
 
     Raises
     ------
@@ -36,10 +58,10 @@ def check_sparse(matrix: Any, name: str) -> None:
     elif matrix.format == "bsr":
         fault = _block_fault(matrix)
     if fault:
-        _refuse(fault, matrix.format, name)
+        _refuse(fault, matrix.format, source)
 
 
-def check_pointers(handle: Any, name: str, file: str | None) -> None:
+def check_pointers(handle: Any, source: Source) -> None:
     """Raise unless the pointers of a sparse matrix in a file are whole; `check_sparse` of each
     block that is read then looks at the indices.
 
@@ -50,19 +72,19 @@ def check_pointers(handle: Any, name: str, file: str | None) -> None:
     OSError
         The file cannot be read.
     """
-    with reading(name, file):
+    with reading(source):
         check_length(handle)
         pointers = handle.group["indptr"][:]
         stored = min(len(handle.group["indices"]), len(handle.group["data"]))
         n_major = handle.shape[0 if handle.format == "csr" else 1]
     fault = pointer_fault(pointers, n_major, stored, AXES[handle.format][0])
     if fault:
-        _refuse(fault, handle.format, name)
+        _refuse(fault, handle.format, source)
 
 
-def _refuse(fault: str, form: str, name: str) -> NoReturn:
+def _refuse(fault: str, form: str, source: Source) -> NoReturn:
     raise ValueError(
-        f"{name} is a damaged {form.upper()} matrix: {fault}; make it again from its source"
+        f"{source} is a damaged {form.upper()} matrix: {fault}; make it again from its source"
     )
 
 
@@ -118,7 +140,7 @@ def check_length(handle: Any) -> None:
 
 
 @contextmanager
-def reading(name: str, file: str | None) -> Iterator[None]:
+def reading(source: Source) -> Iterator[None]:
     """Errors of reading from a file that was deleted, cut short or closed, as one that names it.
 
     Raises
@@ -132,9 +154,8 @@ def reading(name: str, file: str | None) -> Iterator[None]:
         raise
     except Exception as error:
         # What h5py and anndata raise depends on which part of the file is gone.
-        first = (str(error).strip().splitlines() or ["no message"])[0]
         raise OSError(
-            f"{name}: the file {file} cannot be read; it is gone, cut short or closed since it was "
-            f'opened. Open it again with anndata.read_h5ad(path, backed="r") '
-            f"({type(error).__name__}: {first})"
+            f"{source}: the file {source.file} cannot be read; it is gone, cut short or closed "
+            'since it was opened. Open it again with anndata.read_h5ad(path, backed="r") '
+            f"({type(error).__name__}: {first_line(error)})"
         ) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from anndata import AnnData, read_h5ad
 
 from nbln import atomic
+from nbln.text import first_line
 
 
 def read(path: Path, backed: bool = False) -> AnnData:
@@ -27,16 +28,13 @@ def read(path: Path, backed: bool = False) -> AnnData:
         return read_h5ad(path, backed="r" if backed else None)
     except Exception as error:
         # What anndata and h5py raise for a file of another kind depends on the file.
-        first = (str(error).strip().splitlines() or ["no message"])[0]
         raise ValueError(
             f"{path}: not a readable h5ad file; write one with adata.write_h5ad(path) "
-            f"({type(error).__name__}: {first})"
+            f"({type(error).__name__}: {first_line(error)})"
         ) from error
 
 
-def write_annotated(
-    annotate: Callable[[AnnData], None], adata: AnnData, original: Path, target: Path
-) -> None:
+def write_annotated(annotate: Callable[[AnnData], None], adata: AnnData, target: Path) -> None:
     """Write an h5ad file with what `annotate` adds to an AnnData.
 
     A backed AnnData is closed and its file copied, so that its counts are never in memory. The file
@@ -48,8 +46,6 @@ def write_annotated(
         Writes results into the AnnData that it is given.
     adata
         The AnnData; one in memory is modified.
-    original
-        The file that `adata` was read from.
     target
         The file to write.
     """
@@ -58,6 +54,7 @@ def write_annotated(
             annotate(adata)
             adata.write_h5ad(partial)
             return
+        original = adata.filename
         adata.file.close()
         shutil.copyfile(original, partial)
         copy = read_h5ad(partial, backed="r+")

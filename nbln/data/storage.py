@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from nbln.data import damage
+from nbln.data.damage import Source
 from nbln.data.slices import slices
 
 Block = np.ndarray | sp.csr_array
@@ -31,23 +32,20 @@ class Matrix:
         Whether `handle` is a file.
     cells, genes
         Numbers of the file's rows and columns that are read, in that order; None for all.
-    name
-        The user's call and the matrix, for messages.
-    file
-        Name of the file, if any.
+    source
+        Where it came from, for messages.
     """
 
     handle: Any
     on_disk: bool
+    source: Source
     cells: np.ndarray | None = None
     genes: np.ndarray | None = None
-    name: str = "adata.X"
-    file: str | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """Numbers of cells and genes."""
-        with damage.reading(self.name, self.file):
+        with damage.reading(self.source):
             n_cells, n_genes = self.handle.shape
         return (
             n_cells if self.cells is None else len(self.cells),
@@ -86,7 +84,7 @@ class Matrix:
     def blocks(self) -> Iterator[tuple[int, Block]]:
         """All rows in order, as (first row, block) of bounded size."""
         # All columns of the file are read before some are selected, so all of them count.
-        with damage.reading(self.name, self.file):
+        with damage.reading(self.source):
             size = max(1, _BLOCK_BYTES // (4 * self.handle.shape[1]))
         for rows in slices(self.shape[0], size):
             yield rows.start, self.read(rows)
@@ -106,15 +104,15 @@ class Matrix:
         return block if in_order else block[back]
 
     def _of_file(self, rows: slice | np.ndarray) -> Block:
-        with damage.reading(self.name, self.file):
+        with damage.reading(self.source):
             damage.check_length(self.handle)
             raw = self.handle[rows]
         if sp.issparse(raw):
-            damage.check_sparse(raw, self.name)
+            damage.check_sparse(raw, self.source)
         return _block(raw)
 
 
-def open_matrix(adata: AnnData, layer: str | None, caller: str) -> Matrix | None:
+def open_matrix(adata: AnnData, layer: str | None, source: Source) -> Matrix | None:
     """Find the matrix of an AnnData without changing it, nor copying or reading without need.
 
     Parameters
@@ -123,8 +121,8 @@ def open_matrix(adata: AnnData, layer: str | None, caller: str) -> Matrix | None
         In memory or backed, a view or not.
     layer
         An existing layer; None for ``adata.X``.
-    caller
-        The function that the user called, named in errors.
+    source
+        The call and the matrix, named in errors.
 
     Returns
     -------
@@ -140,22 +138,20 @@ def open_matrix(adata: AnnData, layer: str | None, caller: str) -> Matrix | None
     OSError
         The file of a backed AnnData is gone, cut short or closed.
     """
-    argument = f"{caller}(adata)" if layer is None else f'{caller}(layer="{layer}")'
-    name = f"{argument}: " + ("adata.X" if layer is None else f'adata.layers["{layer}"]')
     if not adata.isbacked:
         if adata.is_view:
             # A view is made by SciPy, which trusts the indices of the matrix that it is a view of.
             parent: Any = adata._adata_ref
             whole = parent.X if layer is None else parent.layers[layer]
             if sp.issparse(whole):
-                damage.check_sparse(whole, name)
-        return _matrix(adata.X if layer is None else adata.layers[layer], None, None, name, None)
-    file = str(adata.filename)
-    with damage.reading(name, file):
+                damage.check_sparse(whole, source)
+        return _matrix(adata.X if layer is None else adata.layers[layer], None, None, source)
+    source = source._replace(file=str(adata.filename))
+    with damage.reading(source):
         if not adata.file.is_open:
             adata.file.open()
         handle, cells, genes = _in_file(adata, layer)
-    return _matrix(handle, cells, genes, name, file)
+    return _matrix(handle, cells, genes, source)
 
 
 def _in_file(adata: Any, layer: str | None) -> tuple[Any, np.ndarray | None, np.ndarray | None]:
@@ -173,24 +169,24 @@ def _in_file(adata: Any, layer: str | None) -> tuple[Any, np.ndarray | None, np.
     return handle, _numbers(adata._oidx, n_cells), _numbers(adata._vidx, n_genes)
 
 
-def _matrix(handle: Any, cells, genes, name: str, file: str | None) -> Matrix | None:
+def _matrix(handle: Any, cells, genes, source: Source) -> Matrix | None:
     """The matrix behind a handle, its structure checked; None where there is none."""
     if handle is None:
         return None
     if sp.issparse(handle):
-        damage.check_sparse(handle, name)
-        return Matrix(canonical(handle), on_disk=False, name=name)
+        damage.check_sparse(handle, source)
+        return Matrix(canonical(handle), False, source)
     if isinstance(handle, np.ndarray) and not isinstance(handle, np.ma.MaskedArray):
-        return Matrix(np.asarray(handle), on_disk=False, name=name)
+        return Matrix(np.asarray(handle), False, source)
     stored = getattr(handle, "format", "")
     if stored in ("csr", "csc"):
-        damage.check_pointers(handle, name, file)
+        damage.check_pointers(handle, source)
     if stored == "csc":
-        return Matrix(_read_columns(handle, cells, genes, name, file), on_disk=False, name=name)
+        return Matrix(_read_columns(handle, cells, genes, source), False, source)
     if stored == "csr" or isinstance(handle, h5py.Dataset):
-        return Matrix(handle, True, cells, genes, name, file)
+        return Matrix(handle, True, source, cells, genes)
     raise TypeError(
-        f"{name.partition(':')[0]}: the counts are a {type(handle).__module__}."
+        f"{source.argument}: the counts are a {type(handle).__module__}."
         f"{type(handle).__name__}; NumPy arrays and CSR or CSC matrices are accepted, in memory or "
         'in an h5ad file opened with backed="r". Convert them, for instance by '
         "adata = adata.to_memory()"
@@ -228,7 +224,7 @@ def _numbers(index: Any, size: int) -> np.ndarray | None:
 
 
 def _read_columns(
-    handle: Any, cells: np.ndarray | None, genes: np.ndarray | None, name: str, file: str | None
+    handle: Any, cells: np.ndarray | None, genes: np.ndarray | None, source: Source
 ) -> sp.csr_array:
     """A CSC file as CSR in memory.
 
@@ -239,10 +235,10 @@ def _read_columns(
     size = max(1, _BLOCK_BYTES // (4 * n_cells))
     blocks = []
     for columns in slices(n_genes, size):
-        with damage.reading(name, file):
+        with damage.reading(source):
             damage.check_length(handle)
             block = sp.csc_array(handle[:, columns])
-        damage.check_sparse(block, name)
+        damage.check_sparse(block, source)
         blocks.append(block if cells is None else block[cells])
     csr: Any = sp.hstack(blocks, format="csr")
     return canonical(csr if genes is None else csr[:, genes])

@@ -54,10 +54,10 @@ def wild_counts(
     mu, W, d = (np.asarray(x, np.float64) for x in (parameters.mu, parameters.W, parameters.d))
     variance = np.sum(W**2, axis=1) + d + np.log1p(parameters.channel.noise())
     highest = mu + REACH * np.sqrt(variance)
-    found = []
+    losses, found = np.asarray(eta, np.float64)[:, None], []
     for block in slices(counts.n_cells, max(1, BLOCK // counts.n_genes)):
         values = counts.rows(block)
-        rate = np.exp(highest - np.asarray(eta, np.float64)[block, None])
+        rate = np.exp(highest - losses[block])
         cells, genes = np.nonzero(values > rate + REACH * np.sqrt(rate) + FEW)
         wild = values[cells, genes]
         found += zip((cells + block.start).tolist(), genes.tolist(), wild.tolist(), strict=True)

@@ -71,9 +71,9 @@ class Result(abc.ABC):
     def _summary(self, counts: Counts | None, seed: int) -> Iterator[diagnostics.Row]:
         """The summary, predictive checks aside; without counts what needs none."""
 
+    @abc.abstractmethod
     def _outliers(self, counts: Counts) -> Iterator[diagnostics.Row]:
         """Cells that are unlike all others."""
-        yield from ()
 
     @abc.abstractmethod
     def get_map(self) -> xr.Dataset:

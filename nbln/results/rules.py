@@ -26,10 +26,6 @@ def _numbers(x):
     return x.dtype.kind in "biuf"
 
 
-def _any(x):
-    return _numbers(x)
-
-
 def _known(x):
     return _numbers(x) and not np.isnan(x).any()
 
@@ -67,10 +63,10 @@ RULES = (
     Rule("data/gene_names", GENE, *NAMES),
     Rule("data/library_size", CELL, *POSITIVE),
     # Records of how a fit went: nothing is computed from them.
-    Rule("history/*", None, _any, "numbers"),
-    Rule("fit/losses", ("block",), _any, "numbers"),
-    Rule("cells/log_evidence", CELL, _any, "numbers"),
-    Rule("cells/gradient_norm", CELL, _any, "numbers"),
+    Rule("history/*", None, _numbers, "numbers"),
+    Rule("fit/losses", ("block",), _numbers, "numbers"),
+    Rule("cells/log_evidence", CELL, _numbers, "numbers"),
+    Rule("cells/gradient_norm", CELL, _numbers, "numbers"),
     Rule("cells/converged", CELL, _flags, "0 or 1"),
     Rule("cells/z", (*CELL, "column"), *FINITE),
     Rule("cells/eta_sd", CELL, *NOT_NEGATIVE),
@@ -97,8 +93,8 @@ RULES = (
     Rule("draws/W", (*SAMPLE, *GENE, *FACTOR), *FINITE),
     Rule("draws/d", (*SAMPLE, *GENE), *POSITIVE),
     Rule("draws/centre", (*SAMPLE, *FACTOR), *FINITE),
-    Rule("draws/pool", (*SAMPLE, "quantity"), _any, "numbers"),
-    Rule("draws/accepted", (*SAMPLE, "step"), _any, "numbers"),
+    Rule("draws/pool", (*SAMPLE, "quantity"), _numbers, "numbers"),
+    Rule("draws/accepted", (*SAMPLE, "step"), _numbers, "numbers"),
     Rule("scales/centre", (*SAMPLE, *FACTOR), *FINITE),
     Rule("scales/*", None, *POSITIVE),
     Rule("prior/reference", (*GENE, *FACTOR), *FINITE),

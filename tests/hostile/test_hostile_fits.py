@@ -7,6 +7,8 @@ from hostile_data import BASE, GOOD, N_CELLS, N_GENES, Good, changed, make
 
 import nbln
 
+pytestmark = pytest.mark.usefixtures("room_after_each_test")
+
 ALONE = dict(model="nbln", informative_priors_from=False, latent_dim=2, n_steps=4)
 
 
