@@ -95,15 +95,17 @@ def not_finite(result) -> dict[str, int]:
 def all_finite(result, adata, tmp_path) -> None:
     """Ask everything; then the same of new cells, of a file, and write into the AnnData."""
     assert not_finite(result) == {}
-    few = adata[:3]
+    # AnnData takes no part of a part of a file, nor of cells whose names are numbers.
+    target = adata.to_memory() if adata.isbacked else adata.copy()
+    target.obs_names, target.var_names = target.obs_names.astype(str), target.var_names.astype(str)
+    few = target[:3]
     for n_samples in (1, 8):
         assert np.isfinite(result.score(few, n_samples=n_samples)).all()
-    for value in result.transform(adata[:1]).values():
+    for value in result.transform(target[:1]).values():
         assert np.isfinite(value).all()
     result.save(tmp_path / "result.nc")
     again = nbln.load(tmp_path / "result.nc")
     np.testing.assert_array_equal(again.fitted.cell_names, result.fitted.cell_names)
     np.testing.assert_array_equal(again.fitted.gene_names, result.fitted.gene_names)
     assert np.isfinite(again.score(few)).all()
-    target = adata.to_memory() if adata.isbacked else adata.copy()
     result.write_to(target)
