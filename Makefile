@@ -21,7 +21,7 @@ demo: $(VENV)/.test ## fit simulated data whose truth is known; results in nbln_
 test: $(VENV)/.test ## run the tests on two workers
 	$(QUICK) $(BIN)/python -m pytest -q -n 2 --dist loadscope
 
-test-slow: $(VENV)/.test ## compare 100,000 random points a family with exact arithmetic
+test-slow: $(VENV)/.test ## run the tests that take long: hostile inputs, interruptions, exact arithmetic
 	$(BIN)/python -m pytest -q -n 2 -m slow
 
 lint: $(VENV)/.dev ## check style, format and types

@@ -40,7 +40,7 @@ def broken(*arguments, **keywords):
     [
         (cli.webpage, "page", cli.REPORT),
         pytest.param(nbln.LaplaceResult, "top_pairs", cli.PAIRS, marks=pytest.mark.slow),
-        (nbln.LaplaceResult, "sample_posterior", cli.DRAWS),
+        pytest.param(nbln.LaplaceResult, "sample_posterior", cli.DRAWS, marks=pytest.mark.slow),
         pytest.param(nbln.LaplaceResult, "save", cli.FIT, marks=pytest.mark.slow),
         pytest.param(nbln.LaplaceResult, "write_to", cli.FITTED, marks=pytest.mark.slow),
     ],

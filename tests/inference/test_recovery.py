@@ -26,7 +26,7 @@ def test_programs_are_recovered():
     assert 3 <= result.w_prior_diagnostics["effective_rank"] <= 5
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_independent_genes_have_no_programs(seed):
     adata = nbln.datasets.simulate(400, 150, 0, seed=seed)
     result = nbln.fit(adata, progress=False)
@@ -57,6 +57,7 @@ def test_programs_are_identified_with_their_genes():
     assert member[np.abs(truth) < 0.1].mean() < 0.1
 
 
+@pytest.mark.slow
 def test_gaussian_loadings_lose_nothing_by_the_sparse_prior():
     rng = np.random.default_rng(5)
     adata = nbln.datasets.simulate(600, 150, 0, seed=5)
@@ -77,7 +78,11 @@ def test_gaussian_loadings_lose_nothing_by_the_sparse_prior():
 @pytest.mark.parametrize("d", [0.02, 0.6])
 @pytest.mark.parametrize(
     ("model", "loadings"),
-    [("nbln", "horseshoe_sparse"), ("nbln", "horseshoe_columnwise"), ("pln", "horseshoe_sparse")],
+    [
+        ("nbln", "horseshoe_sparse"),
+        pytest.param("nbln", "horseshoe_columnwise", marks=pytest.mark.slow),
+        ("pln", "horseshoe_sparse"),
+    ],
 )
 def test_no_fixed_prior_decides_how_large_correlations_are(model, loadings, d):
     """The prior of d has its mode at 0.1, five times the one and a sixth of the other."""
@@ -97,7 +102,9 @@ def test_no_fixed_prior_decides_how_large_correlations_are(model, loadings, d):
     assert d / 2 < np.median(result.d) < 2 * d
 
 
-@pytest.mark.parametrize(("count", "gene"), [(1e5, 3), (1e6, 50)])
+@pytest.mark.parametrize(
+    ("count", "gene"), [pytest.param(1e5, 3, marks=pytest.mark.slow), (1e6, 50)]
+)
 def test_one_wild_cell_costs_nothing(count, gene):
     adata = nbln.datasets.simulate(500, 200, 3, seed=1)
     adata.X = adata.X.toarray()

@@ -187,7 +187,9 @@ def drawn(share, spike_sd, n_genes=20_000, error=0.1, seed=1):
     return w + rng.normal(0, error, w.shape), np.full_like(w, error)
 
 
-@pytest.mark.parametrize(("share", "spike_sd"), [(0.3, 0.05), (0.1, 0.1)])
+@pytest.mark.parametrize(
+    ("share", "spike_sd"), [pytest.param(0.3, 0.05, marks=pytest.mark.slow), (0.1, 0.1)]
+)
 def test_the_shape_of_a_column_is_learned(share, spike_sd):
     prior = HorseshoeSparse()
     seen, error = drawn(share, spike_sd)

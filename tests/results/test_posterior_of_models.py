@@ -19,9 +19,9 @@ def adata():
     ("model", "more"),
     [
         ("pln", {}),
-        ("nbln", {"priors": {"d": (4.0, 0.5)}}),
-        ("nbln", {"priors": {"loadings": "gaussian"}}),
-        ("nbln", {"priors": {"capture_efficiency": None}}),
+        pytest.param("nbln", {"priors": {"d": (4.0, 0.5)}}, marks=pytest.mark.slow),
+        pytest.param("nbln", {"priors": {"loadings": "gaussian"}}, marks=pytest.mark.slow),
+        pytest.param("nbln", {"priors": {"capture_efficiency": None}}, marks=pytest.mark.slow),
         ("nbln", {"informative_priors_from": False}),
     ],
 )
@@ -34,7 +34,9 @@ def test_models_and_priors(adata, model, more):
     assert with_own == (model == "nbln")
 
 
-@pytest.mark.parametrize("freeze", [("r", "eta"), ("r", "mu", "eta")])
+@pytest.mark.parametrize(
+    "freeze", [pytest.param(("r", "eta"), marks=pytest.mark.slow), ("r", "mu", "eta")]
+)
 def test_what_a_cascade_froze_stays(adata, freeze):
     source = nbln.fit(adata, model="nbvcp", progress=False)
     fit = nbln.fit(
@@ -53,6 +55,7 @@ def test_what_a_cascade_froze_stays(adata, freeze):
         assert post.z_mean.shape[1] == post.reference.shape[1] + (capture == "latent")
 
 
+@pytest.mark.slow
 def test_independent_genes_are_not_called(tmp_path):
     rng = np.random.default_rng(0)
     depth = np.exp(0.4 * rng.normal(size=(300, 1)))
@@ -63,6 +66,7 @@ def test_independent_genes_are_not_called(tmp_path):
     assert not len(post.pairs(min_abs=0.3))
 
 
+@pytest.mark.slow
 def test_command_line(adata, tmp_path):
     adata.write_h5ad(tmp_path / "counts.h5ad")
     arguments = ["fit", tmp_path / "counts.h5ad", "--out", tmp_path / "out", "--draws", 20]

@@ -55,7 +55,7 @@ def test_counts_read_in_parts_give_the_same_draws(fit, start, plain, monkeypatch
     same(plain, parts, rtol=2e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize("at", [1, 8])
+@pytest.mark.parametrize("at", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_a_killed_run_goes_on_with_the_same_draws(fit, start, plain, tmp_path, monkeypatch, at):
     path = tmp_path / "run"
     advance, count = engine._advance, iter(range(100))
