@@ -212,6 +212,9 @@ def main() -> None:
     history = {f"history.{k}": v.to_numpy(float).ravel() for k, v in model.history.items()}
     cells = {f"test_{name}": value for name, value in scores.items()}
     split = {"genes": genes, "train": train, "test": test}
+    if args.batch_key:
+        names = model.adata_manager.get_state_registry("batch").categorical_mapping
+        split["batch_names"] = np.asarray(names, dtype=str)  # In the order of the codes.
     np.savez(args.target, **split, **arrays, **cells, **history, **facts)
     print(json.dumps(facts | {"test_elbo": float(scores["elbo"].mean())}))
 
