@@ -205,13 +205,19 @@ def digamma_increment(x: ArrayLike, t: ArrayLike) -> Array:
     shift, terms = _digamma_expansion(t)
     small = t < shift
     z = jnp.where(small, t + shift, t)
-    n = z + x
-    slope = _divided_difference(_DIGAMMA[:terms], 1 / (z * z), 1 / (n * n))
-    far = x / n / z * (0.5 + (1 / z + 1 / n) * slope)
+    # Divisions of what has the shape of t alone are few; those by x + t are what takes time.
+    inverse_z, inverse_n = 1 / z, 1 / (z + x)
+    slope = _divided_difference(_DIGAMMA[:terms], inverse_z**2, inverse_n**2)
+    far = x * (inverse_n * inverse_z) * (0.5 + (inverse_z + inverse_n) * slope)
     s = jnp.where(small, t, 1)
-    steps = sum(x / (s + k) / (s + x + k) for k in range(shift))
-    steps = steps - jnp.log1p(shift * (x / s) / (s + x + shift))
-    return far + jnp.where(small, steps, 0)
+    m = s + x
+    # Σ_k x / ((s + k) (m + k)), two terms over one denominator.
+    steps = sum(
+        ((m + (k + 1)) * (1 / (s + k)) + (m + k) * (1 / (s + (k + 1)))) / ((m + k) * (m + (k + 1)))
+        for k in range(0, shift, 2)
+    )
+    excess = x * steps - jnp.log1p(x * (shift / s) / (m + shift))
+    return far + jnp.where(small, excess, 0)
 
 
 def _divided_difference(coefficients, a: Array, b: Array) -> Array:

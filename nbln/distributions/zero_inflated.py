@@ -10,32 +10,48 @@ from jax.typing import ArrayLike
 from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.util import validate_sample
 
-from nbln.distributions.negative_binomial import nb_log_prob, nb_tails
+from nbln.distributions.negative_binomial import (
+    log_total_excess,
+    nb_log_prob,
+    nb_tails,
+    score_concentration,
+    score_log_mean,
+)
 from nbln.distributions.sampling import sample_negative_binomial
 from nbln.distributions.special import as_float, as_parameters
 
 
+def _log_zero(log_mean: Array, concentration: Array) -> Array:
+    """log P(0) of the counts before inflation, at a part of the cost of any count's."""
+    none = jnp.zeros_like(log_mean)
+    excess = log_total_excess(none, log_mean, concentration)
+    return concentration * excess + score_log_mean(none, log_mean, concentration)
+
+
 @jax.custom_jvp
-def _gated(is_zero: Array, base: Array, gate_logits: Array) -> Array:
-    """Log-pmf, given ``base``, that of the counts before inflation."""
+def _log_prob(x: Array, log_mean: Array, concentration: Array, gate_logits: Array) -> Array:
     open_gate = -softplus(gate_logits)
+    base = _log_zero(log_mean, concentration)
     positive = sigmoid(-gate_logits) * -jnp.expm1(base)
     # Where zero is likely, its log-probability is near 0 and the sum of the two ways to a zero
     # would lose its digits; so it is taken from P(X > 0).
     likely = jnp.log1p(-jnp.minimum(positive, 0.5))
     zero = jnp.where(positive < 0.5, likely, jnp.logaddexp(gate_logits, base) + open_gate)
-    return jnp.where(is_zero > 0, zero, base + open_gate)
+    return jnp.where(x > 0, nb_log_prob(x, log_mean, concentration) + open_gate, zero)
 
 
-@_gated.defjvp
-def _gated_jvp(primals, tangents):
-    is_zero, base, gate_logits = primals
-    _, dbase, dgate = tangents
-    from_counts = jnp.where(is_zero > 0, sigmoid(base - gate_logits), 1)
-    from_gate = jnp.where(is_zero > 0, sigmoid(gate_logits - base), 0)
+@_log_prob.defjvp
+def _log_prob_jvp(primals, tangents):
+    x, log_mean, concentration, gate_logits = primals
+    _, dlog_mean, dconcentration, dgate = tangents
+    base = _log_zero(log_mean, concentration)
+    from_counts = jnp.where(x > 0, 1, sigmoid(base - gate_logits))
+    counted = score_log_mean(x, log_mean, concentration) * dlog_mean
+    counted = counted + score_concentration(x, log_mean, concentration) * dconcentration
     positive = sigmoid(-gate_logits) * -jnp.expm1(base)
-    gate = jnp.where(is_zero > 0, from_gate * positive, -sigmoid(gate_logits))
-    return _gated(is_zero, base, gate_logits), from_counts * dbase + gate * dgate
+    from_gate = sigmoid(gate_logits - base) * positive
+    gate = jnp.where(x > 0, -sigmoid(gate_logits), from_gate)
+    return _log_prob(*primals), from_counts * counted + gate * dgate
 
 
 def zinb_log_prob(
@@ -47,9 +63,8 @@ def zinb_log_prob(
     π = sigmoid(``gate_logits``).
     """
     log_mean, concentration, gate_logits = as_float(log_mean, concentration, gate_logits)
-    x = jnp.asarray(x, log_mean.dtype)
-    base = nb_log_prob(x, log_mean, concentration)
-    return _gated(lax.stop_gradient(x == 0).astype(base.dtype), base, gate_logits)
+    x = lax.stop_gradient(jnp.asarray(x, log_mean.dtype))
+    return _log_prob(x, log_mean, concentration, gate_logits)
 
 
 class ZeroInflatedNegativeBinomial(Distribution):
