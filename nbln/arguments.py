@@ -137,6 +137,11 @@ def number(least: float = 0.0, most: float = math.inf, open_: bool = False) -> R
     return lambda argument, value: check_number(argument, value, least, most, open_)
 
 
+def optional(rule: Rule) -> Rule:
+    """The rule of a setting that may be None."""
+    return lambda argument, value: None if value is None else rule(argument, value)
+
+
 def one_of(accepted: Iterable[str]) -> Rule:
     """The rule of a setting that is one of some words."""
     return lambda argument, value: choose(argument, value, accepted)

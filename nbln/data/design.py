@@ -1,0 +1,194 @@
+"""Columns of `adata.obs` that a model is told of: batches, labels, covariates.
+
+A `Design` is what a fit makes of them, so that new cells are read as its own were.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from nbln.arguments import hint
+from nbln.text import visible
+
+
+@dataclass(frozen=True)
+class Categories:
+    """A column of categories, in the order of the fit."""
+
+    column: str
+    levels: tuple[str, ...]
+
+    @classmethod
+    def of(cls, obs: pd.DataFrame, column: str) -> "Categories":
+        """The categories that cells have."""
+        return cls(column, tuple(sorted(set(obs[column].astype(str)))))
+
+    def codes(self, obs: pd.DataFrame, caller: str) -> Int[np.ndarray, " cell"]:
+        """(cell,) number of each cell's category.
+
+        Raises
+        ------
+        ValueError
+            A category that no cell of the fit had.
+        """
+        values = obs[self.column].astype(str)
+        codes = pd.Index(self.levels).get_indexer(pd.Index(values))
+        if (codes < 0).any():
+            new = values.iloc[int(np.argmax(codes < 0))]
+            shown = ", ".join(map(visible, self.levels[:10]))
+            raise ValueError(
+                f"{caller}(adata): adata.obs[{self.column!r}] has {visible(new)!r}, which no cell "
+                f"of the fit had; it knew {shown}{', ...' if len(self.levels) > 10 else ''}"
+                f"{hint(new, self.levels, quoted=True)}"
+            )
+        return codes.astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A column of numbers, standardised by the cells of the fit."""
+
+    column: str
+    mean: float
+    sd: float
+
+    @classmethod
+    def of(cls, obs: pd.DataFrame, column: str) -> "Numbers":
+        """By mean and standard deviation; a constant column is only centred."""
+        values = obs[column].to_numpy(np.float64)
+        return cls(column, float(values.mean()), float(values.std()) or 1.0)
+
+    def values(self, obs: pd.DataFrame) -> Float[np.ndarray, " cell"]:
+        """(cell,) standardised values."""
+        return (obs[self.column].to_numpy(np.float64) - self.mean) / self.sd
+
+
+@dataclass(frozen=True)
+class Design:
+    """What a fit knows of columns of `obs`.
+
+    Attributes
+    ----------
+    batch, label
+        Categories that have names of their own; None where there are none.
+    covariates
+        Further columns.
+    """
+
+    batch: Categories | None
+    label: Categories | None
+    covariates: tuple[Categories | Numbers, ...]
+
+    @classmethod
+    def of(
+        cls, obs: pd.DataFrame, batch: str | None, label: str | None, covariates: Sequence[str]
+    ) -> "Design":
+        """What these columns hold."""
+
+        def further(column: str) -> Categories | Numbers:
+            numbers = pd.api.types.is_numeric_dtype(obs[column])
+            numbers = numbers and not pd.api.types.is_bool_dtype(obs[column])
+            return Numbers.of(obs, column) if numbers else Categories.of(obs, column)
+
+        first, second = (None if c is None else Categories.of(obs, c) for c in (batch, label))
+        return cls(first, second, tuple(further(column) for column in covariates))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names in `obs`."""
+        parts = (self.batch, self.label, *self.covariates)
+        return tuple(dict.fromkeys(part.column for part in parts if part is not None))
+
+    @property
+    def n_batches(self) -> int:
+        """Number of batches; 1 without any."""
+        return 1 if self.batch is None else len(self.batch.levels)
+
+    @property
+    def n_labels(self) -> int:
+        """Number of labels; 1 without any."""
+        return 1 if self.label is None else len(self.label.levels)
+
+    def batch_codes(self, obs: pd.DataFrame, caller: str) -> Int[np.ndarray, " cell"]:
+        """(cell,) number of each cell's batch; 0 without batches."""
+        return _codes(self.batch, obs, caller)
+
+    def label_codes(self, obs: pd.DataFrame, caller: str) -> Int[np.ndarray, " cell"]:
+        """(cell,) number of each cell's label; 0 without labels."""
+        return _codes(self.label, obs, caller)
+
+    def matrix(self, obs: pd.DataFrame, caller: str) -> Float[np.ndarray, "cell column"]:
+        """Batches and covariates: 0 or 1 for each category, standardised numbers."""
+        parts = [np.zeros((len(obs), 0))]
+        for part in (self.batch, *self.covariates):
+            if isinstance(part, Categories):
+                parts.append(np.eye(len(part.levels))[part.codes(obs, caller)])
+            elif part is not None:
+                parts.append(part.values(obs)[:, None])
+        return np.concatenate(parts, axis=1).astype(np.float32)
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values, which a file can hold."""
+
+        def of(part):
+            return None if part is None else vars(part)
+
+        return {
+            "batch": of(self.batch),
+            "label": of(self.label),
+            "covariates": [of(part) for part in self.covariates],
+        }
+
+    @classmethod
+    def restore(cls, plain: Mapping[str, Any]) -> "Design":
+        """The reverse of `plain`."""
+
+        def categories(values):
+            if values is None:
+                return None
+            return Categories(values["column"], tuple(values["levels"]))
+
+        def part(values):
+            return categories(values) if "levels" in values else Numbers(**values)
+
+        covariates = tuple(part(values) for values in plain["covariates"])
+        return cls(categories(plain["batch"]), categories(plain["label"]), covariates)
+
+
+def _codes(part: Categories | None, obs: pd.DataFrame, caller: str) -> Int[np.ndarray, " cell"]:
+    return np.zeros(len(obs), np.int32) if part is None else part.codes(obs, caller)
+
+
+def read_columns(adata: Any, columns: Sequence[str], caller: str) -> pd.DataFrame:
+    """Columns of `adata.obs`, checked and copied.
+
+    Raises
+    ------
+    KeyError
+        No such column.
+    ValueError
+        A cell without a value.
+    """
+    for column in columns:
+        if column not in adata.obs.columns:
+            known = list(map(str, adata.obs.columns))
+            shown = ", ".join(map(visible, known[:20])) or "none"
+            raise KeyError(
+                f"{caller}(adata): adata.obs has no column {column!r}"
+                f"{hint(column, known, quoted=True)}; it has {shown}"
+            )
+        values = adata.obs[column]
+        missing = values.isna().to_numpy()
+        if pd.api.types.is_numeric_dtype(values) and not missing.any():
+            missing = ~np.isfinite(values.to_numpy(np.float64))
+        if missing.any():
+            cell = visible(adata.obs_names[int(np.argmax(missing))])
+            raise ValueError(
+                f"{caller}(adata): adata.obs[{column!r}] has no value in {int(missing.sum())} "
+                f'cells, the first "{cell}"; fill it in, or leave these cells out'
+            )
+    return adata.obs[list(columns)].copy()

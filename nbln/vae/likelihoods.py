@@ -1,0 +1,225 @@
+"""Counts given a cell's features: which distribution, and what its parameters depend on.
+
+A likelihood holds what is learned; `of` binds it to cells and gives a *bound* distribution of
+counts by log-rate, which is a channel of the house or, with structural zeros, `ZeroInflated`.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from nbln.channels.negative_binomial import NegativeBinomial
+from nbln.channels.poisson import Poisson
+from nbln.distributions.sampling import gamma_rates
+from nbln.distributions.zero_inflated import ZeroInflatedNegativeBinomial, zinb_log_prob
+from nbln.vae.layers import apply
+
+# exp(±this) bounds what a network may say of a dispersion: beyond, counts are Poisson or all 0.
+LOG_THETA_BOUND = 12.0
+
+
+class Groups(NamedTuple):
+    """Which batch and which label each cell has."""
+
+    batch: Int[Array, " cell"]
+    label: Int[Array, " cell"]
+
+
+class Dispersion(eqx.Module):
+    """log θ of each count; variance mean + mean²/θ."""
+
+    @abc.abstractmethod
+    def log_theta(self, features: Float[Array, "cell unit"], groups: Groups) -> Array:
+        """(gene,) or (cell, gene)."""
+
+    @property
+    @abc.abstractmethod
+    def level(self) -> Array:
+        """The leaf that says how large θ is for each gene, whatever the features: (..., gene)."""
+
+
+class PerGene(Dispersion):
+    """One a gene."""
+
+    value: Float[Array, " gene"]
+
+    def log_theta(self, features, groups):
+        del features, groups
+        return self.value
+
+    @property
+    def level(self):
+        return self.value
+
+
+class PerGroup(Dispersion):
+    """One a gene in each batch, or with each label."""
+
+    value: Float[Array, "group gene"]
+    group: str = eqx.field(static=True)  # a field of `Groups`
+
+    def log_theta(self, features, groups):
+        del features
+        return self.value[getattr(groups, self.group)]
+
+    @property
+    def level(self):
+        return self.value
+
+
+class PerCell(Dispersion):
+    """θ = f(z, design): the decoder's own word on each count."""
+
+    head: eqx.nn.Linear
+
+    def log_theta(self, features, groups):
+        del groups
+        return jnp.clip(apply(self.head, features), -LOG_THETA_BOUND, LOG_THETA_BOUND)
+
+    @property
+    def level(self):
+        return self.head.bias
+
+
+class ZeroInflated(eqx.Module):
+    """Negative-binomial counts of mean eᶠ, of which a share is replaced by 0."""
+
+    log_r: Array
+    logits: Float[Array, "cell gene"]
+
+    def log_prob(self, u, f):
+        """Natural log probability of counts."""
+        return zinb_log_prob(u, f, jnp.exp(self.log_r), self.logits)
+
+    def distribution(self, f):
+        """As a NumPyro distribution."""
+        return ZeroInflatedNegativeBinomial(f, jnp.exp(self.log_r), self.logits)
+
+    def derivatives(self, u, f):
+        """Score and information in f, of counts known to be structural zeros or not.
+
+        That information (as in expectation-maximisation) is never negative; the observed one is,
+        where a zero is half explained.
+        """
+        counted = NegativeBinomial(self.log_r)
+        score, information, slope = counted.derivatives(u, f)
+        base = counted.log_prob(jnp.zeros_like(f), f)
+        own = jnp.where(u > 0, 1, jax.nn.sigmoid(base - self.logits))  # P(not structural | u)
+        return own * score, own * information, own * slope
+
+    @property
+    def open(self) -> np.ndarray:
+        """Probability that a count is no structural zero."""
+        return np.asarray(jax.nn.sigmoid(-self.logits))
+
+    def rates(self, rng, f):
+        """Rates that counts are Poisson draws of; 0 where a count is a structural zero."""
+        kept = rng.random(f.shape) < self.open
+        return np.where(kept, gamma_rates(rng, np.exp(f), np.exp(np.asarray(self.log_r))), 0)
+
+    def sample(self, rng, f):
+        """Draws of the counts."""
+        return rng.poisson(self.rates(rng, f))
+
+    def mean(self, f):
+        """Expected counts."""
+        return self.open * np.exp(f)
+
+    def variance(self, f):
+        """Variance of a count given its log-rate: (1 - π) μ (1 + μ/θ + π μ)."""
+        mean = np.exp(f)
+        noise = np.exp(-np.asarray(self.log_r))
+        return self.open * mean * (1 + mean * (noise + 1 - self.open))
+
+
+Bound = NegativeBinomial | Poisson | ZeroInflated
+
+
+class Likelihood(eqx.Module):
+    """Counts given a cell's features and its log-rates."""
+
+    @abc.abstractmethod
+    def of(self, features: Float[Array, "cell unit"], groups: Groups) -> Bound:
+        """The distribution of these cells' counts."""
+
+    @property
+    def dispersion(self) -> Dispersion | None:
+        """What it knows of θ."""
+        return None
+
+
+class PoissonCounts(Likelihood):
+    """Poisson."""
+
+    def of(self, features, groups):
+        del features, groups
+        return Poisson()
+
+
+class NegativeBinomialCounts(Likelihood):
+    """Negative binomial."""
+
+    theta: Dispersion
+
+    def of(self, features, groups):
+        return NegativeBinomial(self.theta.log_theta(features, groups))
+
+    @property
+    def dispersion(self):
+        return self.theta
+
+
+class ZeroInflatedCounts(Likelihood):
+    """Negative binomial with structural zeros, whose logits the decoder says."""
+
+    theta: Dispersion
+    dropout: eqx.nn.Linear
+
+    def of(self, features, groups):
+        logits = apply(self.dropout, features)
+        return ZeroInflated(self.theta.log_theta(features, groups), logits)
+
+    @property
+    def dispersion(self):
+        return self.theta
+
+
+class Sizes(NamedTuple):
+    """What a likelihood has to know to be made."""
+
+    n_genes: int
+    n_features: int
+    n_batches: int
+    n_labels: int
+
+
+Maker = Callable[[Array, Sizes], Dispersion]
+DISPERSIONS: dict[str, Maker] = {
+    "gene": lambda key, n: PerGene(jnp.zeros(n.n_genes)),
+    "gene-batch": lambda key, n: PerGroup(jnp.zeros((n.n_batches, n.n_genes)), "batch"),
+    "gene-label": lambda key, n: PerGroup(jnp.zeros((n.n_labels, n.n_genes)), "label"),
+    "gene-cell": lambda key, n: PerCell(eqx.nn.Linear(n.n_features, n.n_genes, key=key)),
+}
+
+
+def _zero_inflated(key: Array, theta: Dispersion, n: Sizes) -> Likelihood:
+    return ZeroInflatedCounts(theta, eqx.nn.Linear(n.n_features, n.n_genes, key=key))
+
+
+LIKELIHOODS: dict[str, Callable[[Array, Dispersion, Sizes], Likelihood]] = {
+    "nb": lambda key, theta, n: NegativeBinomialCounts(theta),
+    "zinb": _zero_inflated,
+    "poisson": lambda key, theta, n: PoissonCounts(),
+}
+
+
+def likelihood(key: Array, name: str, dispersion: str, sizes: Sizes) -> Likelihood:
+    """A likelihood by the names that `fit` has for it and its dispersion."""
+    own, other = jax.random.split(key)
+    return LIKELIHOODS[name](own, DISPERSIONS[dispersion](other, sizes), sizes)

@@ -1,0 +1,104 @@
+"""What is maximised: the evidence lower bound, or without its divergence an auto-encoder's fit."""
+
+import abc
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nbln.vae.layers import Moments, Training
+from nbln.vae.scvi import SCVI, Batch
+
+
+class Terms(NamedTuple):
+    """The parts of the bound, one number a cell (nats)."""
+
+    reconstruction: Float[Array, " cell"]  # expected log-probability of the counts
+    divergence: Float[Array, " cell"]  # of z from its prior
+    library_divergence: Float[Array, " cell"]  # of the library from its prior; 0 where known
+
+    @property
+    def elbo(self) -> Float[Array, " cell"]:
+        """The evidence lower bound."""
+        return self.reconstruction - self.divergence - self.library_divergence
+
+
+class Objective(eqx.Module):
+    """What a step climbs."""
+
+    @abc.abstractmethod
+    def terms(
+        self, model: SCVI, batch: Batch, key: Array, training: bool
+    ) -> tuple[Terms, tuple[tuple[Moments, ...], ...]]:
+        """The parts for each cell, and the moments of the layers of each network."""
+
+    @abc.abstractmethod
+    def value(self, terms: Terms, warmth: Float[Array, ""]) -> Float[Array, " cell"]:
+        """What is maximised; `warmth` in [0, 1] is the weight of the divergence by now."""
+
+
+class EvidenceBound(Objective):
+    """E_q[log p(u | z)] - KL(q || prior), with one draw of z a cell (Kingma & Welling 2014)."""
+
+    def terms(self, model, batch, key, training):
+        return _terms(model, batch, key, training, draw=True)
+
+    def value(self, terms, warmth):
+        return terms.reconstruction - warmth * terms.divergence - terms.library_divergence
+
+
+class Reconstruction(Objective):
+    """log p(u | z at the encoder's mean): an auto-encoder, held back by weight decay alone.
+
+    With a linear decoder, Gaussian noise and no bound on the weights its optimum is the span of the
+    first principal components (Baldi & Hornik 1989).
+    """
+
+    def terms(self, model, batch, key, training):
+        return _terms(model, batch, key, training, draw=False)
+
+    def value(self, terms, warmth):
+        del warmth
+        return terms.reconstruction
+
+
+OBJECTIVES: dict[str, type[Objective]] = {"vae": EvidenceBound, "ae": Reconstruction}
+
+
+def _terms(model: SCVI, batch: Batch, key: Array, training: bool, draw: bool):
+    keys = jax.random.split(key, 5)
+
+    def learning(key):
+        return Training(key, batch.weight) if training else None
+
+    q, first = model.encoder(batch.counts, learning(keys[0]))
+    z = q.draw(keys[1]) if draw else q.mean
+    log_library, of_library, second = batch.log_library, jnp.zeros_like(batch.weight), ()
+    if model.library is not None:
+        own, second = model.library(batch.counts, learning(keys[2]))
+        own = jax.tree.map(lambda x: x[:, 0], own)
+        log_library = own.draw(keys[3]) if draw else own.mean
+        of_library = own.divergence(*model.prior_of_library(batch.groups))
+    f, bound, third = model.decode(z, log_library, batch, learning(keys[4]))
+    terms = Terms(
+        jnp.sum(bound.log_prob(batch.counts, f), axis=1),
+        jnp.sum(q.divergence(0.0, 1.0), axis=1),
+        of_library,
+    )
+    return terms, (first, second, third)
+
+
+def following(model: SCVI, moments: tuple[tuple[Moments, ...], ...]) -> SCVI:
+    """The model with running moments a step nearer to those of a batch."""
+    stacks = [model.encoder.stack, None, model.decoder.stack]
+    if model.library is not None:
+        stacks[1] = model.library.stack
+    moved = [s.following(m) for s, m in zip(stacks, moments, strict=True) if s is not None]
+
+    def where(tree: SCVI):
+        library = () if tree.library is None else (tree.library.stack,)
+        return [tree.encoder.stack, *library, tree.decoder.stack]
+
+    return eqx.tree_at(where, model, moved)

@@ -1,0 +1,45 @@
+"""Where training starts: dispersions and shares by moments, or the loadings of a log-normal fit."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from nbln.vae.cells import Cells
+from nbln.vae.scvi import SCVI
+
+# Bounds of a dispersion by moments: beyond, a gene's counts are Poisson, or too few to tell.
+LEAST_THETA, MOST_THETA = 0.05, 100.0
+LEAST_COUNTS = 0.5  # in place of none
+
+
+def moments(cells: Cells) -> tuple[Float[np.ndarray, " gene"], Float[np.ndarray, " gene"]]:
+    """Log share of all counts, and log θ by moments, of each gene.
+
+    θ = Σ μ² / Σ [(u - μ)² - μ], with μ the gene's share of the cell's total.
+    """
+    counts = cells.counts
+    share = np.maximum(counts.gene_totals, LEAST_COUNTS)
+    share = share / share.sum()
+    excess = np.zeros(counts.n_genes)
+    squares = float(np.sum(np.exp(2 * cells.known.log_library.astype(np.float64))))
+    for block, batch in cells.blocks():
+        rows = np.asarray(batch.counts[: block.stop - block.start], np.float64)
+        mean = np.exp(cells.known.log_library[block].astype(np.float64))[:, None] * share
+        excess += np.sum((rows - mean) ** 2 - mean, axis=0)
+    theta = squares * share**2 / np.maximum(excess, 1e-12)
+    theta = np.where(excess > 0, theta, MOST_THETA)
+    return np.log(share), np.log(np.clip(theta, LEAST_THETA, MOST_THETA))
+
+
+def at_moments(model: SCVI, log_share, log_theta) -> SCVI:
+    """The model with these shares in its output's bias, and these dispersions."""
+
+    def level(m: SCVI):
+        return m.likelihood.dispersion.level
+
+    model = eqx.tree_at(lambda m: m.decoder.share.bias, model, jnp.asarray(log_share, jnp.float32))
+    if model.likelihood.dispersion is None:
+        return model
+    own = jnp.broadcast_to(jnp.asarray(log_theta, jnp.float32), level(model).shape)
+    return eqx.tree_at(level, model, own)
