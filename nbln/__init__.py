@@ -9,6 +9,8 @@ from nbln.priors.shrinkage import Shrinkage
 from nbln.results.compare import compare
 from nbln.results.laplace import LaplaceResult
 from nbln.results.svi import SVIResult
+from nbln.vae.engine import VAEConfig
+from nbln.vae.result import VAEResult
 
 __version__ = "0.1.0"
 __all__ = [
@@ -18,6 +20,8 @@ __all__ = [
     "SVIConfig",
     "SVIResult",
     "Shrinkage",
+    "VAEConfig",
+    "VAEResult",
     "compare",
     "datasets",
     "fit",

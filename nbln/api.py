@@ -2,10 +2,12 @@
 
 import inspect
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nbln import plan
+from nbln.amortised import MOMENTS
 from nbln.arguments import check_flag, check_keywords, check_seed
 from nbln.data.counts import Counts
 from nbln.inference.checkpoint import Checkpoint, Saver
@@ -16,8 +18,12 @@ from nbln.results.laplace import LaplaceResult
 from nbln.results.posterior import PosteriorDraws
 from nbln.results.result import Result
 from nbln.results.svi import SVIResult
+from nbln.vae.engine import VAEConfig
+from nbln.vae.result import VAEResult
 
-RESULTS: dict[str, Any] = {kind.kind: kind for kind in (SVIResult, LaplaceResult, PosteriorDraws)}
+RESULTS: dict[str, Any] = {
+    kind.kind: kind for kind in (SVIResult, LaplaceResult, PosteriorDraws, VAEResult)
+}
 
 
 def fit(
@@ -44,6 +50,15 @@ def fit(
     checkpoint: str | Path | Checkpoint | None = None,
     svi: SVIConfig | None = None,
     laplace: LaplaceConfig | None = None,
+    batch_key: str | None = None,
+    covariates: Sequence[str] | None = None,
+    labels_key: str | None = None,
+    gene_likelihood: str = "nb",
+    dispersion: str = "gene",
+    decoder: str = "mlp",
+    library: str = "observed",
+    start: str | LaplaceResult = MOMENTS,
+    vae: VAEConfig | None = None,
     **unknown: Any,
 ) -> Result:
     """Fit a model of single-cell counts.
@@ -57,13 +72,16 @@ def fit(
         An AnnData of counts, cells in rows; dense, CSR or CSC, in memory or ``backed="r"``. It is
         not changed.
     model
-        A name in `nbln.registry.MODELS`: ``"nbln"``, ``"pln"`` or ``"nbvcp"``.
+        A name in `nbln.registry.MODELS`: ``"nbln"``, ``"pln"``, ``"nbvcp"`` or
+        ``"scvi"``.
     inference_method
-        ``"svi"`` or ``"laplace"``; by default the model's own.
+        ``"svi"``, ``"laplace"``, ``"vae"`` or ``"ae"`` (an auto-encoder without a prior); by
+        default the model's own.
     layer
         Name of the layer with the counts; by default ``adata.X``.
     latent_dim
-        Number of gene programs offered; shrinkage of the loadings decides how many are used.
+        Number of gene programs offered; shrinkage of the loadings decides how many are used. Of
+        scvi, factors.
     priors
         By site: ``mean``, ``r`` and ``phi`` (mean and sd of the natural log), ``mu`` (mean, sd),
         ``d`` (shape, rate of an inverse gamma), ``p`` (a, b of a beta); ``capture_efficiency``:
@@ -101,19 +119,38 @@ def fit(
         A file that says where the fit stands, written every minute and when it is interrupted. The
         same call goes on from it and ends with the same numbers; then it is removed. For other
         habits give a `nbln.Checkpoint`.
-    svi, laplace
+    svi, laplace, vae
         Finer settings of the engines.
+    batch_key
+        Of scvi: a column of ``adata.obs`` with the batch of each cell, which the decoder is told
+        of, so that factors need not hold it.
+    covariates
+        Of scvi: further columns of the same kind; numbers are standardised.
+    labels_key
+        Of scvi: a column of labels, for ``dispersion="gene-label"``.
+    gene_likelihood
+        Of scvi: ``"nb"``, ``"zinb"`` (with structural zeros) or ``"poisson"``.
+    dispersion
+        Of scvi, what θ depends on: ``"gene"``, ``"gene-batch"``, ``"gene-label"`` or
+        ``"gene-cell"`` (the decoder says it).
+    decoder
+        Of scvi: ``"mlp"`` or ``"linear"`` (log shares linear in the factors).
+    library
+        Of scvi: ``"observed"``, or ``"latent"``: log-normal about the batch's mean.
+    start
+        Of scvi: ``"moments"``, or a fitted `LaplaceResult` of the same genes, whose loadings the
+        decoder starts from.
 
     Returns
     -------
-    An `SVIResult` for nbvcp, a `LaplaceResult` for pln and nbln.
+    An `SVIResult` for nbvcp, a `LaplaceResult` for pln and nbln, a `VAEResult` for scvi.
 
     Raises
     ------
     TypeError
         Not an AnnData, an unknown keyword, or an argument of another type than its own.
     KeyError
-        No such layer.
+        No such layer, or no such column of ``adata.obs``.
     ValueError
         Counts or arguments that cannot be fitted, or an argument that the model does not use; the
         message says which and what to do. With `strict`, counts that look scaled. A checkpoint
@@ -138,7 +175,13 @@ def fit(
     check_seed("fit(seed", seed)
     built = plan.make({name: given[name] for name in defaults}, defaults)
     with Saver(checkpoint) as saver:
-        counts = Counts.from_anndata(adata, layer=layer, gene_coverage=gene_coverage, strict=strict)
+        counts = Counts.from_anndata(
+            adata,
+            layer=layer,
+            gene_coverage=gene_coverage,
+            columns=built.columns,
+            strict=strict,
+        )
         return built.run(counts, saver)
 
 

@@ -138,8 +138,17 @@ def fit(
         str | None, typer.Option(help="Layer that holds the counts.", show_default="X")
     ] = None,
     model: Annotated[
-        str, typer.Option(help="nbln, pln (Poisson) or nbvcp (independent genes).")
+        str,
+        typer.Option(help="nbln, pln (Poisson), nbvcp (independent genes) or scvi (auto-encoder)."),
     ] = "nbln",
+    batch_key: Annotated[
+        str | None,
+        typer.Option(help="Column of obs with the batch of each cell (scvi).", show_default="none"),
+    ] = None,
+    covariate: Annotated[
+        list[str] | None,
+        typer.Option(help="Further column of obs, once for each (scvi).", show_default="none"),
+    ] = None,
     latent_dim: Annotated[
         int, typer.Option(help="Gene programs offered; shrinkage decides how many are used.")
     ] = 16,
@@ -177,6 +186,8 @@ def fit(
             model=model,
             layer=layer,
             latent_dim=latent_dim,
+            batch_key=batch_key,
+            covariates=covariate or None,
             gene_coverage=gene_coverage,
             n_steps=n_steps,
             seed=seed,
@@ -224,7 +235,7 @@ def _sample(result, outputs: Outputs, targets: dict[str, Path], asked: Asked):
     if not asked.draws:
         return None
     if not result.has_programs:
-        say("A model of independent genes has no correlations, so --draws does nothing.")
+        say(f"Model {result.model} has no correlations between genes, so --draws does nothing.")
         return None
     say(f"Drawing from the posterior: two chains of {asked.draws} draws.")
     posterior = None
@@ -274,7 +285,7 @@ def _print(result, summary, truth, posterior) -> None:
     console.print(table)
     console.print()
     if not result.has_programs:
-        say(f"A model of independent genes has no gene pairs, so there is no {PAIRS}.")
+        say(f"Model {result.model} has no correlations between genes, so there is no {PAIRS}.")
     elif result.w_prior_diagnostics["effective_rank"]:
         console.print(_pairs_table(result.top_pairs(SHOWN_PAIRS), truth))
     else:

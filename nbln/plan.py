@@ -86,6 +86,11 @@ class Plan(abc.ABC):
             Names the argument, what came, what is accepted.
         """
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of ``adata.obs`` that the model is told of; none as a rule."""
+        return ()
+
     @abc.abstractmethod
     def run(self, counts: Counts, saver: Saver = OFF) -> Result:
         """Check the rest, and fit; `saver` keeps where the fit stands."""

@@ -150,12 +150,19 @@ def _figures(result, checks, counts):
     )
     if result.has_programs:
         yield from _programs(result, counts)
-    yield (
-        "Capture",
-        "Capture loss of each cell; the line and the band are what its library size leads one to "
-        "expect.",
-        pl.plot_capture(result),
-    )
+    if result.has_latent:
+        yield (
+            "Factors of the cells",
+            "The two directions in which the cells' factors vary most.",
+            pl.plot_latent(result),
+        )
+    if result.has_capture:
+        yield (
+            "Capture",
+            "Capture loss of each cell; the line and the band are what its library size leads one "
+            "to expect.",
+            pl.plot_capture(result),
+        )
     yield "Convergence", "How the fit settled.", pl.plot_loss(result)
     if result.earlier is not None:
         yield (

@@ -23,6 +23,7 @@ FLOORS = (
     ("vae",),
     ("cascade",),
     ("plan", "options"),
+    ("amortised",),
     ("api", "datasets"),
     ("pl", "report"),
     ("webpage",),

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from anndata import AnnData
 from jaxtyping import Float, Float32, Int
 
 from nbln.data import checks
+from nbln.data.design import read_columns
 from nbln.data.genes import Selection, coverage
 from nbln.data.naming import checked_names
 from nbln.data.storage import Matrix, as_type, canonical, open_matrix
@@ -39,7 +41,9 @@ class Counts:
     genes_never_seen
         Number of genes left out because no cell has a count of them.
     fingerprint
-        SHA-256 of names, library sizes and gene totals; it does not depend on the storage.
+        SHA-256 of names, library sizes, gene totals and `obs`; it does not depend on the storage.
+    obs
+        The columns of ``adata.obs`` that were asked for; as a rule none.
     """
 
     cell_names: np.ndarray
@@ -49,6 +53,7 @@ class Counts:
     has_other: bool
     genes_never_seen: int
     fingerprint: str
+    obs: pd.DataFrame
     _matrix: Matrix
     _selection: Selection
     _checksum: int | None
@@ -62,6 +67,7 @@ class Counts:
         gene_coverage: float | None = None,
         genes: np.ndarray | None = None,
         pools: bool | None = None,
+        columns: Sequence[str] = (),
         caller: str = "fit",
         strict: bool = False,
     ) -> "Counts":
@@ -87,6 +93,8 @@ class Counts:
             single cell is enough then.
         pools
             Whether the last of `genes` pools all others; None for whether it is `_other`.
+        columns
+            Columns of ``adata.obs`` that the model is told of.
         caller
             Name of the function that the user called. Errors begin with it, as in
             ``fit(adata): ...`` or ``fit(layer="raw"): ...``.
@@ -98,12 +106,12 @@ class Counts:
         TypeError
             Not an AnnData, a matrix or values of another kind, or a coverage not a number.
         KeyError
-            No such layer.
+            No such layer, or no such column.
         ValueError
             No cells or genes, a single cell, repeated or impossible names, no matrix, a damaged
-            sparse matrix, values that are not counts up to 2**24, a cell without counts, a
-            coverage outside (0, 1], a gene already called `_other`, a gene of `genes` that is not
-            there, with `strict` counts that look scaled.
+            sparse matrix, values that are not counts up to 2**24, a cell without counts or without
+            a value in a column, a coverage outside (0, 1], a gene already called `_other`, a gene
+            of `genes` that is not there, with `strict` counts that look scaled.
         OSError
             The file of a backed AnnData is gone, cut short or closed.
         """
@@ -112,6 +120,7 @@ class Counts:
         cell_names = checked_names(adata, "obs", caller)
         names = checked_names(adata, "var", caller)
         layers = checks.layer_names(adata)
+        obs = read_columns(adata, columns, caller)
         labels = checks.Labels(cell_names, names, layer, layers, adata.isbacked, caller)
         matrix = checks.check_type(open_matrix(adata, layer, labels.source), labels)
         # Missing genes are named before cells that have no counts in the others.
@@ -138,7 +147,8 @@ class Counts:
             gene_totals=gene_totals,
             has_other=selection.has_other,
             genes_never_seen=never_seen,
-            fingerprint=_fingerprint(cell_names, gene_names, library_size, gene_totals),
+            fingerprint=_fingerprint(cell_names, gene_names, library_size, gene_totals, obs=obs),
+            obs=obs,
             _matrix=matrix,
             _selection=remaining,
             # A matrix of its own cannot be changed by anyone else.
@@ -308,8 +318,12 @@ def _check_other(names: np.ndarray, gene_coverage: float | None, caller: str) ->
         )
 
 
-def _fingerprint(cells: np.ndarray, genes: np.ndarray, *totals: np.ndarray) -> str:
+def _fingerprint(
+    cells: np.ndarray, genes: np.ndarray, *totals: np.ndarray, obs: pd.DataFrame
+) -> str:
     digest = hashlib.sha256(json.dumps([cells.tolist(), genes.tolist()]).encode())
     for total in totals:
         digest.update(np.ascontiguousarray(total, "<f8").tobytes())
+    for column, values in obs.items():
+        digest.update(json.dumps([column, values.astype(str).tolist()]).encode())
     return digest.hexdigest()

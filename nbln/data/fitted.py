@@ -32,6 +32,8 @@ class Fitted:
         Plain values for the record: keywords that shaped the fit. Nothing is computed from them.
     seconds
         Wall-clock time by stage.
+    columns
+        Columns of ``adata.obs`` that the model was told of.
     counts
         The data themselves while the result is live; None after loading.
     """
@@ -45,6 +47,7 @@ class Fitted:
     gene_coverage: float | None
     settings: dict[str, Any]
     seconds: dict[str, float]
+    columns: tuple[str, ...] = ()
     counts: Counts | None = field(default=None, repr=False)
 
     @classmethod
@@ -67,6 +70,7 @@ class Fitted:
             gene_coverage,
             settings,
             seconds,
+            tuple(counts.obs.columns),
             counts,
         )
 
@@ -131,7 +135,12 @@ class Fitted:
         counts = (
             adata
             if isinstance(adata, Counts)
-            else Counts.from_anndata(adata, layer=self.layer, gene_coverage=self.gene_coverage)
+            else Counts.from_anndata(
+                adata,
+                layer=self.layer,
+                gene_coverage=self.gene_coverage,
+                columns=self.columns,
+            )
         )
         if counts.fingerprint != self.fingerprint:
             raise ValueError(f"counts=: not the data of this fit: {self._difference(counts)}")
@@ -147,7 +156,12 @@ class Fitted:
         """
         layer = self.layer if layer is None else layer
         return Counts.from_anndata(
-            adata, layer=layer, genes=self.gene_names, pools=self.has_other, caller=caller
+            adata,
+            layer=layer,
+            genes=self.gene_names,
+            pools=self.has_other,
+            columns=self.columns,
+            caller=caller,
         )
 
     def _difference(self, counts: Counts) -> str:

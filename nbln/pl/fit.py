@@ -1,5 +1,7 @@
 """Figures of a fit itself: how it converged, how many programs it keeps, what was captured."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from nbln.pl import style
@@ -68,6 +70,8 @@ def plot_w_shrinkage_spectrum(res, ax=None):
 def plot_capture(res, ax=None):
     """Capture loss η of each cell against its library size, and what the prior expects."""
     style.need_fit(res)
+    if not res.has_capture:
+        raise ValueError(f"model {res.model} has no capture losses; fit model='nbln'")
     figure, ax = style.new_axes(ax)
     library, eta = res.fitted.library_size, np.asarray(res.eta)
     ax.scatter(library, eta, color=style.BLUE, label="cells", rasterized=True, **style.POINTS)
@@ -82,4 +86,33 @@ def plot_capture(res, ax=None):
     style.plain_log(ax.xaxis)
     ax.set(xlabel="library size (counts)", ylabel="capture loss η (natural log)")
     ax.legend(frameon=False)
+    return figure
+
+
+def plot_latent(res, color: Sequence | None = None, ax=None):
+    """Cells in the plane of the two principal directions of their factors.
+
+    Parameters
+    ----------
+    color
+        A value or a label of each cell; by default log10 of the library size.
+    """
+    style.need_fit(res)
+    figure, ax = style.new_axes(ax)
+    z = np.asarray(res.get_latent().values, np.float64)
+    z = z - z.mean(axis=0)
+    _, _, axes = np.linalg.svd(z.T @ z)
+    x, y = (z @ axes[:2].T).T if z.shape[1] > 1 else (z[:, 0], np.zeros(len(z)))
+    values = np.log10(res.fitted.library_size) if color is None else np.asarray(color)
+    if values.dtype.kind in "biuf":
+        dots = ax.scatter(x, y, c=values, cmap="viridis", rasterized=True, **style.POINTS)
+        name = "log10 library size" if color is None else "value"
+        figure.colorbar(dots, ax=ax, label=name)
+    else:
+        names = values.astype(str)
+        for name in dict.fromkeys(names):
+            here = names == name
+            ax.scatter(x[here], y[here], label=style.labels([name])[0], **style.POINTS)
+        ax.legend(frameon=False, fontsize="small")
+    ax.set(xlabel="first direction of z", ylabel="second direction of z")
     return figure

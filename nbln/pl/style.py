@@ -30,7 +30,9 @@ def need_programs(res) -> None:
     """Raise for a fit of independent genes."""
     need_fit(res)
     if not res.has_programs:
-        raise ValueError("independent genes have no programs or correlations; fit model='nbln'")
+        raise ValueError(
+            f"model {res.model} has no programs or correlations between genes; fit model='nbln'"
+        )
 
 
 def need_draws(post) -> None:

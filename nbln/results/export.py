@@ -45,8 +45,9 @@ def write(
         No cell or no gene of it was in the fit.
     """
     cell_places, gene_places = _places(adata, fitted)
-    if factors is not None and loadings is not None:
+    if factors is not None:
         adata.obsm[names.OBSM_LATENT.format(key=key)] = _spread(factors, cell_places)
+    if loadings is not None:
         adata.varm[names.VARM_LOADINGS.format(key=key)] = _spread(loadings, gene_places)
     for site, values in genes.items():
         column = names.VAR_PARAMETER.format(key=key, site=site)

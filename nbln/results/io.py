@@ -54,6 +54,7 @@ def of_fitted(fitted: Fitted) -> xr.Dataset:
         "gene_coverage": fitted.gene_coverage,
         "settings": fitted.settings,
         "seconds": fitted.seconds,
+        "columns": list(fitted.columns),
     }
     labels = {
         "cell_names": ((names.CELL,), fitted.cell_names.astype(object)),
@@ -76,6 +77,7 @@ def to_fitted(dataset: xr.Dataset) -> Fitted:
         plain["gene_coverage"],
         plain["settings"],
         plain["seconds"],
+        tuple(plain.get("columns", ())),
     )
 
 

@@ -39,7 +39,9 @@ class Result(abc.ABC):
     """
 
     kind: ClassVar[str]  # of the file that it is saved in
-    has_programs: ClassVar[bool]  # whether genes vary together: loadings and correlations
+    has_programs: ClassVar[bool]  # whether it has loadings, and with them correlations
+    has_capture: ClassVar[bool] = True  # whether cells have capture losses
+    has_latent: ClassVar[bool] = False  # whether a figure of the cells' factors says something
     fitted: Fitted
     model: str
 

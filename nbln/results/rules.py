@@ -56,6 +56,7 @@ def _unique(x):
 
 FINITE, POSITIVE = (_finite, "finite numbers"), (_positive, "positive numbers")
 NOT_NEGATIVE = (_not_negative, "finite numbers of at least 0")
+FLAGS = (_flags, "0 or 1")
 NAMES = (_unique, "names, each given once")
 # The first that matches is the rule of an array.
 RULES = (
@@ -67,13 +68,23 @@ RULES = (
     Rule("fit/losses", ("block",), _numbers, "numbers"),
     Rule("cells/log_evidence", CELL, _numbers, "numbers"),
     Rule("cells/gradient_norm", CELL, _numbers, "numbers"),
-    Rule("cells/converged", CELL, _flags, "0 or 1"),
+    Rule("cells/converged", CELL, *FLAGS),
     Rule("cells/z", (*CELL, "column"), *FINITE),
     Rule("cells/eta_sd", CELL, *NOT_NEGATIVE),
     Rule("cells/*", CELL, *FINITE),
     Rule("parameters/mu", GENE, *FINITE),
     Rule("parameters/W", (*GENE, *FACTOR), *FINITE),
     Rule("parameters/d", GENE, *POSITIVE),
+    Rule("fit/held_out", CELL, *FLAGS),
+    Rule("latents/z_mean", (*CELL, *FACTOR), *FINITE),
+    Rule("latents/z_variance", (*CELL, *FACTOR), *POSITIVE),
+    Rule("latents/library_mean", CELL, *FINITE),
+    Rule("latents/library_variance", CELL, *NOT_NEGATIVE),
+    Rule("known/design", (*CELL, "design_column"), *FINITE),
+    Rule("known/log_library", CELL, *FINITE),
+    Rule("known/*", CELL, *NOT_NEGATIVE),
+    Rule("network/*.running.variance", None, *NOT_NEGATIVE),
+    Rule("network/library_prior.variance", None, *POSITIVE),
     Rule("augmentation/offset", CELL, *FINITE),
     Rule("augmentation/scale", (*CELL, "extra"), *NOT_NEGATIVE),
     # An infinite precision is a loading held at zero.

@@ -175,6 +175,7 @@ def fit_vae(
     pools = Pools(cells, train, config, seed)
     judge = Judge(cells, held_out)
     n_epochs = config.n_epochs
+    assert n_epochs is not None, "by default the number of cells decides"
     cycle = Cycle.of(pools.n_steps, n_epochs, config)
     state, history = _restored(stage, _first(model, cycle))
     started = time.perf_counter()
@@ -201,7 +202,7 @@ def fit_vae(
 
 def split(n_cells: int, config: VAEConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the cells that are held out, and of the others, each in order."""
-    n_held_out = min(round(config.validation_share * n_cells), MOST_HELD_OUT)
+    n_held_out = min(round((config.validation_share or 0) * n_cells), MOST_HELD_OUT)
     shuffled = np.random.default_rng(seed).permutation(n_cells)
     return np.sort(shuffled[:n_held_out]), np.sort(shuffled[n_held_out:])
 
@@ -228,7 +229,8 @@ class Cycle(eqx.Module):
         n_steps = steps_an_epoch * n_epochs
         # A weight that never reaches 1 would train another model.
         warm = min(steps_an_epoch * config.warmup_epochs, n_steps // 3)
-        return cls(n_steps, warm, float(config.learning_rate), float(config.weight_decay))
+        decay = float(config.weight_decay or 0)
+        return cls(n_steps, warm, float(config.learning_rate), decay)
 
     def warmth(self, step: Array) -> Array:
         """Weight of the divergence."""

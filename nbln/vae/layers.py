@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# Of the running moments, a step. scvi-tools has 0.01, which lags behind a fit of a few hundred steps:
-# its bound on held-out cells of PBMC is 11 nats a cell lower.
+# Of the running moments, a step. 0.01, as scvi-tools has it, lags behind a fit of a few hundred
+# steps: the bound on held-out cells of PBMC is 11 nats a cell lower.
 MOMENTUM = 0.1
 EPSILON = 1e-3  # as in scvi-tools
 

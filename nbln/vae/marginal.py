@@ -33,6 +33,16 @@ def log_ratios(
     return lax.map(ratio, jax.random.split(key, n_draws))
 
 
+def log_evidence_at(latent: Latent) -> Float[Array, " cell"]:
+    """Laplace's approximation."""
+    return latent.log_joint + 0.5 * latent.log_det
+
+
+def log_evidence_of(model: SCVI, batch: Batch) -> Float[Array, " cell"]:
+    """Of a few cells, Laplace's approximation (nats)."""
+    return log_evidence_at(refine.laplace(model, batch))
+
+
 def log_evidence(
     model: SCVI, cells: Cells, n_samples: int, seed: int
 ) -> Float[np.ndarray, " cell"]:
@@ -40,7 +50,7 @@ def log_evidence(
     parts = []
     for block, batch in cells.blocks():
         latent = refine.laplace(model, batch)
-        values = latent.log_joint + 0.5 * latent.log_det
+        values = log_evidence_at(latent)
         if n_samples > 1:
             key = jax.random.fold_in(jax.random.key(seed), block.start)
             ratios = log_ratios(model, batch, latent, key, n_samples)

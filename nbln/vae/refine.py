@@ -105,7 +105,8 @@ def laplace(model: SCVI, batch: Batch, n_steps: int = STEPS) -> Latent:
     (x, value, _), _ = lax.scan(step, carry, None, length=n_steps)
     gradient, curvature = _normal_equations(model, batch, x)
     covariance, log_det = small.inverse_and_log_det(curvature)
-    norm = jnp.sqrt(jnp.maximum(jnp.sum(gradient * small.multiply(covariance, gradient), axis=0), 0))
+    decrement = jnp.sum(gradient * small.multiply(covariance, gradient), axis=0)
+    norm = jnp.sqrt(jnp.maximum(decrement, 0))
     return Latent(x, small.cholesky(covariance), -log_det, value, norm)
 
 

@@ -1,5 +1,7 @@
 """Where training starts: dispersions and shares by moments, or the loadings of a log-normal fit."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -36,10 +38,42 @@ def at_moments(model: SCVI, log_share, log_theta) -> SCVI:
     """The model with these shares in its output's bias, and these dispersions."""
 
     def level(m: SCVI):
-        return m.likelihood.dispersion.level
+        return m.likelihood.dispersion.level  # type: ignore[union-attr]
 
     model = eqx.tree_at(lambda m: m.decoder.share.bias, model, jnp.asarray(log_share, jnp.float32))
     if model.likelihood.dispersion is None:
         return model
     own = jnp.broadcast_to(jnp.asarray(log_theta, jnp.float32), level(model).shape)
     return eqx.tree_at(level, model, own)
+
+
+def at_loadings(model: SCVI, result: Any, gene_names: np.ndarray) -> SCVI:
+    """The model with the loadings, means and overdispersion of a log-normal fit in its decoder.
+
+    Its largest programs become the first factors. What genes vary by on their own, d, joins the
+    dispersion: 1 + 1/θ = e^d (1 + 1/r).
+
+    Raises
+    ------
+    ValueError
+        The fit has other genes.
+    """
+    if not np.array_equal(result.fitted.gene_names, gene_names):
+        raise ValueError(
+            "fit(start=): the fit that it starts from has other genes, or in another order; fit it "
+            "to the same genes"
+        )
+    W = result.get_W_compositional().values
+    k = model.encoder.mean.out_features
+    order = np.argsort(-np.sum(W**2, axis=0), kind="stable")[:k]
+    loadings = np.zeros((len(W), k), np.float32)
+    loadings[:, : len(order)] = W[:, order]
+    d, noise = (np.asarray(x, np.float64) for x in (result.d, result.parameters.channel.noise()))
+    log_mean = np.asarray(result.mu, np.float64) + d / 2
+    log_share = log_mean - np.log(np.sum(np.exp(log_mean)))
+    theta = 1 / np.maximum(np.expm1(d + np.log1p(noise)), 1e-12)
+    model = at_moments(model, log_share, np.log(np.clip(theta, LEAST_THETA, MOST_THETA)))
+    if model.decoder.loadings is not None:
+        return eqx.tree_at(lambda m: m.decoder.loadings, model, jnp.asarray(loadings))
+    weight = jnp.concatenate([jnp.asarray(loadings), model.decoder.share.weight[:, k:]], axis=1)
+    return eqx.tree_at(lambda m: m.decoder.share.weight, model, weight)

@@ -1,0 +1,220 @@
+"""Plans of amortised models: variational auto-encoders, and auto-encoders without a prior."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nbln.arguments import check_settings, choose, one_of
+from nbln.data.counts import Counts
+from nbln.data.design import Design
+from nbln.inference.checkpoint import OFF
+from nbln.plan import PLANS, Plan
+from nbln.results.laplace import LaplaceResult
+from nbln.vae import decoded, start
+from nbln.vae.cells import Cells
+from nbln.vae.engine import VAEConfig, fit_vae
+from nbln.vae.likelihoods import DISPERSIONS, LIKELIHOODS
+from nbln.vae.objective import OBJECTIVES
+from nbln.vae.result import VAEResult
+from nbln.vae.scvi import SCVI, Architecture, Gaussian
+
+DECODERS = ("mlp", "linear")
+LIBRARIES = ("observed", "latent")
+MOMENTS = "moments"
+LEAST_LIBRARY_VARIANCE = 1e-2  # of log totals in a batch whose cells are all as deep
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an amortised model is made of, by the names that `fit` has for it."""
+
+    gene_likelihood: str
+    dispersion: str
+    decoder: str
+    library: str
+
+    def __post_init__(self):
+        check_settings(self, RULES)
+
+
+RULES = {
+    "gene_likelihood": one_of(LIKELIHOODS),
+    "dispersion": one_of(DISPERSIONS),
+    "decoder": one_of(DECODERS),
+    "library": one_of(LIBRARIES),
+}
+
+
+@dataclass(frozen=True)
+class VAEPlan(Plan):
+    """An amortised model by a variational auto-encoder."""
+
+    engine: ClassVar[str] = "vae"
+    title: ClassVar[str] = "VAE"
+    uses: ClassVar[tuple[str, ...]] = (
+        "latent_dim", "batch_key", "covariates", "labels_key", "gene_likelihood", "dispersion",
+        "decoder", "library", "start", "vae",
+    )  # fmt: skip
+    latent_dim: int
+    kind: Kind
+    batch_key: str | None
+    labels_key: str | None
+    covariates: tuple[str, ...]
+    start: LaplaceResult | None
+    config: VAEConfig
+
+    @classmethod
+    def of(cls, row, arguments):
+        if arguments["priors"] is not None:
+            raise ValueError(
+                f"fit(priors=): model {row.name} has none to set; leave it out (weights are held "
+                "back by VAEConfig(weight_decay=...))"
+            )
+        words = {name: arguments[name] for name in RULES}
+        for name, rule in RULES.items():
+            rule(f"fit({name}", words[name])
+        config = arguments["vae"] if arguments["vae"] is not None else VAEConfig()
+        if not isinstance(config, VAEConfig):
+            raise TypeError(f"fit(vae=): expected nbln.VAEConfig(...), got {type(config).__name__}")
+        return cls(
+            **cls._common(row, arguments),
+            latent_dim=arguments["latent_dim"],
+            kind=Kind(**words),
+            batch_key=_column("batch_key", arguments["batch_key"]),
+            labels_key=_labels(arguments["labels_key"], words["dispersion"]),
+            covariates=_covariates(arguments["covariates"], arguments["batch_key"]),
+            start=_start(arguments["start"]),
+            config=config,
+        )
+
+    @property
+    def columns(self):
+        keys = (self.batch_key, self.labels_key, *self.covariates)
+        return tuple(dict.fromkeys(key for key in keys if key is not None))
+
+    def run(self, counts, saver=OFF):
+        began = time.perf_counter()
+        design = Design.of(counts.obs, self.batch_key, self.labels_key, self.covariates)
+        cells = Cells.of(counts, design, "fit")
+        of = self._architecture(counts, design, cells)
+        model = SCVI.start(jax.random.key(self.seed), of, _library_prior(cells, of.n_batches))
+        model = start.at_moments(model, *start.moments(cells))
+        if self.start is not None:
+            model = start.at_loadings(model, self.start, counts.gene_names)
+        objective = OBJECTIVES[self.engine]()
+        fit = fit_vae(model, objective, cells, self.config, self.seed, self.progress, saver)
+        found = decoded.latents(fit.model, cells)
+        settings = {"latent_dim": of.latent_dim, **vars(self.kind), "batch_key": self.batch_key}
+        seconds = fit.seconds | {"total": time.perf_counter() - began}
+        return VAEResult(
+            fitted=self.fitted(counts, settings, seconds),
+            model=self.row.name,
+            network=fit.model,
+            architecture=of,
+            design=design,
+            known=cells.known,
+            latents=found,
+            epochs=fit.history,
+            best=fit.best,
+            held_out=fit.held_out,
+            stopped=fit.stopped,
+            inference_method=self.engine,
+        )
+
+    def _architecture(self, counts: Counts, design: Design, cells: Cells) -> Architecture:
+        most = counts.n_genes - 1
+        k = self.latent_dim
+        whole = isinstance(k, int | np.integer) and not isinstance(k, bool)
+        if not whole or not 1 <= k <= most:
+            raise ValueError(
+                f"fit(latent_dim={k!r}): must be a whole number from 1 to {most}, fewer than the "
+                f"{counts.n_genes} genes (16 where it is not given)"
+            )
+        linear = self.kind.decoder == DECODERS[1]
+        return Architecture(
+            n_genes=counts.n_genes,
+            n_columns=cells.known.design.shape[1],
+            n_batches=design.n_batches,
+            n_labels=design.n_labels,
+            latent_dim=int(k),
+            n_hidden=int(self.config.n_hidden),
+            n_layers=int(self.config.n_layers),
+            dropout=float(self.config.dropout),
+            gene_likelihood=self.kind.gene_likelihood,
+            dispersion=self.kind.dispersion,
+            linear=linear,
+            skip=self.start is not None and not linear,
+            latent_library=self.kind.library == LIBRARIES[1],
+        )
+
+
+class AEPlan(VAEPlan):
+    """An amortised model by an auto-encoder: no prior, no draws, weight decay alone."""
+
+    engine: ClassVar[str] = "ae"
+    title: ClassVar[str] = "AE"
+
+
+PLANS.update({plan.engine: plan for plan in (VAEPlan, AEPlan)})
+
+
+def _library_prior(cells: Cells, n_batches: int) -> Gaussian:
+    """Mean and variance of log totals, batch by batch."""
+    batch, log_library = cells.known.groups.batch, cells.known.log_library.astype(np.float64)
+    n = np.bincount(batch, minlength=n_batches)
+    mean = np.bincount(batch, log_library, n_batches) / n
+    variance = np.bincount(batch, (log_library - mean[batch]) ** 2, n_batches) / n
+    variance = np.maximum(variance, LEAST_LIBRARY_VARIANCE)
+    return Gaussian(jnp.asarray(mean, jnp.float32), jnp.asarray(variance, jnp.float32))
+
+
+def _column(argument: str, value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(
+            f"fit({argument}={value!r}): expected the name of a column of adata.obs, got "
+            f"{type(value).__name__}"
+        )
+    return value
+
+
+def _labels(value: Any, dispersion: str) -> str | None:
+    """The column of labels, which only a dispersion by label uses."""
+    needs = dispersion == "gene-label"
+    if needs and value is None:
+        raise ValueError("fit(dispersion='gene-label'): name the column of labels with labels_key=")
+    if value is not None and not needs:
+        raise ValueError(
+            f"fit(labels_key={value!r}): nothing depends on labels but dispersion='gene-label'"
+        )
+    return _column("labels_key", value)
+
+
+def _covariates(value: Any, batch_key: str | None) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(
+            f"fit(covariates={value!r}): expected a list of names of columns of adata.obs"
+        )
+    names = tuple(_column("covariates", one) for one in value)
+    for one in names:
+        if one is None or names.count(one) > 1 or one == batch_key:
+            raise ValueError(f"fit(covariates={list(value)!r}): {one!r} is given twice")
+    return tuple(one for one in names if one is not None)
+
+
+def _start(value: Any) -> LaplaceResult | None:
+    if isinstance(value, LaplaceResult):
+        return value
+    if not isinstance(value, str):
+        raise TypeError(
+            "fit(start=): expected 'moments', or the result of nbln.fit(adata, model='nbln'); got "
+            f"{type(value).__name__}"
+        )
+    choose("fit(start", value, (MOMENTS,))
+    return None

@@ -1,0 +1,194 @@
+"""What a fitted decoder says of cells: expression, its parameters, the terms of the bound."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from nbln.vae import refine
+from nbln.vae.cells import Cells
+from nbln.vae.likelihoods import Bound
+from nbln.vae.objective import EvidenceBound, Terms
+from nbln.vae.scvi import SCVI, Batch, Gaussian
+
+SHARE, RATE, LOG_RATE = "composition", "rate", "log_rate"
+SCALES = (RATE, LOG_RATE, SHARE)
+
+
+class Latents(NamedTuple):
+    """What the encoder says of each cell; arrays of the host."""
+
+    z_mean: Float[np.ndarray, "cell factor"]
+    z_variance: Float[np.ndarray, "cell factor"]
+    # Of the natural log of the library size; the variance is 0 where it is observed.
+    library_mean: Float[np.ndarray, " cell"]
+    library_variance: Float[np.ndarray, " cell"]
+
+
+def latents(model: SCVI, cells: Cells) -> Latents:
+    """Of all cells, block by block."""
+    return Latents(*over(cells, lambda batch, key: _encoded(model, batch)))
+
+
+@eqx.filter_jit
+def _encoded(model: SCVI, batch: Batch):
+    z = model.encoder(batch.counts)[0]
+    library = Gaussian(batch.log_library, jnp.zeros_like(batch.log_library))
+    if model.library is not None:
+        library = jax.tree.map(lambda x: x[:, 0], model.library(batch.counts)[0])
+    return (*z, *library)
+
+
+def over(cells: Cells, visit, seed: int = 0) -> list[np.ndarray]:
+    """What ``visit(batch, key)`` says of all cells, cells first."""
+    parts = []
+    for block, batch in cells.blocks():
+        key = jax.random.fold_in(jax.random.key(seed), block.start)
+        parts.append([np.asarray(x)[: block.stop - block.start] for x in visit(batch, key)])
+    return [np.concatenate(x) for x in zip(*parts, strict=True)]
+
+
+def refined(model: SCVI, cells: Cells) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mode of each cell's z, the square roots of its variances, and the gradient norm there."""
+
+    def visit(batch, key):
+        del key
+        latent = refine.laplace(model, batch)
+        variance = jnp.sum(latent.root**2, axis=1).T
+        return latent.mode, jnp.sqrt(variance), latent.gradient_norm
+
+    mode, sd, norm = over(cells, visit)
+    k = model.encoder.mean.out_features
+    return mode[:, :k], sd[:, :k], norm
+
+
+def terms(model: SCVI, cells: Cells, n_samples: int, seed: int) -> Terms:
+    """Parts of the evidence bound of each cell, means over draws."""
+    return Terms(*over(cells, lambda batch, key: _terms(model, batch, key, n_samples), seed))
+
+
+def terms_of(model: SCVI, batch: Batch, seed: int, n_samples: int = 10) -> Terms:
+    """Of a few cells."""
+    return _terms(model, batch, jax.random.key(seed), n_samples)
+
+
+@eqx.filter_jit
+def _terms(model: SCVI, batch: Batch, key: Array, n_samples: int) -> Terms:
+    def one(key):
+        return EvidenceBound().terms(model, batch, key, False)[0]
+
+    drawn = lax.map(one, jax.random.split(key, n_samples))
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), drawn)
+
+
+def expression(
+    model: SCVI,
+    cells: Cells,
+    genes: Int[np.ndarray, " gene"],
+    scale: str,
+    n_samples: int,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior mean and standard deviation of expression, (cell, gene) each.
+
+    One sample is the decoder at the encoder's mean, whose standard deviation is 0; the pairs of
+    `cells.known` and another batch say what the cells would look like there.
+    """
+    places = jnp.asarray(genes)
+    mean, sd = over(
+        cells, lambda batch, key: _expression(model, batch, key, places, scale, n_samples), seed
+    )
+    return mean, sd
+
+
+@eqx.filter_jit
+def _expression(model: SCVI, batch: Batch, key: Array, genes: Array, scale: str, n_samples: int):
+    z, log_library = drawn_from(model, batch)
+
+    def one(key):
+        first, second = jax.random.split(key)
+        at = z.mean if n_samples == 1 else z.draw(first)
+        depth = log_library.mean if n_samples == 1 else log_library.draw(second)
+        f = model.decode(at, depth, batch)[0][:, genes]
+        if scale == LOG_RATE:
+            return f
+        return jnp.exp(f - depth[:, None]) if scale == SHARE else jnp.exp(f)
+
+    def add(sums, key):
+        x = one(key)
+        return (sums[0] + x, sums[1] + x**2), None
+
+    zero = jnp.zeros((batch.counts.shape[0], genes.shape[0]))
+    (first, second), _ = lax.scan(add, (zero, zero), jax.random.split(key, n_samples))
+    mean = first / n_samples
+    return mean, jnp.sqrt(jnp.maximum(second / n_samples - mean**2, 0))
+
+
+def drawn_from(model: SCVI, batch: Batch) -> tuple[Gaussian, Gaussian]:
+    """The encoder's distributions of z and of the log library of cells."""
+    encoded = _encoded(model, batch)
+    return Gaussian(*encoded[:2]), Gaussian(*encoded[2:])
+
+
+def parameters(model: SCVI, cells: Cells) -> dict[str, np.ndarray]:
+    """Of each count's distribution at the encoder's mean: mean, dispersion and logit of a zero."""
+
+    def visit(batch, key):
+        del key
+        return _parameters(model, batch)
+
+    values = over(cells, visit)
+    return dict(zip(("mean", "dispersion", "dropout_logits"), values, strict=False))
+
+
+@eqx.filter_jit
+def _parameters(model: SCVI, batch: Batch) -> tuple[Array, ...]:
+    z, log_library = drawn_from(model, batch)
+    f, bound, _ = model.decode(z.mean, log_library.mean, batch)
+    log_r, logits = (getattr(bound, name, None) for name in ("log_r", "logits"))
+    theta = None if log_r is None else jnp.broadcast_to(jnp.exp(log_r), f.shape)
+    return tuple(x for x in (jnp.exp(f), theta, logits) if x is not None)
+
+
+@eqx.filter_jit
+def decoded(model: SCVI, z: Array, log_library: Array, batch: Batch) -> tuple[Array, Bound]:
+    """Log-rates of cells at z, and the distribution of counts given them."""
+    f, bound, _ = model.decode(z, log_library, batch)
+    return f, bound
+
+
+def moments(model: SCVI, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of each gene's counts in these cells, by the model at the encoder's mean.
+
+    The law of total variance over cells: the mean of what counting adds, and the variance of rates.
+    """
+    n = cells.counts.n_cells
+    first, second, within = np.zeros((3, cells.counts.n_genes))
+    for block, batch in cells.blocks():
+        z, log_library = drawn_from(model, batch)
+        f, bound = decoded(model, z.mean, log_library.mean, batch)
+        f = np.asarray(f, np.float64)
+        kept = slice(0, block.stop - block.start)
+        mean = np.asarray(getattr(bound, "mean", np.exp)(f))[kept]
+        first = first + mean.sum(axis=0)
+        second = second + (mean**2).sum(axis=0)
+        within = within + np.asarray(bound.variance(f))[kept].sum(axis=0)
+    mean = first / n
+    return mean, within / n + second / n - mean**2
+
+
+def rate_spread(model: SCVI, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of each gene's log share over cells, at the encoder's mean."""
+    genes = np.arange(cells.counts.n_genes)
+    first, second = np.zeros((2, cells.counts.n_genes))
+    for block, batch in cells.blocks():
+        f, _ = _expression(model, batch, jax.random.key(0), jnp.asarray(genes), LOG_RATE, 1)
+        f = np.asarray(f, np.float64)[: block.stop - block.start]
+        share = f - cells.known.log_library[block][:, None]
+        first, second = first + share.sum(axis=0), second + (share**2).sum(axis=0)
+    mean = first / cells.counts.n_cells
+    return mean, np.maximum(second / cells.counts.n_cells - mean**2, 0)

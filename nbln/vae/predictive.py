@@ -1,0 +1,73 @@
+"""Counts drawn from a fitted model, at the three levels of `nbln.questions.predictive`."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from nbln.questions.predictive import ANCHORED, PER_CELL, Sampler, block_cells
+from nbln.vae.cells import Cells, Known
+from nbln.vae.decoded import Latents, decoded
+from nbln.vae.scvi import SCVI, Batch
+
+
+def sampler(model: SCVI, known: Known, latents: Latents, ppc_level: str, n_samples: int) -> Sampler:
+    """Log-rates of draws and the distribution of counts given them.
+
+    Fresh cells are drawn as the model has them: z from its prior; depth and design are those of
+    the cell (anchored), or of a cell drawn at random.
+    """
+    n_cells, k = latents.z_mean.shape
+    n_genes = model.decoder.share.out_features
+    size = block_cells(n_samples, n_cells, n_genes)  # one shape: the decoder is compiled once
+
+    def rates(block, rng):
+        n = block.stop - block.start
+        own = np.arange(block.start, block.stop)
+        for _ in range(n_samples):
+            index = own if ppc_level in (ANCHORED, PER_CELL) else rng.choice(n_cells, n)
+            z = rng.standard_normal((n, k), np.float32)
+            depth = known.log_library[index]
+            if ppc_level == PER_CELL:
+                z = latents.z_mean[own] + np.sqrt(latents.z_variance[own]) * z
+                noise = rng.standard_normal(n, np.float32)
+                depth = latents.library_mean[own] + np.sqrt(latents.library_variance[own]) * noise
+            yield _rates(model, known, index, z, depth, size)
+
+    return rates
+
+
+def _rates(model: SCVI, known: Known, index, z, depth, size: int):
+    """Log-rates of the cells with these numbers' design, and the distribution of counts."""
+    n = len(index)
+
+    def padded(x):
+        return jnp.asarray(np.concatenate([x, np.repeat(x[:1], size - n, axis=0)]))
+
+    given = jax.tree.map(padded, known.take(index))
+    batch = given.batch(jnp.zeros((size, 0)), jnp.ones(size))
+    f, bound = decoded(model, padded(z), padded(depth), batch)
+    # What has a row for each cell loses its padding too.
+    bound = jax.tree.map(lambda x: x[:n] if jnp.ndim(x) == 2 else x, bound)
+    return np.asarray(f)[:n], bound
+
+
+def log_likelihood(model: SCVI, cells: Cells, posterior: xr.Dataset) -> np.ndarray:
+    """Log-probability of each cell's counts at draws of z and the library, (draw, cell) (nats)."""
+    z, depth = (posterior[name].values[0].astype(np.float32) for name in ("z", "log_library"))
+    values = np.empty(depth.shape, np.float32)
+    for block, batch in cells.blocks():
+        missing = batch.counts.shape[0] - (block.stop - block.start)
+        for i in range(len(z)):
+            pads = ((0, missing), (0, 0))
+            own, log_library = np.pad(z[i, block], pads), np.pad(depth[i, block], pads[0])
+            nats = _log_likelihood(model, jnp.asarray(own), jnp.asarray(log_library), batch)
+            values[i, block] = np.asarray(nats)[: block.stop - block.start]
+    return values
+
+
+@eqx.filter_jit
+def _log_likelihood(model: SCVI, z, log_library, batch: Batch):
+    f, bound, _ = model.decode(z, log_library, batch)
+    return jnp.sum(bound.log_prob(batch.counts, f), axis=1)

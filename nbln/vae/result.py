@@ -1,0 +1,434 @@
+"""The result of an amortised model: the face of the questions it answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import xarray as xr
+from jaxtyping import Float
+
+from nbln import vocabulary as names
+from nbln.arguments import check_whole, choose
+from nbln.channels.negative_binomial import NegativeBinomial
+from nbln.data.design import Design
+from nbln.posterior.mode import Parameters
+from nbln.questions import outliers
+from nbln.questions.convergence import Convergence, Curve
+from nbln.results import export
+from nbln.results.result import Result
+from nbln.vae import decoded, differential, files, marginal, predictive, story
+from nbln.vae.cells import Cells, Known
+from nbln.vae.decoded import Latents
+from nbln.vae.engine import Epoch
+from nbln.vae.objective import Terms
+from nbln.vae.scvi import SCVI, Architecture
+
+MARGINAL_DRAWS = 100  # of the importance sampling; repeatable to 0.1 nats a cell on PBMC
+
+
+@dataclass(frozen=True, eq=False)
+class VAEResult(Result):
+    """A fitted amortised model.
+
+    Attributes
+    ----------
+    network
+        Encoder, decoder and likelihood, as they were at the best epoch.
+    architecture
+        What decides their shapes.
+    design
+        How columns of ``adata.obs`` are read.
+    known
+        Depth and design of the cells of the fit.
+    latents
+        What the encoder says of the cells of the fit.
+    epochs
+        The course of the training (nats a cell).
+    best
+        The epoch that the network is of, from 0.
+    held_out
+        Numbers of the cells that training did not see.
+    stopped
+        Whether training stopped since held-out cells no longer improved.
+    inference_method
+        ``"vae"``, or ``"ae"`` for an auto-encoder without a prior.
+    """
+
+    kind: ClassVar[str] = "vae"
+    has_programs: ClassVar[bool] = False
+    has_capture: ClassVar[bool] = False
+    has_latent: ClassVar[bool] = True
+    network: SCVI
+    architecture: Architecture
+    design: Design
+    known: Known
+    latents: Latents
+    epochs: Epoch
+    best: int
+    held_out: np.ndarray
+    stopped: bool
+    inference_method: str
+
+    def __repr__(self):
+        return story.line(self)
+
+    def _cells(self, counts=None) -> Cells:
+        """The cells of the fit with their counts."""
+        return Cells(self.fitted.data(counts), self.known)
+
+    def _of(self, adata, layer: str | None, caller: str) -> Cells:
+        """Any cells; those of the fit where none are given."""
+        if adata is None:
+            return self._cells()
+        return Cells.of(self.fitted.matched(adata, layer, caller), self.design, caller)
+
+    # Latent variables
+
+    def get_latent(self, refined: bool = False, counts=None) -> xr.DataArray:
+        """Factors of the cells of the fit, (cell, factor).
+
+        Parameters
+        ----------
+        refined
+            False: what the encoder says, its mean. True: the mode of each cell's own posterior, by
+            Gauss–Newton steps from there, which an encoder misses by some nats.
+        counts
+            The AnnData of the fit; needed to refine after loading.
+        """
+        z = self.latents.z_mean
+        if refined:
+            z = decoded.refined(self.network, self._cells(counts))[0]
+        return self.fitted.label(z, (names.CELL, names.FACTOR), "z")
+
+    def get_latent_representation(
+        self, adata=None, give_mean: bool = True, return_dist: bool = False, layer=None
+    ):
+        """As in scvi-tools: the encoder's mean, (cell, factor); with `return_dist` also variances.
+
+        Without `give_mean` one draw of the encoder's distribution.
+        """
+        latents = self._latents(adata, layer, "get_latent_representation")
+        if return_dist:
+            return latents.z_mean, latents.z_variance
+        if give_mean:
+            return latents.z_mean
+        noise = np.random.default_rng(0).standard_normal(latents.z_mean.shape)
+        return latents.z_mean + np.sqrt(latents.z_variance) * noise
+
+    def get_latent_library_size(self, adata=None, layer: str | None = None) -> np.ndarray:
+        """Library size of each cell, (cell,): the total, or what the encoder says where latent."""
+        latents = self._latents(adata, layer, "get_latent_library_size")
+        return np.exp(latents.library_mean)
+
+    def _latents(self, adata, layer, caller: str) -> Latents:
+        if adata is None:
+            return self.latents
+        return decoded.latents(self.network, self._of(adata, layer, caller))
+
+    # Expression
+
+    def get_denoised(
+        self,
+        scale: str = "rate",
+        genes: Sequence[str] | None = None,
+        n_samples: int = 25,
+        seed: int = 0,
+        counts=None,
+    ) -> xr.Dataset:
+        """Posterior ``mean`` and ``sd`` of each cell's expression, (cell, gene).
+
+        Parameters
+        ----------
+        scale
+            ``"rate"``: expected counts at the cell's depth; ``"log_rate"``: their natural log;
+            ``"composition"``: shares of the cell's total.
+        genes
+            Names; all genes by default. Memory is 8 bytes x cells x genes.
+        n_samples
+            Draws of z by the encoder; 1 is the decoder at its mean.
+        seed
+            Of the draws.
+        counts
+            The AnnData of the fit; needed after loading.
+        """
+        choose("get_denoised(scale", scale, decoded.SCALES)
+        check_whole("get_denoised(n_samples", n_samples)
+        places, cells = self.fitted.find(genes), self._cells(counts)
+        values = decoded.expression(self.network, cells, places, scale, n_samples, seed)
+        labels = {names.CELL: self.fitted.cell_names, names.GENE: self.fitted.gene_names[places]}
+        dims = (names.CELL, names.GENE)
+        pairs = zip(("mean", "sd"), values, strict=True)
+        return xr.Dataset({name: (dims, x) for name, x in pairs}, coords=labels)
+
+    def get_normalized_expression(
+        self,
+        adata=None,
+        transform_batch: str | Sequence[str] | None = None,
+        gene_list: Sequence[str] | None = None,
+        library_size: float | str = 1.0,
+        n_samples: int = 1,
+        seed: int = 0,
+        layer: str | None = None,
+    ) -> pd.DataFrame:
+        """Decoded expression, cells in rows and genes in columns, as in scvi-tools.
+
+        Parameters
+        ----------
+        adata
+            Any cells with the genes of the fit; by default those of the fit.
+        transform_batch
+            A batch that all cells are decoded in, or several, over which is averaged; by default
+            each cell's own.
+        gene_list
+            Names; all genes by default.
+        library_size
+            What the shares are multiplied by; ``"latent"``: the cell's library size.
+        n_samples
+            Draws of z; 1 is the decoder at the encoder's mean.
+        seed
+            Of the draws.
+
+        Raises
+        ------
+        ValueError
+            No such batch, or a library size that is neither positive nor ``"latent"``.
+        KeyError
+            No such gene.
+        """
+        call = "get_normalized_expression"
+        check_whole(f"{call}(n_samples", n_samples)
+        scale, factor = files.library_scale(f"{call}(library_size", library_size)
+        cells, places = self._of(adata, layer, call), self.fitted.find(gene_list)
+        total = 0.0
+        moved = differential.in_batches(self.design, cells, transform_batch, call)
+        for one in moved:
+            total = total + decoded.expression(self.network, one, places, scale, n_samples, seed)[0]
+        index, columns = cells.counts.cell_names, self.fitted.gene_names[places]
+        return pd.DataFrame(factor * total / len(moved), index=index, columns=columns)
+
+    def get_likelihood_parameters(self, adata=None, layer: str | None = None) -> xr.Dataset:
+        """Of each count's distribution at the encoder's mean, (cell, gene).
+
+        ``mean``; ``dispersion`` θ (variance mean + mean²/θ) unless counts are Poisson;
+        ``dropout_logits``, the logit of a structural zero, where there are such.
+        """
+        cells = self._of(adata, layer, "get_likelihood_parameters")
+        coords = {names.CELL: cells.counts.cell_names, names.GENE: self.fitted.gene_names}
+        found = decoded.parameters(self.network, cells)
+        dims = (names.CELL, names.GENE)
+        return xr.Dataset({name: (dims, x) for name, x in found.items()}, coords=coords)
+
+    def differential_expression(
+        self,
+        groupby: str | None = None,
+        group1: str | Sequence[str] | None = None,
+        group2: str | None = None,
+        idx1=None,
+        idx2=None,
+        mode: str = "change",
+        delta: float = 0.25,
+        fdr_target: float = 0.05,
+        batch_correction: bool = False,
+        n_samples: int = 1_000,
+        seed: int = 0,
+        adata=None,
+    ) -> pd.DataFrame:
+        """Genes whose mean expression differs between groups of cells.
+
+        Called as in scvi-tools, but asked of the log2 fold change between the groups' mean shares,
+        not between single pairs of cells, which differ in groups of the same mixture. Draws are of
+        z of the cells and of the cells (Bayesian bootstrap). Cells and not donors are the units.
+
+        Parameters
+        ----------
+        groupby
+            A column of ``adata.obs``; needs `adata`. Each of its groups, or those of `group1`, is
+            compared with `group2`, or with all other cells.
+        idx1, idx2
+            In place of it: numbers or a mask of the cells of each group; without `idx2` all others.
+        mode
+            ``"change"``: the probability that the absolute log2 fold change exceeds `delta`;
+            ``"vanilla"``: Bayes factors of one group being higher.
+        delta
+            Least log2 fold change of interest.
+        fdr_target
+            Expected share of wrong ones among the genes of ``is_de_fdr``.
+        batch_correction
+            Compare both groups as they would be in the same batches, each batch weighing alike.
+        n_samples
+            Draws of the means.
+        seed
+            Of the draws.
+        adata
+            Any cells with the genes of the fit; by default those of the fit.
+
+        Returns
+        -------
+        A table by gene, the surest first: ``proba_de``, ``bayes_factor``, ``lfc_mean``,
+        ``lfc_median``, ``lfc_sd``, ``lfc_low`` and ``lfc_high`` (90 % interval), ``scale1`` and
+        ``scale2`` (mean shares), ``is_de_fdr``, ``q`` (expected share of wrong ones up to here),
+        ``group1``, ``group2``. Mode ``"vanilla"`` has ``proba_m1`` and ``proba_m2`` in place of
+        ``proba_de`` and the last.
+
+        Raises
+        ------
+        ValueError
+            An unknown mode, an empty group, groups that overlap.
+        """
+        call = "differential_expression"
+        asked = differential.Asked(
+            choose(f"{call}(mode", mode, differential.MODES), float(delta), float(fdr_target),
+            bool(batch_correction), check_whole(f"{call}(n_samples", n_samples), seed,
+        )  # fmt: skip
+        cells = self._of(adata, None, call)
+        n_cells = cells.counts.n_cells
+        pairs = differential.groups(adata, n_cells, groupby, group1, group2, idx1, idx2)
+        return differential.tables(self.network, self.design, cells, pairs, asked, self.fitted)
+
+    def posterior_predictive_sample(
+        self, n_samples: int = 1, seed: int = 0, counts=None
+    ) -> xr.DataArray:
+        """Counts drawn from each cell's own posterior, (chain, draw, cell, gene)."""
+        return self.get_ppc_samples("per_cell", n_samples, seed, counts)
+
+    # How well cells are described
+
+    def _terms(self, adata, layer, caller: str, n_samples: int, seed: int) -> Terms:
+        check_whole(f"{caller}(n_samples", n_samples)
+        return decoded.terms(self.network, self._of(adata, layer, caller), n_samples, seed)
+
+    def get_elbo(self, adata=None, layer: str | None = None, n_samples: int = 10, seed: int = 0):
+        """Evidence lower bound, mean over cells (nats); higher is better."""
+        return float(self._terms(adata, layer, "get_elbo", n_samples, seed).elbo.mean())
+
+    def get_reconstruction_error(
+        self, adata=None, layer: str | None = None, n_samples: int = 10, seed: int = 0
+    ) -> float:
+        """Minus the expected log-probability of a cell's counts, mean over cells (nats)."""
+        terms = self._terms(adata, layer, "get_reconstruction_error", n_samples, seed)
+        return -float(terms.reconstruction.mean())
+
+    def get_marginal_ll(
+        self,
+        adata=None,
+        layer: str | None = None,
+        n_mc_samples: int = MARGINAL_DRAWS,
+        seed: int = 0,
+    ) -> float:
+        """Log-evidence, mean over cells (nats), by importance sampling about refined modes."""
+        cells = self._of(adata, layer, "get_marginal_ll")
+        return float(marginal.log_evidence(self.network, cells, n_mc_samples, seed).mean())
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """The course of the training by epoch (nats a cell)."""
+        table = pd.DataFrame(self.epochs._asdict())
+        table.index.name = "epoch"
+        return table
+
+    # What all results answer
+
+    def _sampler(self, ppc_level, n_samples, seed, counts):
+        del seed, counts
+        return predictive.sampler(self.network, self.known, self.latents, ppc_level, n_samples)
+
+    def _score(self, counts, n_samples, seed):
+        return marginal.log_evidence(
+            self.network, Cells.of(counts, self.design, "score"), n_samples, seed
+        )
+
+    def _transform(self, counts):
+        found = decoded.latents(self.network, Cells.of(counts, self.design, "transform"))
+        z = ((names.CELL, names.FACTOR), found.z_mean)
+        return {"z": z, names.ETA: ((names.CELL,), -found.library_mean)}
+
+    def _summary(self, counts, seed):
+        return story.summary(self, None if counts is None else self._cells(counts), seed)
+
+    def _outliers(self, counts):
+        mean, variance = decoded.rate_spread(self.network, self._cells(counts))
+        theta = self._theta
+        channel = NegativeBinomial(jnp.log(jnp.asarray(theta)))
+        # A gene's log share over cells as a Gaussian, without factors.
+        located = Parameters(mean, np.zeros((len(mean), 0)), variance, channel)
+        return outliers.rows(self.fitted, counts, located, -self.latents.library_mean)
+
+    @property
+    def _theta(self) -> Float[np.ndarray, " gene"]:
+        """A gene's dispersion, whatever it depends on: its mean level; large for Poisson counts."""
+        dispersion = self.network.likelihood.dispersion
+        if dispersion is None:
+            return np.full(self.fitted.n_genes, 1e6)
+        level = np.asarray(dispersion.level, np.float64)
+        return np.exp(level if level.ndim == 1 else level.mean(axis=0))
+
+    def get_map(self) -> xr.Dataset:
+        """Factors and library sizes by the encoder, and dispersions."""
+        per_cell = (names.CELL, names.FACTOR)
+        found = {
+            "z": self.fitted.label(self.latents.z_mean, per_cell),
+            "z_sd": self.fitted.label(np.sqrt(self.latents.z_variance), per_cell),
+            "log_library": self.fitted.label(self.latents.library_mean, (names.CELL,)),
+            names.DISPERSION: self.fitted.label(self._theta, (names.GENE,)),
+        }
+        return xr.Dataset(found)
+
+    def draw_parameters(self, n_samples: int, seed: int) -> xr.Dataset:
+        """Draws of z and the log library by the encoder; weights are what they are."""
+        rng, latents = np.random.default_rng(seed), self.latents
+        shape = (1, n_samples)
+        z = latents.z_mean + np.sqrt(latents.z_variance) * rng.standard_normal(
+            (*shape, *latents.z_mean.shape)
+        )
+        spread = np.sqrt(latents.library_variance)
+        library = latents.library_mean + spread * rng.standard_normal((*shape, len(spread)))
+        sample = (names.CHAIN, names.DRAW)
+        return xr.Dataset(
+            {
+                "z": self.fitted.label(z, (*sample, names.CELL, names.FACTOR)),
+                "log_library": self.fitted.label(library, (*sample, names.CELL)),
+            }
+        )
+
+    def cell_log_likelihood(self, posterior, data):
+        return predictive.log_likelihood(self.network, Cells(data, self.known), posterior)
+
+    def get_count_moments(self):
+        return decoded.moments(self.network, self._cells())
+
+    @property
+    def predicts_depth(self):
+        return self.network.library is not None
+
+    @property
+    def convergence(self) -> Convergence:
+        steps = np.arange(1, len(self.epochs.elbo_train) + 1)
+        curves = [Curve("one training batch", -self.epochs.elbo_train, joined=False)]
+        if len(self.held_out):
+            curves.append(Curve("held-out cells", -self.epochs.elbo_validation, marked=False))
+        quantity = "negative evidence bound (nats a cell)"
+        return Convergence("VAE", "epoch", quantity, steps, tuple(curves), logarithmic=False)
+
+    @property
+    def stages(self):
+        return {"VAE": self.fitted.seconds}
+
+    def story(self):
+        return story.of(self)
+
+    def write_to(self, adata, key_added: str = "nbln") -> None:
+        """Write factors, library sizes and dispersions into `adata`: obsm, obs, var and uns."""
+        notes = {"best_epoch": int(self.best), "stopped": bool(self.stopped)}
+        genes = {names.DISPERSION: self._theta}
+        eta = -self.latents.library_mean
+        export.write(adata, key_added, self.fitted, genes, eta, notes, factors=self.latents.z_mean)
+
+    def to_groups(self):
+        return files.groups(self)
+
+    @classmethod
+    def from_groups(cls, groups):
+        return cls(**files.parts(groups))
