@@ -9,7 +9,7 @@ from nbln.priors.shrinkage import Shrinkage
 from nbln.results.compare import compare
 from nbln.results.laplace import LaplaceResult
 from nbln.results.svi import SVIResult
-from nbln.vae.engine import VAEConfig
+from nbln.vae.config import VAEConfig
 from nbln.vae.result import VAEResult
 
 __version__ = "0.1.0"

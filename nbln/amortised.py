@@ -17,7 +17,8 @@ from nbln.plan import PLANS, Plan
 from nbln.results.laplace import LaplaceResult
 from nbln.vae import decoded, start
 from nbln.vae.cells import Cells
-from nbln.vae.engine import VAEConfig, fit_vae
+from nbln.vae.config import VAEConfig
+from nbln.vae.engine import fit_vae
 from nbln.vae.likelihoods import DISPERSIONS, LIKELIHOODS
 from nbln.vae.objective import OBJECTIVES
 from nbln.vae.result import VAEResult

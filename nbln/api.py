@@ -18,7 +18,7 @@ from nbln.results.laplace import LaplaceResult
 from nbln.results.posterior import PosteriorDraws
 from nbln.results.result import Result
 from nbln.results.svi import SVIResult
-from nbln.vae.engine import VAEConfig
+from nbln.vae.config import VAEConfig
 from nbln.vae.result import VAEResult
 
 RESULTS: dict[str, Any] = {

@@ -5,10 +5,7 @@ improving; dispersions started at moments, and with the output's bias at ten tim
 cycle of the rate; weight decay.
 """
 
-import logging
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,110 +13,20 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 from jaxtyping import Array, Float
 
-from nbln.arguments import check_settings, number, optional, whole
 from nbln.inference.checkpoint import OFF, Saver, Snapshot, Stage
 from nbln.linalg.dtypes import strong
 from nbln.progress import Progress
 from nbln.vae.cells import Cells, Resident, batches, block_cells
-from nbln.vae.layers import Moments
+from nbln.vae.config import VAEConfig
+from nbln.vae.cycle import Cycle, trainable
 from nbln.vae.objective import Objective, Terms, following
-from nbln.vae.scvi import SCVI, Gaussian
+from nbln.vae.pools import Pools
+from nbln.vae.scvi import SCVI
 
-log = logging.getLogger("nbln")
-
-# Dispersions and the output's bias start near their places, and have one number a gene: they bear
-# ten times the rate of weights, and must not wait for them. Measured on PBMC: 16 nats a cell.
-FASTER = 10.0
 MOST_HELD_OUT = 5_000  # cells; more would not judge better, only longer
-
-RULES = {
-    "n_hidden": whole(1),
-    "n_layers": whole(1),
-    "dropout": number(most=0.95),
-    "n_epochs": optional(whole(1)),
-    "batch_size": whole(2),
-    "learning_rate": number(open_=True),
-    "weight_decay": optional(number()),
-    "warmup_epochs": whole(0),
-    "validation_share": optional(number(most=0.5)),
-    "patience": whole(1),
-    "resident_bytes": whole(0),
-}
-
-
-@dataclass(frozen=True)
-class VAEConfig:
-    """Settings of amortised models and their training.
-
-    Attributes
-    ----------
-    n_hidden, n_layers
-        Units of a hidden layer; hidden layers of encoder and decoder.
-    dropout
-        Share of the encoder's hidden units that a step leaves out.
-    n_epochs
-        Passes over the cells, at most where cells are held out. By default 120, and from 5,000
-        cells on 600,000 by their number, at least 10.
-    batch_size
-        Cells in a step.
-    learning_rate
-        Of Adam, at the top of its cycle.
-    weight_decay
-        Decoupled (Loshchilov & Hutter 2019), of weights; biases and dispersions have none. By
-        default 2,000 by the number of cells: what a prior on weights would do.
-    warmup_epochs
-        Epochs until the divergence from the prior has its full weight; at most a third of all.
-    validation_share
-        Share of the cells that are held out, at most 5,000, to stop when they no longer improve
-        and to keep the best epoch; 0 trains on all cells, to the end. By default a tenth from 5,000
-        cells on, and 0 of fewer, where every cell counts and weight decay alone holds back.
-    patience
-        Epochs without improvement of held-out cells before a fit stops.
-    resident_bytes
-        Largest dense float32 matrix of counts kept in memory. Larger ones, and files opened with
-        ``backed="r"``, are read in each epoch, in parts of at most an eighth of this size.
-
-    Raises
-    ------
-    ValueError
-        A value out of its range; names it.
-    """
-
-    n_hidden: int = 128
-    n_layers: int = 1
-    dropout: float = 0.1
-    n_epochs: int | None = None
-    batch_size: int = 128
-    learning_rate: float = 3e-3
-    weight_decay: float | None = None
-    warmup_epochs: int = 20
-    validation_share: float | None = None
-    patience: int = 30
-    resident_bytes: int = 2**31
-
-    def __post_init__(self):
-        check_settings(self, RULES)
-
-    def of(self, n_cells: int) -> "VAEConfig":
-        """The same with what so many cells decide."""
-        by_default = {
-            "n_epochs": int(np.clip(round(EPOCH_CELLS / n_cells), *EPOCHS)),
-            "weight_decay": DECAY_CELLS / n_cells,
-            "validation_share": 0.1 if n_cells >= MANY_CELLS else 0.0,
-        }
-        left = {name: x for name, x in by_default.items() if getattr(self, name) is None}
-        return replace(self, **left)
-
-
-# Chosen by the evidence of held-out cells of four data sets of 219 to 8,000 cells: twice or half as
-# many epochs, or as much decay, cost at most a nat a cell, but in the smallest.
-EPOCH_CELLS, EPOCHS = 600_000, (10, 120)
-DECAY_CELLS, MANY_CELLS = 2_000, 5_000
-RUN = 512  # consecutive cells of a file that are read together
 
 
 class Epoch(NamedTuple):
@@ -215,70 +122,9 @@ def stalled(history: list[Epoch], config: VAEConfig) -> bool:
     return len(values) > config.patience and int(np.argmax(values)) < len(values) - config.patience
 
 
-class Cycle(eqx.Module):
-    """How the rate and the weight of the divergence go over the steps of a fit."""
-
-    n_steps: int = eqx.field(static=True)
-    warm_steps: int = eqx.field(static=True)
-    learning_rate: float = eqx.field(static=True)
-    weight_decay: float = eqx.field(static=True)
-
-    @classmethod
-    def of(cls, steps_an_epoch: int, n_epochs: int, config: VAEConfig) -> "Cycle":
-        """Of a fit of so many epochs."""
-        n_steps = steps_an_epoch * n_epochs
-        # A weight that never reaches 1 would train another model.
-        warm = min(steps_an_epoch * config.warmup_epochs, n_steps // 3)
-        decay = float(config.weight_decay or 0)
-        return cls(n_steps, warm, float(config.learning_rate), decay)
-
-    def warmth(self, step: Array) -> Array:
-        """Weight of the divergence."""
-        return jnp.minimum(1.0, (step + 1) / max(self.warm_steps, 1))
-
-    def optimiser(self, parameters: SCVI) -> optax.GradientTransformation:
-        """AdamW on one cycle (Smith 2018), levels faster."""
-        level, weight = _levels(parameters), _weights(parameters)
-        schedule = optax.cosine_onecycle_schedule(self.n_steps, self.learning_rate)
-        return optax.chain(
-            optax.scale_by_adam(),
-            optax.add_decayed_weights(self.weight_decay, weight),
-            optax.scale_by_learning_rate(schedule),
-            optax.masked(optax.scale(FASTER), level),
-        )
-
-
-def _trainable(model: SCVI) -> tuple[SCVI, SCVI]:
-    """What is learned, and the rest: running moments and what is known of libraries."""
-
-    def learned(node):
-        return not isinstance(node, Moments | Gaussian) and eqx.is_inexact_array(node)
-
-    known = jax.tree.map(learned, model, is_leaf=lambda x: isinstance(x, Moments | Gaussian))
-    return eqx.partition(model, known)
-
-
-def _levels(parameters: SCVI) -> SCVI:
-    """True for dispersions and the output's bias."""
-    none = jax.tree.map(lambda _: False, parameters)
-    marked = eqx.tree_at(lambda m: m.decoder.share.bias, none, True)
-    if parameters.likelihood.dispersion is None:
-        return marked
-    return eqx.tree_at(lambda m: m.likelihood.dispersion.level, marked, True)
-
-
-def _weights(parameters: SCVI) -> SCVI:
-    """True for weights of linear layers."""
-
-    def is_weight(path, _):
-        return getattr(path[-1], "name", "") == "weight"
-
-    return jax.tree_util.tree_map_with_path(is_weight, parameters)
-
-
 @eqx.filter_jit
 def _first(model: SCVI, cycle: Cycle) -> State:
-    parameters, _ = _trainable(model)
+    parameters, _ = trainable(model)
     adam = cycle.optimiser(parameters).init(parameters)
     return strong(State(model, adam, jnp.asarray(0), model, jnp.asarray(-jnp.inf)))
 
@@ -286,13 +132,13 @@ def _first(model: SCVI, cycle: Cycle) -> State:
 @eqx.filter_jit
 def _run(state: State, objective: Objective, resident: Resident, order, key, cycle: Cycle):
     """One step a batch of `order`; and the first step gone bad, with the parameters it hit."""
-    adam = cycle.optimiser(_trainable(state.model)[0])
+    adam = cycle.optimiser(trainable(state.model)[0])
 
     def step(carry, given):
         model, memory, count, bad = carry
         i, index = given
         batch, own = resident.batch(index), jax.random.fold_in(key, i)
-        parameters, known = _trainable(model)
+        parameters, known = trainable(model)
 
         def loss(parameters):
             whole = eqx.combine(parameters, known)
@@ -309,7 +155,7 @@ def _run(state: State, objective: Objective, resident: Resident, order, key, cyc
         bad = jnp.where(first, count, bad[0]), jnp.where(first, finite, bad[1])
         return strong((model, memory, count + 1, bad)), None
 
-    n_leaves = len(jax.tree.leaves(_trainable(state.model)[0]))
+    n_leaves = len(jax.tree.leaves(trainable(state.model)[0]))
     start = state.model, state.adam, state.step, (jnp.asarray(-1), jnp.ones(n_leaves, bool))
     numbered = jnp.arange(len(order)), order
     (model, memory, count, bad), _ = lax.scan(step, strong(start), numbered)
@@ -320,7 +166,7 @@ def _check_finite(model: SCVI, bad) -> None:
     step = int(bad[0])
     if step < 0:
         return
-    paths, _ = jax.tree_util.tree_flatten_with_path(_trainable(model)[0])
+    paths, _ = jax.tree_util.tree_flatten_with_path(trainable(model)[0])
     names = [jax.tree_util.keystr(path).strip(".") for path, _ in paths]
     wrong = [name for name, fine in zip(names, np.asarray(bad[1]), strict=True) if not fine]
     raise FloatingPointError(
@@ -368,61 +214,6 @@ def _evaluate(model: SCVI, objective: Objective, resident: Resident, order, key)
 
     sums = lax.map(block, (jnp.arange(len(order)), order))
     return jax.tree.map(lambda x: jnp.sum(x) / jnp.sum(order >= 0), sums)
-
-
-class Pools:
-    """The cells that training sees, epoch by epoch: all at once, or some runs after others."""
-
-    def __init__(self, cells: Cells, train: np.ndarray, config: VAEConfig, seed: int):
-        self._cells, self._train, self._config, self._seed = cells, train, config, seed
-        counts = cells.counts
-        row_bytes = 4 * counts.n_genes
-        whole = not counts.on_disk and row_bytes * len(train) <= config.resident_bytes
-        self._all = Resident.of(cells, train) if whole else None
-        self._n_pools = 1
-        if not whole:
-            part = max(config.resident_bytes // 8, row_bytes * max(RUN, config.batch_size))
-            self._n_runs = -(-counts.n_cells // RUN)
-            self._n_pools = min(self._n_runs, -(-row_bytes * counts.n_cells // part))
-            self._sees = np.zeros(counts.n_cells, bool)
-            self._sees[train] = True
-
-    @property
-    def n_steps(self) -> int:
-        """Steps of an epoch."""
-        if self._all is not None:
-            return -(-len(self._train) // self._config.batch_size)
-        return self._n_pools * self._batches_a_pool
-
-    @property
-    def _batches_a_pool(self) -> int:
-        return -(-len(self._train) // (self._n_pools * self._config.batch_size))
-
-    def of(self, epoch: int) -> Iterator[tuple[Resident, Array]]:
-        """Cells, and their numbers among these batch by batch; each cell once."""
-        rng = np.random.default_rng((self._seed, epoch))
-        if self._all is not None:
-            order = rng.permutation(len(self._train))
-            yield self._all, jnp.asarray(batches(order, self._config.batch_size))
-            return
-        for part in np.array_split(rng.permutation(self._n_runs), self._n_pools):
-            yield self._pool(np.sort(part), rng)
-
-    def _pool(self, runs: np.ndarray, rng: np.random.Generator) -> tuple[Resident, Array]:
-        """Cells of some runs, in random order; all pools have one shape."""
-        cells, most = self._cells, -(-self._n_runs // self._n_pools) * RUN
-        parts = [np.arange(run * RUN, min((run + 1) * RUN, len(self._sees))) for run in runs]
-        index = np.concatenate(parts)
-        rows = np.zeros((most, cells.counts.n_genes), np.float32)
-        place = 0
-        for part in parts:  # consecutive rows of a file are read fastest
-            rows[place : place + len(part)] = cells.counts.rows(slice(part[0], part[-1] + 1))
-            place += len(part)
-        spare = np.pad(index, (0, most - len(index)))
-        known = jax.tree.map(jnp.asarray, cells.known.take(spare))
-        order = rng.permutation(np.flatnonzero(self._sees[index]))
-        dealt = batches(order, self._config.batch_size, self._batches_a_pool)
-        return Resident(jnp.asarray(rows), known), jnp.asarray(dealt)
 
 
 def _snapshot(state: State, history: list[Epoch], n: int) -> Snapshot:

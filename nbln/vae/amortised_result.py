@@ -1,0 +1,181 @@
+"""What a fitted amortised model holds, and what it answers as all results do."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import xarray as xr
+from jaxtyping import Float
+
+from nbln import vocabulary as names
+from nbln.channels.negative_binomial import NegativeBinomial
+from nbln.data.design import Design
+from nbln.posterior.mode import Parameters
+from nbln.questions import outliers
+from nbln.questions.convergence import Convergence, Curve
+from nbln.results import export
+from nbln.results.result import Result
+from nbln.vae import decoded, marginal, predictive, story
+from nbln.vae.cells import Cells, Known
+from nbln.vae.decoded import Latents
+from nbln.vae.engine import Epoch
+from nbln.vae.scvi import SCVI, Architecture
+
+
+@dataclass(frozen=True, eq=False)
+class AmortisedResult(Result):
+    """A model with an encoder and a decoder.
+
+    Attributes
+    ----------
+    network
+        Encoder, decoder and likelihood, as they were at the best epoch.
+    architecture
+        What decides their shapes.
+    design
+        How columns of ``adata.obs`` are read.
+    known
+        Depth and design of the cells of the fit.
+    latents
+        What the encoder says of the cells of the fit.
+    epochs
+        The course of the training (nats a cell).
+    best
+        The epoch that the network is of, from 0.
+    held_out
+        Numbers of the cells that training did not see.
+    stopped
+        Whether training stopped since held-out cells no longer improved.
+    inference_method
+        ``"vae"``, or ``"ae"`` for an auto-encoder without a prior.
+    """
+
+    has_programs: ClassVar[bool] = False
+    has_capture: ClassVar[bool] = False
+    has_latent: ClassVar[bool] = True
+    network: SCVI
+    architecture: Architecture
+    design: Design
+    known: Known
+    latents: Latents
+    epochs: Epoch
+    best: int
+    held_out: np.ndarray
+    stopped: bool
+    inference_method: str
+
+    def _cells(self, counts=None) -> Cells:
+        """The cells of the fit with their counts."""
+        return Cells(self.fitted.data(counts), self.known)
+
+    def _of(self, adata, layer: str | None, caller: str) -> Cells:
+        """Any cells; those of the fit where none are given."""
+        if adata is None:
+            return self._cells()
+        return Cells.of(self.fitted.matched(adata, layer, caller), self.design, caller)
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """The course of the training by epoch (nats a cell)."""
+        table = pd.DataFrame(self.epochs._asdict())
+        table.index.name = "epoch"
+        return table
+
+    # What all results answer
+
+    def _sampler(self, ppc_level, n_samples, seed, counts):
+        del seed, counts
+        return predictive.sampler(self.network, self.known, self.latents, ppc_level, n_samples)
+
+    def _score(self, counts, n_samples, seed):
+        return marginal.log_evidence(
+            self.network, Cells.of(counts, self.design, "score"), n_samples, seed
+        )
+
+    def _transform(self, counts):
+        found = decoded.latents(self.network, Cells.of(counts, self.design, "transform"))
+        z = ((names.CELL, names.FACTOR), found.z_mean)
+        return {"z": z, names.ETA: ((names.CELL,), -found.library_mean)}
+
+    def _summary(self, counts, seed):
+        return story.summary(self, None if counts is None else self._cells(counts), seed)
+
+    def _outliers(self, counts):
+        mean, variance = decoded.rate_spread(self.network, self._cells(counts))
+        theta = self._theta
+        channel = NegativeBinomial(jnp.log(jnp.asarray(theta)))
+        # A gene's log share over cells as a Gaussian, without factors.
+        located = Parameters(mean, np.zeros((len(mean), 0)), variance, channel)
+        return outliers.rows(self.fitted, counts, located, -self.latents.library_mean)
+
+    @property
+    def _theta(self) -> Float[np.ndarray, " gene"]:
+        """A gene's dispersion, whatever it depends on: its mean level; large for Poisson counts."""
+        dispersion = self.network.likelihood.dispersion
+        if dispersion is None:
+            return np.full(self.fitted.n_genes, 1e6)
+        level = np.asarray(dispersion.level, np.float64)
+        return np.exp(level if level.ndim == 1 else level.mean(axis=0))
+
+    def get_map(self) -> xr.Dataset:
+        """Factors and library sizes by the encoder, and dispersions."""
+        per_cell = (names.CELL, names.FACTOR)
+        found = {
+            "z": self.fitted.label(self.latents.z_mean, per_cell),
+            "z_sd": self.fitted.label(np.sqrt(self.latents.z_variance), per_cell),
+            "log_library": self.fitted.label(self.latents.library_mean, (names.CELL,)),
+            names.DISPERSION: self.fitted.label(self._theta, (names.GENE,)),
+        }
+        return xr.Dataset(found)
+
+    def draw_parameters(self, n_samples: int, seed: int) -> xr.Dataset:
+        """Draws of z and the log library by the encoder; weights are what they are."""
+        rng, latents = np.random.default_rng(seed), self.latents
+        shape = (1, n_samples)
+        z = latents.z_mean + np.sqrt(latents.z_variance) * rng.standard_normal(
+            (*shape, *latents.z_mean.shape)
+        )
+        spread = np.sqrt(latents.library_variance)
+        library = latents.library_mean + spread * rng.standard_normal((*shape, len(spread)))
+        sample = (names.CHAIN, names.DRAW)
+        return xr.Dataset(
+            {
+                "z": self.fitted.label(z, (*sample, names.CELL, names.FACTOR)),
+                "log_library": self.fitted.label(library, (*sample, names.CELL)),
+            }
+        )
+
+    def cell_log_likelihood(self, posterior, data):
+        return predictive.log_likelihood(self.network, Cells(data, self.known), posterior)
+
+    def get_count_moments(self):
+        return decoded.moments(self.network, self._cells())
+
+    @property
+    def predicts_depth(self):
+        return self.network.library is not None
+
+    @property
+    def convergence(self) -> Convergence:
+        steps = np.arange(1, len(self.epochs.elbo_train) + 1)
+        curves = [Curve("one training batch", -self.epochs.elbo_train, joined=False)]
+        if len(self.held_out):
+            curves.append(Curve("held-out cells", -self.epochs.elbo_validation, marked=False))
+        quantity = "negative evidence bound (nats a cell)"
+        return Convergence("VAE", "epoch", quantity, steps, tuple(curves), logarithmic=False)
+
+    @property
+    def stages(self):
+        return {"VAE": self.fitted.seconds}
+
+    def story(self):
+        return story.of(self)
+
+    def write_to(self, adata, key_added: str = "nbln") -> None:
+        """Write factors, library sizes and dispersions into `adata`: obsm, obs, var and uns."""
+        notes = {"best_epoch": int(self.best), "stopped": bool(self.stopped)}
+        genes = {names.DISPERSION: self._theta}
+        eta = -self.latents.library_mean
+        export.write(adata, key_added, self.fitted, genes, eta, notes, factors=self.latents.z_mean)
