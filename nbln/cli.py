@@ -69,6 +69,26 @@ PosteriorDraws = Annotated[
 ]
 MinAbs = Annotated[float, typer.Option(min=0, max=1, help=f"Size of the correlations in {CALLS}.")]
 FDR = Annotated[float, typer.Option(help=f"Share of wrong calls that {CALLS} may hold.")]
+Layer = Annotated[str | None, typer.Option(help="Layer that holds the counts.", show_default="X")]
+Coverage = Annotated[
+    float | None,
+    typer.Option(
+        help="Keep the most abundant genes that hold this share of all counts, pool the rest.",
+        show_default="all genes",
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option(help="nbln, pln (Poisson), nbvcp (independent genes) or scvi (auto-encoder)."),
+]
+BatchKey = Annotated[
+    str | None,
+    typer.Option(help="Column of obs with the batch of each cell (scvi).", show_default="none"),
+]
+Covariate = Annotated[
+    list[str] | None,
+    typer.Option(help="Further column of obs; once for each (scvi).", show_default="none"),
+]
 Pairs = Annotated[int, typer.Option(min=1, help=f"Number of gene pairs in {PAIRS}; {QUOTED}.")]
 
 
@@ -134,31 +154,14 @@ def fit(
         Path, typer.Argument(metavar="COUNTS.h5ad", help="AnnData file of raw counts.")
     ],
     out: Out = Path("nbln_fit"),
-    layer: Annotated[
-        str | None, typer.Option(help="Layer that holds the counts.", show_default="X")
-    ] = None,
-    model: Annotated[
-        str,
-        typer.Option(help="nbln, pln (Poisson), nbvcp (independent genes) or scvi (auto-encoder)."),
-    ] = "nbln",
-    batch_key: Annotated[
-        str | None,
-        typer.Option(help="Column of obs with the batch of each cell (scvi).", show_default="none"),
-    ] = None,
-    covariate: Annotated[
-        list[str] | None,
-        typer.Option(help="Further column of obs, once for each (scvi).", show_default="none"),
-    ] = None,
+    layer: Layer = None,
+    model: Model = "nbln",
+    batch_key: BatchKey = None,
+    covariate: Covariate = None,
     latent_dim: Annotated[
         int, typer.Option(help="Gene programs offered; shrinkage decides how many are used.")
     ] = 16,
-    gene_coverage: Annotated[
-        float | None,
-        typer.Option(
-            help="Keep the most abundant genes that hold this share of all counts, pool the rest.",
-            show_default="all genes",
-        ),
-    ] = None,
+    gene_coverage: Coverage = None,
     n_steps: Annotated[
         int | None,
         typer.Option(help="Upper bound on steps of the model's engine.", show_default="its own"),

@@ -68,12 +68,14 @@ def at_loadings(model: SCVI, result: Any, gene_names: np.ndarray) -> SCVI:
     order = np.argsort(-np.sum(W**2, axis=0), kind="stable")[:k]
     loadings = np.zeros((len(W), k), np.float32)
     loadings[:, : len(order)] = W[:, order]
-    d, noise = (np.asarray(x, np.float64) for x in (result.d, result.parameters.channel.noise()))
+    d = np.asarray(result.d, np.float64)
+    noise = np.asarray(result.parameters.channel.noise(), np.float64)
     log_mean = np.asarray(result.mu, np.float64) + d / 2
     log_share = log_mean - np.log(np.sum(np.exp(log_mean)))
     theta = 1 / np.maximum(np.expm1(d + np.log1p(noise)), 1e-12)
     model = at_moments(model, log_share, np.log(np.clip(theta, LEAST_THETA, MOST_THETA)))
     if model.decoder.loadings is not None:
         return eqx.tree_at(lambda m: m.decoder.loadings, model, jnp.asarray(loadings))
-    weight = jnp.concatenate([jnp.asarray(loadings), model.decoder.share.weight[:, k:]], axis=1)
+    rest = jnp.asarray(model.decoder.share.weight)[:, k:]
+    weight = jnp.concatenate([jnp.asarray(loadings), rest], axis=1)
     return eqx.tree_at(lambda m: m.decoder.share.weight, model, weight)
