@@ -62,7 +62,7 @@ def refined(model: SCVI, cells: Cells) -> tuple[np.ndarray, np.ndarray, np.ndarr
         return latent.mode, jnp.sqrt(variance), latent.gradient_norm
 
     mode, sd, norm = over(cells, visit)
-    k = model.encoder.mean.out_features
+    k = model.latent_dim
     return mode[:, :k], sd[:, :k], norm
 
 

@@ -19,7 +19,7 @@ def sampler(model: SCVI, known: Known, latents: Latents, ppc_level: str, n_sampl
     the cell (anchored), or of a cell drawn at random.
     """
     n_cells, k = latents.z_mean.shape
-    n_genes = model.decoder.share.out_features
+    n_genes = model.n_genes
     size = block_cells(n_samples, n_cells, n_genes)  # one shape: the decoder is compiled once
 
     def rates(block, rng):

@@ -176,6 +176,16 @@ class SCVI(eqx.Module):
         return {}
 
     @property
+    def latent_dim(self) -> int:
+        """Number of factors."""
+        return self.encoder.mean.weight.shape[0]
+
+    @property
+    def n_genes(self) -> int:
+        """Number of genes."""
+        return self.decoder.share.weight.shape[0]
+
+    @property
     def sites(self) -> tuple[Site, ...]:
         """All sites that the program samples, the counts aside."""
         own = (Site("z", (names.CELL, names.FACTOR), "factors"),)
@@ -197,7 +207,7 @@ class SCVI(eqx.Module):
     def __call__(self, batch: Batch) -> None:
         """The program: samples z, and the library where it is latent, and observes the counts."""
         n_cells = batch.counts.shape[0]
-        shape = (n_cells, self.encoder.mean.out_features)
+        shape = (n_cells, self.latent_dim)
         z = numpyro.sample("z", dist.Normal(jnp.zeros(shape), 1).to_event(2))
         log_library = batch.log_library
         if self.library is not None:

@@ -64,7 +64,7 @@ def at_loadings(model: SCVI, result: Any, gene_names: np.ndarray) -> SCVI:
             "to the same genes"
         )
     W = result.get_W_compositional().values
-    k = model.encoder.mean.out_features
+    k = model.latent_dim
     order = np.argsort(-np.sum(W**2, axis=0), kind="stable")[:k]
     loadings = np.zeros((len(W), k), np.float32)
     loadings[:, : len(order)] = W[:, order]
@@ -77,5 +77,5 @@ def at_loadings(model: SCVI, result: Any, gene_names: np.ndarray) -> SCVI:
     if model.decoder.loadings is not None:
         return eqx.tree_at(lambda m: m.decoder.loadings, model, jnp.asarray(loadings))
     rest = jnp.asarray(model.decoder.share.weight)[:, k:]
-    weight = jnp.concatenate([jnp.asarray(loadings), rest], axis=1)
+    weight = jnp.hstack([jnp.asarray(loadings), rest])
     return eqx.tree_at(lambda m: m.decoder.share.weight, model, weight)
