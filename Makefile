@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 QUICK := XLA_FLAGS=--xla_backend_optimization_level=0
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow lint peers bench docs
+.PHONY: help venv demo test test-slow lint peers peers-scvi bench bench-vae docs
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,13 @@ peers: ## make .venv-peers with pyPLNmodels, which `make bench` runs beside nbln
 bench: $(VENV)/.test ## measure recovery and speed beside other packages
 	$(BIN)/python benchmarks/recovery.py
 	$(BIN)/python benchmarks/likelihoods.py
+
+peers-scvi: ## make .venv-scvi with scvi-tools, which `make bench-vae` runs beside nbln
+	$(PYTHON) -m venv .venv-scvi
+	.venv-scvi/bin/python -m pip install --quiet 'scvi-tools>=1.4' scib-metrics
+
+bench-vae: $(VENV)/.test ## measure scVI beside scvi-tools: make bench-vae COUNTS=counts.h5ad
+	$(BIN)/python benchmarks/vae.py $(COUNTS)
 
 docs: $(VENV)/.docs ## make the figures of the documentation, and its pages in site/
 	$(BIN)/python docs/figures.py
