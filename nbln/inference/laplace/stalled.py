@@ -7,12 +7,12 @@ import numpy as np
 from nbln.inference.laplace.update import Change, Info
 
 # Two windows of iterations are compared by their medians. Changes of a fit that converges fall, or
-# rise and fall a few times while columns of the loadings shrink; those of a circle have a local
-# maximum in each turn. Chosen on fits of simulated and real counts, of which none was told that
-# then converged.
-WINDOW, FEWEST_TURNS, SMALLEST_FALL = 10, 6, 0.9
+# rise and fall a few times while columns of the loadings shrink; those of a circle of up to six
+# iterations have five local maxima or more. Chosen on fits of simulated and real counts: one turn
+# fewer would tell fits that then converge.
+WINDOW, FEWEST_TURNS, SMALLEST_FALL = 15, 5, 0.9
 # Changes that turn within this multiple of the tolerance are about to end.
-CLOSE = 2.0
+CLOSE = 3.0
 
 REMEDIES = {
     "loadings": "programs that exchange their places; offer fewer (latent_dim), or other loadings",
