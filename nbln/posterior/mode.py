@@ -10,6 +10,7 @@ with score s and information a of the channel at f,
 Nothing divides by d or a, and at the mode α = s.
 """
 
+import math
 from typing import NamedTuple
 
 import equinox as eqx
@@ -178,11 +179,17 @@ def newton_step(
     return Step(z, alpha, f, covariance, log_det, a, q, s, slope, t)
 
 
-def corrected(step: Step, parameters: Parameters, cells: Cells, columns: Columns) -> Corrected:
+def corrected(
+    step: Step,
+    parameters: Parameters,
+    cells: Cells,
+    columns: Columns,
+    largest_variance: float = math.inf,
+) -> Corrected:
     """Move a step from the posterior mode toward the posterior mean.
 
     The score is replaced by s - ½ a′ Var f, the first-order effect of the third derivative, at
-    unchanged a, S and M.
+    unchanged a, S and M. A Var f above `largest_variance` counts as that.
     """
     X, v = design(parameters.W, columns), scales(cells, parameters.W.shape[1])
     leverage = design_variance(step.covariance, X, v)
@@ -190,7 +197,8 @@ def corrected(step: Step, parameters: Parameters, cells: Cells, columns: Columns
     # A first-order effect: where it would move a log-rate by more than half its posterior
     # standard deviation (a rare count, a variance above 1) it is not to be trusted further.
     most = 0.5 / jnp.sqrt(variance)
-    shift = jnp.clip(0.5 * step.slope * variance, -most, most)
+    shift = 0.5 * step.slope * jnp.minimum(variance, largest_variance)
+    shift = jnp.clip(shift, -most, most)
     q = step.response - shift * step.t  # q is linear in the score
     mean = parameters.mean(cells)
     z, alpha, f = _solve(q, step.weight, step.covariance, mean, X, v, parameters.d)

@@ -40,6 +40,19 @@ def test_overdispersed_programs_are_kept():
     assert result.w_prior_diagnostics["effective_rank"] == 3
 
 
+def test_genes_that_few_cells_show_come_to_rest():
+    """Under a prior of d that is given, so that nothing else holds the genes' own variances."""
+    adata = nbln.datasets.simulate(400, 40, 3, seed=2)
+    rng = np.random.default_rng(2)
+    counts = adata.X.toarray()
+    shown = rng.random((400, 4)) < 0.06
+    counts[:, :4] = rng.poisson(3 * shown)
+    adata.X = counts
+    result = nbln.fit(adata, model="pln", latent_dim=3, priors={"d": (2.0, 0.3)}, progress=False)
+    assert result.converged
+    assert np.max(result.parameters.d) < 10
+
+
 def test_programs_are_identified_with_their_genes():
     """Sparse loadings are recovered as they are, up to order and sign."""
     adata = nbln.datasets.simulate(1500, 300, 3, seed=4)

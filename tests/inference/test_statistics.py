@@ -1,14 +1,17 @@
 """What an iteration sums over cells, against loops over cells and genes."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from dense_reference import precision_of, random_problem
 
+from nbln.channels.poisson import Poisson
 from nbln.inference.laplace import statistics
 from nbln.linalg import small
 from nbln.posterior import mode
+from nbln.posterior.mode import Cells, Columns, Parameters
 
 every_case = pytest.mark.parametrize("columns", ["latent", "known", "flat"])
 
@@ -29,7 +32,9 @@ def test_against_loops(channel, columns):
     p = random_problem(channel, columns)
     with precision_of("float64"):
         sums, step, parameters, chunk = sums_of(p)
-        moved, leverage, variance = mode.corrected(step, parameters, chunk, p.columns)
+        moved, leverage, variance = mode.corrected(
+            step, parameters, chunk, p.columns, statistics.LARGEST_VARIANCE
+        )
         own = parameters.channel.statistics(chunk.counts, moved.f, variance, chunk.mask)
         sums, step, moved = jax.device_get((sums, step, moved))
     k, (n_cells, n_genes) = p.W.shape[1], p.u.shape
@@ -82,3 +87,18 @@ def test_a_step_from_coordinates_is_one_from_the_rates_they_imply():
         np.testing.assert_allclose(new_z, step.z)
         again = statistics.of_step(step, parameters, chunk, p.columns)
         np.testing.assert_allclose(sums.normal, again.normal)
+
+
+@pytest.mark.parametrize("d", [1.0, 30.0])
+def test_regressions_of_a_gene_that_few_cells_show_come_to_rest(d):
+    """The slope of the score must not outgrow the weight that the next step divides it by."""
+    counts = jnp.asarray(np.repeat([0.0, 3.0], [94, 6])[:, None])
+    cells = Cells(counts, jnp.ones(100), jnp.zeros(100), jnp.zeros((100, 0)))
+    advance = eqx.filter_jit(statistics.advance)
+    mu, steps = jnp.zeros(1), []
+    for _ in range(60):
+        parameters = Parameters(mu, jnp.zeros((1, 1)), jnp.asarray([d]), Poisson())
+        sums, _ = advance(parameters, cells, Columns(), jnp.zeros((1, 100)))
+        steps.append(float(sums.response[0, 0] / sums.normal[0, 0]))
+        mu = mu + np.clip(steps[-1], -2, 2)
+    assert np.abs(steps[-5:]).max() < 1e-3

@@ -6,9 +6,13 @@ import numpy as np
 
 from nbln.inference.laplace.update import Change, Info
 
-# The changes of so many iterations are compared with those of as many before, by their medians: a
-# fit whose changes fall by less than 5 % in ten iterations would need hundreds.
-WINDOW, SMALLEST_FALL = 10, 0.95
+# Two windows of iterations are compared by their medians. Changes of a fit that converges fall, or
+# rise and fall a few times while columns of the loadings shrink; those of a circle of up to six
+# iterations have five local maxima or more. Chosen on fits of simulated and real counts: one turn
+# fewer would tell fits that then converge.
+WINDOW, FEWEST_TURNS, SMALLEST_FALL = 15, 5, 0.9
+# Changes that turn within this multiple of the tolerance are about to end.
+CLOSE = 3.0
 
 REMEDIES = {
     "loadings": "programs that exchange their places; offer fewer (latent_dim), or other loadings",
@@ -19,24 +23,20 @@ REMEDIES = {
 
 
 def stalled(history: Sequence[Info], tol: float) -> str | None:
-    """What moves and no longer settles, in words; None where the fit comes closer, or has come.
-
-    Iterations in which a column of the loadings shrinks, or before columns have settled, start
-    the comparison anew: they move for a reason.
-    """
-    recent = history[-2 * WINDOW :]
-    calm = [not np.any(one.shrank) and bool(one.phase.since_settled > 0) for one in recent]
-    if len(recent) < 2 * WINDOW or not all(calm):
+    """What goes to and fro and comes no closer, in words; None where nothing does."""
+    changes = np.array([one.change for one in history[-2 * WINDOW :]])
+    if len(changes) < 2 * WINDOW:
         return None
-    changes = np.array([one.change for one in recent])
     before, now = np.median(changes[:WINDOW], axis=0), np.median(changes[WINDOW:], axis=0)
-    # The least of the last ones, since a fit that has come close may be a step from its end.
-    moving = (now > SMALLEST_FALL * before) & (changes[WINDOW:].min(axis=0) > tol)
-    if not moving.any():
+    middle = changes[1:-1]
+    turns = np.sum((middle > changes[:-2]) & (middle >= changes[2:]), axis=0)
+    circling = (turns >= FEWEST_TURNS) & (now > SMALLEST_FALL * before) & (now > CLOSE * tol)
+    if not circling.any():
         return None
-    worst = Change._fields[int(np.argmax(np.where(moving, now, 0)))]
+    worst = int(np.argmax(np.where(circling, now, 0)))
+    name = Change._fields[worst]
     return (
-        f"{worst} still changes by {now[Change._fields.index(worst)]:.1e} an iteration, no less "
-        f"than {WINDOW} iterations before: {REMEDIES[worst]}. Otherwise accept the change: "
+        f"{name} still changes by {now[worst]:.1e} an iteration, up and down and no less than "
+        f"{WINDOW} iterations before: {REMEDIES[name]}. Otherwise accept the change: "
         "LaplaceConfig(tol=...)"
     )

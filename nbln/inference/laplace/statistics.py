@@ -10,6 +10,12 @@ from nbln.linalg.products import dot
 from nbln.posterior import mode
 from nbln.posterior.mode import Cells, Columns, Parameters, Step
 
+# Posterior variance of a log-rate up to which the score is corrected for skewness. Where counts are
+# rare, score and information a both grow as eᶠ, so that the score's slope is a (1 + ½ Var f): a
+# regression with weight a, which is all that it knows, goes too far by half the variance, and from
+# 2 on ever farther to and fro. At 1 what is left of an error is half as large and falls.
+LARGEST_VARIANCE = 1.0
+
 
 class Statistics(NamedTuple):
     """Sums over cells, at the parameters and in the basis that they were taken in."""
@@ -34,7 +40,7 @@ def of_step(step: Step, parameters: Parameters, cells: Cells, columns: Columns) 
     """The sums of a chunk whose cells have just taken a Newton step."""
     k, d = parameters.W.shape[1], parameters.d
     t, S = step.t, step.weight
-    mean, leverage, variance = mode.corrected(step, parameters, cells, columns)
+    mean, leverage, variance = mode.corrected(step, parameters, cells, columns, LARGEST_VARIANCE)
     second = mean.covariance + mean.z[:, None] * mean.z[None, :]
     moments = jnp.concatenate([jnp.ones_like(mean.z[:1]), mean.z[:k], small.pack(second[:k, :k])])
     moments = moments * cells.mask
