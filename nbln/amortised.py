@@ -20,7 +20,7 @@ from nbln.vae.cells import Cells
 from nbln.vae.config import VAEConfig
 from nbln.vae.engine import fit_vae
 from nbln.vae.likelihoods import DISPERSIONS, LIKELIHOODS
-from nbln.vae.objective import OBJECTIVES
+from nbln.vae.objective import OBJECTIVES, EncoderBound
 from nbln.vae.result import VAEResult
 from nbln.vae.scvi import SCVI, Architecture, Gaussian
 
@@ -107,8 +107,12 @@ class VAEPlan(Plan):
         model = start.at_moments(model, *start.moments(cells))
         if self.start is not None:
             model = start.at_loadings(model, self.start, counts.gene_names)
+        config = self.config.of(counts.n_cells, self.start is not None)
+        if self.start is not None:
+            known = fit_vae(model, EncoderBound(), cells, config.approach, self.seed)
+            model = known.model
         objective = OBJECTIVES[self.engine]()
-        fit = fit_vae(model, objective, cells, self.config, self.seed, self.progress, saver)
+        fit = fit_vae(model, objective, cells, config, self.seed, self.progress, saver)
         found = decoded.latents(fit.model, cells)
         settings = {"latent_dim": of.latent_dim, **vars(self.kind), "batch_key": self.batch_key}
         seconds = fit.seconds | {"total": time.perf_counter() - began}

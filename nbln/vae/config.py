@@ -12,7 +12,7 @@ RULES = {
     "dropout": number(most=0.95),
     "n_epochs": optional(whole(1)),
     "batch_size": whole(2),
-    "learning_rate": number(open_=True),
+    "learning_rate": optional(number(open_=True)),
     "weight_decay": optional(number()),
     "warmup_epochs": whole(0),
     "validation_share": optional(number(most=0.5)),
@@ -37,7 +37,8 @@ class VAEConfig:
     batch_size
         Cells in a step.
     learning_rate
-        Of Adam, at the top of its cycle.
+        Of Adam, at the top of its cycle; by default 0.003, and 0.001 where the decoder starts from
+        a fit, which a larger one would leave.
     weight_decay
         Decoupled (Loshchilov & Hutter 2019), of weights; biases and dispersions have none. By
         default 2,000 by the number of cells: what a prior on weights would do.
@@ -64,7 +65,7 @@ class VAEConfig:
     dropout: float = 0.1
     n_epochs: int | None = None
     batch_size: int = 128
-    learning_rate: float = 3e-3
+    learning_rate: float | None = None
     weight_decay: float | None = None
     warmup_epochs: int = 20
     validation_share: float | None = None
@@ -74,9 +75,10 @@ class VAEConfig:
     def __post_init__(self):
         check_settings(self, RULES)
 
-    def of(self, n_cells: int) -> "VAEConfig":
-        """The same with what so many cells decide."""
+    def of(self, n_cells: int, from_fit: bool) -> "VAEConfig":
+        """The same with what so many cells decide, and whether the decoder starts from a fit."""
         by_default = {
+            "learning_rate": LEARNING_RATE / 3 if from_fit else LEARNING_RATE,
             "n_epochs": int(np.clip(round(EPOCH_CELLS / n_cells), *EPOCHS)),
             "weight_decay": DECAY_CELLS / n_cells,
             "validation_share": 0.1 if n_cells >= MANY_CELLS else 0.0,
@@ -84,7 +86,13 @@ class VAEConfig:
         left = {name: x for name, x in by_default.items() if getattr(self, name) is None}
         return replace(self, **left)
 
+    @property
+    def approach(self) -> "VAEConfig":
+        """Of the epochs in which an encoder learns to know a decoder that is held."""
+        return replace(self, n_epochs=APPROACH_EPOCHS, weight_decay=0.0, validation_share=0.0)
 
+
+LEARNING_RATE, APPROACH_EPOCHS = 3e-3, 20
 # Chosen by the evidence of held-out cells of four data sets of 219 to 8,000 cells: twice or half as
 # many epochs, or as much decay, cost at most a nat a cell, but in the smallest.
 EPOCH_CELLS, EPOCHS = 600_000, (10, 120)

@@ -76,7 +76,7 @@ def fit_vae(
         A gradient became infinite or not a number; names the step and the parameters.
     """
     began = time.perf_counter()
-    config = config.of(cells.counts.n_cells)
+    config = config.of(cells.counts.n_cells, from_fit=False)
     stage = saver.stage("vae", cells.counts.fingerprint, model, objective, config, seed)
     held_out, train = split(cells.counts.n_cells, config, seed)
     pools = Pools(cells, train, config, seed)

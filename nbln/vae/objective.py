@@ -6,6 +6,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from nbln.vae.layers import Moments, Training
@@ -47,6 +48,21 @@ class EvidenceBound(Objective):
 
     def value(self, terms, warmth):
         return terms.reconstruction - warmth * terms.divergence - terms.library_divergence
+
+
+class EncoderBound(EvidenceBound):
+    """The same bound with the decoder held: where it starts from a fit, the encoder learns first.
+
+    Until then factors say nothing of cells, and a decoder would unlearn what it started from.
+    """
+
+    def terms(self, model, batch, key, training):
+        held = jax.tree.map(
+            lambda x: lax.stop_gradient(x) if eqx.is_array(x) else x,
+            (model.decoder, model.likelihood),
+        )
+        model = eqx.tree_at(lambda m: (m.decoder, m.likelihood), model, held)
+        return super().terms(model, batch, key, training)
 
 
 class Reconstruction(Objective):

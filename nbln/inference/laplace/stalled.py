@@ -11,6 +11,8 @@ from nbln.inference.laplace.update import Change, Info
 # iterations have five local maxima or more. Chosen on fits of simulated and real counts: one turn
 # fewer would tell fits that then converge.
 WINDOW, FEWEST_TURNS, SMALLEST_FALL = 15, 5, 0.9
+# The local maxima of a circle are alike; those of a fit that loses a column rise all at once.
+MOST_UNLIKE = 5.0
 # Changes that turn within this multiple of the tolerance are about to end.
 CLOSE = 3.0
 
@@ -29,8 +31,11 @@ def stalled(history: Sequence[Info], tol: float) -> str | None:
         return None
     before, now = np.median(changes[:WINDOW], axis=0), np.median(changes[WINDOW:], axis=0)
     middle = changes[1:-1]
-    turns = np.sum((middle > changes[:-2]) & (middle >= changes[2:]), axis=0)
-    circling = (turns >= FEWEST_TURNS) & (now > SMALLEST_FALL * before) & (now > CLOSE * tol)
+    turns = (middle > changes[:-2]) & (middle >= changes[2:])
+    highest = np.max(middle, axis=0, where=turns, initial=0)
+    lowest = np.min(middle, axis=0, where=turns, initial=np.inf)
+    circling = (turns.sum(axis=0) >= FEWEST_TURNS) & (highest < MOST_UNLIKE * lowest)
+    circling &= (now > SMALLEST_FALL * before) & (now > CLOSE * tol)
     if not circling.any():
         return None
     worst = int(np.argmax(np.where(circling, now, 0)))
