@@ -110,9 +110,16 @@ def plot_latent(res, color: Sequence | None = None, ax=None):
         figure.colorbar(dots, ax=ax, label=name)
     else:
         names = values.astype(str)
-        for name in dict.fromkeys(names):
+        for name in sorted(set(names)):
             here = names == name
-            ax.scatter(x[here], y[here], label=style.labels([name])[0], **style.POINTS)
-        ax.legend(frameon=False, fontsize="small")
+            label = style.labels([name])[0]
+            ax.scatter(x[here], y[here], label=label, rasterized=True, **style.POINTS)
+        ax.legend(
+            frameon=False,
+            fontsize="small",
+            markerscale=2,
+            loc="upper left",
+            bbox_to_anchor=(1, 1),
+        )
     ax.set(xlabel="first direction of z", ylabel="second direction of z")
     return figure
