@@ -158,7 +158,8 @@ def tables(
 def _table(model, design, cells: Cells, pair: Pair, asked: Asked, fitted: Fitted) -> pd.DataFrame:
     rng = np.random.default_rng(asked.seed)
     first, second = (
-        _means(model, design, cells, mask, asked, rng) for mask in (pair.in_first, pair.in_second)
+        _means(model, design, cells, mask, asked, rng)[:, fitted.real_genes]
+        for mask in (pair.in_first, pair.in_second)
     )
     lfc = np.log2(first + FLOOR) - np.log2(second + FLOOR)
     table = pd.DataFrame(
@@ -173,7 +174,7 @@ def _table(model, design, cells: Cells, pair: Pair, asked: Asked, fitted: Fitted
             "group1": pair.first,
             "group2": pair.second,
         },
-        index=pd.Index(fitted.gene_names, name="gene"),
+        index=pd.Index(fitted.gene_names[fitted.real_genes], name="gene"),
     )
     return (_vanilla if asked.mode == VANILLA else _change)(table, lfc, asked)
 
