@@ -1,5 +1,6 @@
 """Plans of amortised models: variational auto-encoders, and auto-encoders without a prior."""
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,9 +25,12 @@ from nbln.vae.objective import OBJECTIVES, EncoderBound
 from nbln.vae.result import VAEResult
 from nbln.vae.scvi import SCVI, Architecture, Gaussian
 
+log = logging.getLogger("nbln")
+
 DECODERS = ("mlp", "linear")
 LIBRARIES = ("observed", "latent")
 MOMENTS = "moments"
+FEWEST_A_BATCH = 10  # cells, on average; with fewer the column is hardly one of batches
 LEAST_LIBRARY_VARIANCE = 1e-2  # of log totals in a batch whose cells are all as deep
 
 
@@ -101,6 +105,11 @@ class VAEPlan(Plan):
     def run(self, counts, saver=OFF):
         began = time.perf_counter()
         design = Design.of(counts.obs, self.batch_key, self.labels_key, self.covariates)
+        if design.n_batches > 1 and counts.n_cells < FEWEST_A_BATCH * design.n_batches:
+            log.warning(
+                f"fit(batch_key={self.batch_key!r}): {design.n_batches:,} batches of "
+                f"{counts.n_cells:,} cells in all; are batches in another column?"
+            )
         cells = Cells.of(counts, design, "fit")
         of = self._architecture(counts, design, cells)
         model = SCVI.start(jax.random.key(self.seed), of, _library_prior(cells, of.n_batches))

@@ -159,12 +159,14 @@ def fit(
     batch_key: BatchKey = None,
     covariate: Covariate = None,
     latent_dim: Annotated[
-        int, typer.Option(help="Gene programs offered; shrinkage decides how many are used.")
+        int, typer.Option(help="Gene programs, or factors of scvi, offered; not all need be used.")
     ] = 16,
     gene_coverage: Coverage = None,
     n_steps: Annotated[
         int | None,
-        typer.Option(help="Upper bound on steps of the model's engine.", show_default="its own"),
+        typer.Option(
+            help="Upper bound on steps of the model's engine; not of scvi.", show_default="its own"
+        ),
     ] = None,
     seed: Seed = 0,
     pairs: Pairs = 1000,

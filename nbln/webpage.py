@@ -18,6 +18,18 @@ from nbln.text import visible
 
 TEMPLATE = "report.html.jinja"
 SHOWN_PAIRS = 30
+GENERAL = ".3g"
+# What rows of the summary mean, by how their names begin; only of those that it has.
+MEANINGS = {
+    "sigma_": "sigma: learned scales of the programs.",
+    "variance_": "variance: mean shares of a gene's variance of counts, by programs, of its own, "
+    "by counting.",
+    "pareto_k": "pareto_k_95: 95 % quantile over cells of Pareto k̂; below 0.7 the cells' factors "
+    "can be trusted.",
+    "factors_used": "factors_used: factors that say more of a cell than their prior.",
+    "elbo_": "elbo: evidence lower bound, nats a cell.",
+    "encoder_gap": "encoder_gap: nats a cell by which the encoder's bound is below the evidence.",
+}
 
 
 class Table(NamedTuple):
@@ -74,6 +86,7 @@ def page(
         .render(
             story=_story(report.lines(result, truth)),
             summary=_summary(summary),
+            meanings=_meanings(summary.index),
             chance=f"{2 * level:.0%}",
             figures=_pictures(_figures(result, checks, counts)),
             has_programs=result.has_programs,
@@ -156,6 +169,13 @@ def _figures(result, checks, counts):
             "The two directions in which the cells' factors vary most.",
             pl.plot_latent(result),
         )
+        if result.batches is not None:
+            yield (
+                "Batches of the cells",
+                "The same, by batch. Where kinds of cells lie apart by batch, the factors still "
+                "hold it, or the batches hold different cells.",
+                pl.plot_latent(result, color=result.batches),
+            )
     if result.has_capture:
         yield (
             "Capture",
@@ -216,8 +236,14 @@ def _pictures(figures: Iterable[tuple[str, str, Any]]) -> list[Picture]:
     ]
 
 
+def _meanings(quantities: Iterable[str]) -> list[str]:
+    """What the rows of a summary mean that say it nowhere else."""
+    rows = list(quantities)
+    return [x for start, x in MEANINGS.items() if any(row.startswith(start) for row in rows)]
+
+
 def _summary(summary: pd.DataFrame) -> Table:
-    return _table(summary.reset_index(), ".3g")
+    return _table(summary.reset_index(), GENERAL)
 
 
 def _table(table: pd.DataFrame, form: str = ".3f") -> Table:
@@ -230,4 +256,7 @@ def _cell(value: Any, form: str) -> str:
         return "yes" if value else "no"
     if isinstance(value, str):
         return value
-    return f"{value:{form}}" if isinstance(value, float) else f"{value:,}"
+    if not isinstance(value, float):
+        return f"{value:,}"
+    # Three digits of a thousand and more would be written as a power of ten.
+    return f"{value:,.0f}" if form == GENERAL and abs(value) >= 1000 else f"{value:{form}}"

@@ -118,7 +118,7 @@ def test_a_fit_without_programs_says_so_in_place_of_pairs(tmp_path):
 def test_fit_of_independent_genes_has_no_pairs(h5ad, tmp_path):
     code, text = run("fit", h5ad, "--out", tmp_path, "--model", "nbvcp")
     assert code == 0, text
-    assert "no gene pairs" in text
+    assert "no correlations between genes" in text
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fit.nc", "fitted.h5ad", "report.html"]
 
 

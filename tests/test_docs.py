@@ -3,14 +3,18 @@
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
-def test_examples_of_likelihoods():
+@pytest.mark.parametrize(("page", "n_blocks"), [("likelihoods.md", 4), ("models/scvi.md", 3)])
+def test_examples(page, n_blocks, tmp_path, monkeypatch):
     """All blocks in order, in one namespace, as a reader would type them."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/likelihoods.md").read_text(), re.S)
-    assert len(blocks) == 4
-    exec(compile("\n".join(blocks), "docs/likelihoods.md", "exec"), {})
+    monkeypatch.chdir(tmp_path)  # some write files
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.S)
+    assert len(blocks) == n_blocks
+    exec(compile("\n".join(blocks), f"docs/{page}", "exec"), {})
 
 
 def test_figures_exist():

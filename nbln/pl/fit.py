@@ -96,23 +96,39 @@ def plot_latent(res, color: Sequence | None = None, ax=None):
     ----------
     color
         A value or a label of each cell; by default log10 of the library size.
+    ax
+        Axes to draw on.
+
+    Raises
+    ------
+    ValueError
+        A model without factors, or colours of another number of cells.
     """
-    style.need_fit(res)
+    style.need_factors(res)
     figure, ax = style.new_axes(ax)
     z = np.asarray(res.get_latent().values, np.float64)
     z = z - z.mean(axis=0)
     _, _, axes = np.linalg.svd(z.T @ z)
     x, y = (z @ axes[:2].T).T if z.shape[1] > 1 else (z[:, 0], np.zeros(len(z)))
     values = np.log10(res.fitted.library_size) if color is None else np.asarray(color)
+    if values.shape != (len(z),):
+        raise ValueError(f"color=: one value for each of {len(z)} cells, given {values.shape}")
     if values.dtype.kind in "biuf":
         dots = ax.scatter(x, y, c=values, cmap="viridis", rasterized=True, **style.POINTS)
         name = "log10 library size" if color is None else "value"
         figure.colorbar(dots, ax=ax, label=name)
     else:
         names = values.astype(str)
-        for name in dict.fromkeys(names):
+        for name in sorted(set(names)):
             here = names == name
-            ax.scatter(x[here], y[here], label=style.labels([name])[0], **style.POINTS)
-        ax.legend(frameon=False, fontsize="small")
+            label = style.labels([name])[0]
+            ax.scatter(x[here], y[here], label=label, rasterized=True, **style.POINTS)
+        ax.legend(
+            frameon=False,
+            fontsize="small",
+            markerscale=2,
+            loc="upper left",
+            bbox_to_anchor=(1, 1),
+        )
     ax.set(xlabel="first direction of z", ylabel="second direction of z")
     return figure

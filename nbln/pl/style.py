@@ -35,6 +35,15 @@ def need_programs(res) -> None:
         )
 
 
+def need_factors(res) -> None:
+    """Raise for a fit whose cells have no factors."""
+    need_fit(res)
+    if not (res.has_programs or res.has_latent):
+        raise ValueError(
+            f"model {res.model} has no factors of cells; fit model='nbln' or model='scvi'"
+        )
+
+
 def need_draws(post) -> None:
     """Raise for a fit, whose correlations carry no intervals."""
     if not hasattr(post, "pairs"):

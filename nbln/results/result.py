@@ -55,6 +55,11 @@ class Result(abc.ABC):
         """What the model is, in a few words."""
         return registry.find(self.model).title
 
+    @property
+    def batches(self) -> np.ndarray | None:
+        """(cell,) name of each cell's batch; None where the fit was told of none."""
+        return None
+
     # What each kind of result says for itself
 
     @abc.abstractmethod

@@ -73,8 +73,19 @@ class AmortisedResult(Result):
     def _of(self, adata, layer: str | None, caller: str) -> Cells:
         """Any cells; those of the fit where none are given."""
         if adata is None:
+            if self.fitted.counts is None:
+                raise ValueError(
+                    f"{caller}: this result was loaded from a file and does not hold the counts; "
+                    "give cells with adata="
+                )
             return self._cells()
         return Cells.of(self.fitted.matched(adata, layer, caller), self.design, caller)
+
+    @property
+    def batches(self):
+        if self.design.batch is None:
+            return None
+        return np.asarray(self.design.batch.levels)[self.known.groups.batch]
 
     @property
     def history(self) -> pd.DataFrame:

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Array, Bool, Float
 
-from nbln.arguments import choose, find
-from nbln.data.design import Design
+from nbln.arguments import choose
+from nbln.data.design import Design, read_columns
 from nbln.data.fitted import Fitted
 from nbln.data.slices import slices
 from nbln.vae.cells import Cells, block_cells
@@ -90,9 +90,10 @@ def groups(adata: Any, n_cells: int, groupby, group1, group2, idx1, idx2) -> lis
     Raises
     ------
     ValueError
-        Both ways of asking or neither, an empty group, groups that overlap.
+        Both ways of asking or neither, no such group, an empty one, groups that overlap, a cell
+        without a value.
     KeyError
-        No such column, no such group.
+        No such column.
     """
     call = "differential_expression"
     if (groupby is None) == (idx1 is None):
@@ -103,13 +104,14 @@ def groups(adata: Any, n_cells: int, groupby, group1, group2, idx1, idx2) -> lis
         return [_checked(Pair("one", "two" if idx2 is not None else OTHERS, first, second))]
     if adata is None:
         raise ValueError(f"{call}(groupby={groupby!r}): give adata=, whose obs has this column")
-    if groupby not in adata.obs.columns:
-        find(groupby, np.asarray(adata.obs.columns), "columns of adata.obs")
-    labels = adata.obs[groupby].astype(str).to_numpy()
+    labels = read_columns(adata, [groupby], call)[groupby].astype(str).to_numpy()
     levels = sorted(set(labels))
     wanted = levels if group1 is None else [group1] if isinstance(group1, str) else list(group1)
-    for level in [*wanted, *([] if group2 is None else [group2])]:
-        choose(f"{call}(group", level, levels)
+    for argument, names in (("group1", wanted), ("group2", [] if group2 is None else [group2])):
+        for level in names:
+            choose(f"{call}({argument}", level, levels)
+    if wanted == [group2]:
+        raise ValueError(f"{call}(group2={group2!r}): is group1 itself; give another, or none")
     pairs = [
         Pair(
             level,
@@ -156,7 +158,8 @@ def tables(
 def _table(model, design, cells: Cells, pair: Pair, asked: Asked, fitted: Fitted) -> pd.DataFrame:
     rng = np.random.default_rng(asked.seed)
     first, second = (
-        _means(model, design, cells, mask, asked, rng) for mask in (pair.in_first, pair.in_second)
+        _means(model, design, cells, mask, asked, rng)[:, fitted.real_genes]
+        for mask in (pair.in_first, pair.in_second)
     )
     lfc = np.log2(first + FLOOR) - np.log2(second + FLOOR)
     table = pd.DataFrame(
@@ -171,7 +174,7 @@ def _table(model, design, cells: Cells, pair: Pair, asked: Asked, fitted: Fitted
             "group1": pair.first,
             "group2": pair.second,
         },
-        index=pd.Index(fitted.gene_names, name="gene"),
+        index=pd.Index(fitted.gene_names[fitted.real_genes], name="gene"),
     )
     return (_vanilla if asked.mode == VANILLA else _change)(table, lfc, asked)
 

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from nbln import vocabulary as names
-from nbln.arguments import check_whole, choose
+from nbln.arguments import check_flag, check_seed, check_whole, choose, number
 from nbln.vae import decoded, differential, files, marginal, story
 from nbln.vae.amortised_result import AmortisedResult
 from nbln.vae.decoded import Latents
@@ -222,8 +222,10 @@ class VAEResult(AmortisedResult):
         """
         call = "differential_expression"
         asked = differential.Asked(
-            choose(f"{call}(mode", mode, differential.MODES), float(delta), float(fdr_target),
-            bool(batch_correction), check_whole(f"{call}(n_samples", n_samples), seed,
+            choose(f"{call}(mode", mode, differential.MODES),
+            number()(f"{call}(delta", delta), number(most=1.0)(f"{call}(fdr_target", fdr_target),
+            check_flag(f"{call}(batch_correction", batch_correction),
+            check_whole(f"{call}(n_samples", n_samples), check_seed(f"{call}(seed", seed),
         )  # fmt: skip
         cells = self._of(adata, None, call)
         n_cells = cells.counts.n_cells

@@ -224,6 +224,6 @@ registry.add(
         SCVI,
         ("vae", "ae"),
         "scvi, counts from latent factors by neural networks",
-        "offer more factors (latent_dim) or units, or try model='nbln'",
+        "with few by check('per_cell') only the prior of z is off, as of cell types",
     )
 )

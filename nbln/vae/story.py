@@ -18,11 +18,11 @@ COLLAPSED = 0.05  # nats a cell: a factor that says less of a cell is not used
 def line(result) -> str:
     """A result in one line."""
     n = len(result.epochs.elbo_train)
-    stop = "held-out cells stopped improving" if result.stopped else "all that were asked for"
+    kept = f"best of {n} epochs {result.best + 1}" if len(result.held_out) else f"{n} epochs"
+    stop = ", held-out cells stopped improving" if result.stopped else ""
     return (
         f"VAEResult({result.model}, {result.fitted.n_cells} cells x {result.fitted.n_genes} genes, "
-        f"{used_factors(result)} of {result.architecture.latent_dim} factors used, best of {n} "
-        f"epochs {result.best + 1}, {stop})"
+        f"{used_factors(result)} of {result.architecture.latent_dim} factors used, {kept}{stop})"
     )
 
 
@@ -38,10 +38,11 @@ def summary(result, cells: Cells | None, seed: int) -> Iterator[Row]:
     yield from diagnostics.data(result.fitted)
     n = len(result.epochs.elbo_train)
     yield Row("epochs", n)
-    yield Row("best_epoch", result.best + 1)
-    late = bool(len(result.held_out)) and not result.stopped and result.best > 0.95 * n
-    note = "held-out cells still improved at the end: raise VAEConfig(n_epochs=...)"
-    yield Row.judged("best_epoch_at_the_end", late, late, note)
+    if len(result.held_out):
+        yield Row("best_epoch", result.best + 1)
+        late = not result.stopped and result.best > 0.95 * n
+        note = "held-out cells still improved at the end: raise VAEConfig(n_epochs=...)"
+        yield Row.judged("best_epoch_at_the_end", late, late, note)
     yield Row("latent_dim", result.architecture.latent_dim)
     used = used_factors(result)
     note = "all factors offered are used: the cells may hold more (latent_dim)"
@@ -69,14 +70,18 @@ def _gap(result, cells: Cells, seed: int) -> Row:
 def of(result) -> Iterator[Line]:
     """Training, factors and dispersion."""
     n = len(result.epochs.elbo_train)
-    yield "Training", f"{n} epochs; the best was number {result.best + 1}"
-    if len(result.held_out):
+    if not len(result.held_out):
+        yield "Training", f"{n} epochs with all cells; the last is kept"
+    else:
+        yield "Training", f"{n} epochs; number {result.best + 1} is kept"
         value = float(result.epochs.elbo_validation[result.best])
         held = len(result.held_out)
-        yield "", f"evidence bound of {held:,} cells that it did not see: {value:,.1f} nats a cell"
+        end = "; they had stopped improving" if result.stopped else ""
+        yield "", f"evidence bound of {held:,} cells held out: {value:,.1f} nats a cell{end}"
     yield "Factors", f"{used_factors(result)} of {result.architecture.latent_dim} offered are used"
     if result.network.likelihood.dispersion is not None:
-        low, middle, high = np.quantile(result.get_map()["r"].values, [0.05, 0.5, 0.95])
-        yield "Dispersion r", f"median {middle:.2g}; {low:.2g} to {high:.2g} in 90 % of genes"
+        values = np.quantile(result.get_map()["r"].values, [0.05, 0.5, 0.95])
+        low, middle, high = (f"{float(f'{x:.2g}'):,g}" for x in values)
+        yield "Dispersion r", f"median {middle}; {low} to {high} in 90 % of genes"
     if result.design.batch is not None:
-        yield "Batches", f"{result.design.n_batches} of {result.design.batch.column}"
+        yield "Batches", f"{result.design.n_batches}, column {result.design.batch.column}"

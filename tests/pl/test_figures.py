@@ -15,6 +15,7 @@ LAPLACE_ONLY = {
     "plot_compositional_corner_ppc",
     "plot_correlation",
     "plot_gene_programs",
+    "plot_latent",
     "plot_w_shrinkage_spectrum",
 }
 OF_DRAWS = ("plot_calls", "plot_network", "plot_pair_intervals")
@@ -79,6 +80,7 @@ def test_many_genes_have_no_labels(nbln_fit):
     ("call", "message"),
     [
         (lambda r: nbln.pl.plot_ppc(r, n_samples=3, ax=plt.subplots()[1]), "5 panels"),
+        (lambda r: nbln.pl.plot_latent(r, color=["a", "b"]), "one value for each"),
         (lambda r: nbln.pl.plot_gene_programs(r, n_programs=9), "from 1 to 3"),
         (lambda r: nbln.pl.plot_compositional_corner_ppc(r, genes=["gene1"]), "two to eight"),
     ],
