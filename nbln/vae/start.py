@@ -64,7 +64,7 @@ def at_loadings(model: SCVI, result: Any, gene_names: np.ndarray) -> SCVI:
             "to the same genes"
         )
     W = result.get_W_compositional().values
-    k = model.encoder.mean.out_features
+    k = model.encoder.mean.weight.shape[0]
     order = np.argsort(-np.sum(W**2, axis=0), kind="stable")[:k]
     loadings = np.zeros((len(W), k), np.float32)
     loadings[:, : len(order)] = W[:, order]
