@@ -41,7 +41,7 @@ RULES = {
     "n_layers": whole(1),
     "dropout": number(most=0.95),
     "n_epochs": optional(whole(1)),
-    "batch_size": whole(2),
+    "batch_size": whole(3),  # of 2, an odd cell would be a batch of its own
     "learning_rate": number(open_=True),
     "weight_decay": optional(number()),
     "warmup_epochs": whole(0),
@@ -181,7 +181,7 @@ def fit_vae(
     started = time.perf_counter()
     with Progress("VAE", n_epochs, progress) as bar:
         bar.advance(steps=len(history))
-        while len(history) < n_epochs and not stalled(history, config):
+        while len(history) < n_epochs and not (len(held_out) and stalled(history, config)):
             key = jax.random.fold_in(jax.random.key(seed), len(history))
             for resident, order in pools.of(len(history)):
                 key, own = jax.random.split(key)
@@ -209,8 +209,6 @@ def split(n_cells: int, config: VAEConfig, seed: int) -> tuple[np.ndarray, np.nd
 
 def stalled(history: list[Epoch], config: VAEConfig) -> bool:
     """Whether held-out cells have not improved for as long as patience lasts."""
-    if not config.validation_share:
-        return False
     values = [float(epoch.elbo_validation) for epoch in history]
     return len(values) > config.patience and int(np.argmax(values)) < len(values) - config.patience
 
@@ -382,8 +380,12 @@ class Pools:
         self._n_pools = 1
         if not whole:
             part = max(config.resident_bytes // 8, row_bytes * max(RUN, config.batch_size))
+            # Runs are as long as each other: a short last one could be a pool of its own.
             self._n_runs = -(-counts.n_cells // RUN)
+            self._run = -(-counts.n_cells // self._n_runs)
+            self._n_runs = -(-counts.n_cells // self._run)
             self._n_pools = min(self._n_runs, -(-row_bytes * counts.n_cells // part))
+            self._pool_cells = -(-self._n_runs // self._n_pools) * self._run
             self._sees = np.zeros(counts.n_cells, bool)
             self._sees[train] = True
 
@@ -396,7 +398,7 @@ class Pools:
 
     @property
     def _batches_a_pool(self) -> int:
-        return -(-len(self._train) // (self._n_pools * self._config.batch_size))
+        return -(-self._pool_cells // self._config.batch_size)
 
     def of(self, epoch: int) -> Iterator[tuple[Resident, Array]]:
         """Cells, and their numbers among these batch by batch; each cell once."""
@@ -410,8 +412,8 @@ class Pools:
 
     def _pool(self, runs: np.ndarray, rng: np.random.Generator) -> tuple[Resident, Array]:
         """Cells of some runs, in random order; all pools have one shape."""
-        cells, most = self._cells, -(-self._n_runs // self._n_pools) * RUN
-        parts = [np.arange(run * RUN, min((run + 1) * RUN, len(self._sees))) for run in runs]
+        cells, most, size = self._cells, self._pool_cells, self._run
+        parts = [np.arange(run * size, min((run + 1) * size, len(self._sees))) for run in runs]
         index = np.concatenate(parts)
         rows = np.zeros((most, cells.counts.n_genes), np.float32)
         place = 0
