@@ -56,6 +56,7 @@ class VAEPlan(Plan):
 
     engine: ClassVar[str] = "vae"
     title: ClassVar[str] = "VAE"
+    draws: ClassVar[bool] = True  # whether training has use for the encoder's variance
     uses: ClassVar[tuple[str, ...]] = (
         "latent_dim", "batch_key", "covariates", "labels_key", "gene_likelihood", "dispersion",
         "decoder", "library", "start", "vae",
@@ -106,6 +107,8 @@ class VAEPlan(Plan):
         model = start.at_moments(model, *start.moments(cells))
         if self.start is not None:
             model = start.at_loadings(model, self.start, counts.gene_names)
+        if not self.draws:
+            model = start.without_draws(model)
         objective = OBJECTIVES[self.engine]()
         fit = fit_vae(model, objective, cells, self.config, self.seed, self.progress, saver)
         found = decoded.latents(fit.model, cells)
@@ -158,6 +161,7 @@ class AEPlan(VAEPlan):
 
     engine: ClassVar[str] = "ae"
     title: ClassVar[str] = "AE"
+    draws: ClassVar[bool] = False
 
 
 PLANS.update({plan.engine: plan for plan in (VAEPlan, AEPlan)})
