@@ -61,6 +61,7 @@ class VAEPlan(Plan):
 
     engine: ClassVar[str] = "vae"
     title: ClassVar[str] = "VAE"
+    draws: ClassVar[bool] = True  # whether training has use for the encoder's variance
     uses: ClassVar[tuple[str, ...]] = (
         "latent_dim", "batch_key", "covariates", "labels_key", "gene_likelihood", "dispersion",
         "decoder", "library", "start", "vae",
@@ -120,6 +121,8 @@ class VAEPlan(Plan):
         if self.start is not None:
             known = fit_vae(model, EncoderBound(), cells, config.approach, self.seed)
             model = known.model
+        if not self.draws:
+            model = start.without_draws(model)
         objective = OBJECTIVES[self.engine]()
         fit = fit_vae(model, objective, cells, config, self.seed, self.progress, saver)
         found = decoded.latents(fit.model, cells)
@@ -172,6 +175,7 @@ class AEPlan(VAEPlan):
 
     engine: ClassVar[str] = "ae"
     title: ClassVar[str] = "AE"
+    draws: ClassVar[bool] = False
 
 
 PLANS.update({plan.engine: plan for plan in (VAEPlan, AEPlan)})

@@ -39,7 +39,7 @@ def _let_go():
 
 @pytest.fixture(scope="session")
 def adata():
-    """Counts of 90 cells and 30 genes, with a gene never seen and a layer."""
+    """Counts of 90 cells and 30 genes, with a gene never seen, a layer, and columns of `obs`."""
     simulated = nbln.datasets.simulate(90, 29, 2, mean_log_dispersion=2.0, seed=1)
     counts = np.asarray(simulated.X.todense())
     counts[:, 0] += 1  # no empty cell
@@ -49,6 +49,8 @@ def adata():
     made.obs_names = simulated.obs_names
     made.var_names = [*simulated.var_names, "unseen"]
     made.layers["raw"] = counts.copy()
+    made.obs["batch"] = ["one", "two", "two"] * 30
+    made.obs["age"] = np.arange(90)
     return made
 
 
@@ -96,6 +98,22 @@ def quick_svi(adata, parameterization, guide, priors=None):
     )
 
 
+def quick_scvi(adata):
+    """SCVI with all that a file has to hold: batches, covariates, held-out cells and so on."""
+    return nbln.fit(
+        adata,
+        model="scvi",
+        batch_key="batch",
+        covariates=["age"],
+        gene_likelihood="zinb",
+        library="latent",
+        vae=nbln.VAEConfig(
+            n_epochs=80, n_hidden=8, batch_size=24, learning_rate=1e-2, validation_share=0.2
+        ),
+        **SMALL,
+    )
+
+
 class Lazily(dict):
     """Values made when they are first asked for, by functions without arguments."""
 
@@ -120,6 +138,7 @@ def results(adata, request):
                 adata, "mean_odds", "low_rank", {"capture_efficiency": None}
             ),
             "canonical-low_rank": lambda: quick_svi(adata, "canonical", "low_rank"),
+            "scvi": lambda: quick_scvi(adata),
             "pln": lambda: request.getfixturevalue("pln_fit"),
             "nbln-frozen": lambda: request.getfixturevalue("nbln_fit"),
             "nbln-latent-coverage": lambda: request.getfixturevalue("nbln_latent"),

@@ -106,11 +106,12 @@ def batches(
 
     A last batch of the cells that are left over could be a single one, which batch normalisation
     cannot bear; here batches differ by one cell. Padding is −1; with `n_batches` there is room for
-    as many as are of this size.
+    as many as are of this size, and the shape is the same however many cells there are.
     """
-    least = -(-len(order) // batch_size)
-    n_batches = least if n_batches is None else max(n_batches, least)
-    size = -(-len(order) // n_batches) if n_batches == least else batch_size
+    size = batch_size
+    if n_batches is None:
+        n_batches = -(-len(order) // batch_size)
+        size = -(-len(order) // n_batches)
     dealt = np.full(n_batches * size, -1, np.int32)
     dealt[: len(order)] = order
     return dealt.reshape(size, n_batches).T.copy()

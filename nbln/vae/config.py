@@ -11,7 +11,7 @@ RULES = {
     "n_layers": whole(1),
     "dropout": number(most=0.95),
     "n_epochs": optional(whole(1)),
-    "batch_size": whole(2),
+    "batch_size": whole(3),  # of 2, an odd cell would be a batch of its own
     "learning_rate": optional(number(open_=True)),
     "weight_decay": optional(number()),
     "warmup_epochs": whole(0),

@@ -106,7 +106,8 @@ def groups(adata: Any, n_cells: int, groupby, group1, group2, idx1, idx2) -> lis
         raise ValueError(f"{call}(groupby={groupby!r}): give adata=, whose obs has this column")
     labels = read_columns(adata, [groupby], call)[groupby].astype(str).to_numpy()
     levels = sorted(set(labels))
-    wanted = levels if group1 is None else [group1] if isinstance(group1, str) else list(group1)
+    others = [level for level in levels if level != group2]
+    wanted = others if group1 is None else [group1] if isinstance(group1, str) else list(group1)
     for argument, names in (("group1", wanted), ("group2", [] if group2 is None else [group2])):
         for level in names:
             choose(f"{call}({argument}", level, levels)
@@ -120,15 +121,15 @@ def groups(adata: Any, n_cells: int, groupby, group1, group2, idx1, idx2) -> lis
             labels != level if group2 is None else labels == group2,
         )
         for level in wanted
-        if level != group2
     ]
     return [_checked(pair) for pair in pairs]
 
 
 def _mask(index: Any, n_cells: int, argument: str) -> Bool[np.ndarray, " cell"]:
-    mask = np.zeros(n_cells, bool)
+    mask, index = np.zeros(n_cells, bool), np.asarray(index)
     try:
-        mask[np.asarray(index)] = True
+        if index.size:
+            mask[index] = True
     except IndexError as error:
         raise ValueError(
             f"{argument}): expected numbers of cells from 0 to {n_cells - 1}, or a mask of "

@@ -88,7 +88,7 @@ def fit_vae(
     started = time.perf_counter()
     with Progress("VAE", n_epochs, progress) as bar:
         bar.advance(steps=len(history))
-        while len(history) < n_epochs and not stalled(history, config):
+        while len(history) < n_epochs and not (len(held_out) and stalled(history, config)):
             key = jax.random.fold_in(jax.random.key(seed), len(history))
             for resident, order in pools.of(len(history)):
                 key, own = jax.random.split(key)
@@ -116,8 +116,6 @@ def split(n_cells: int, config: VAEConfig, seed: int) -> tuple[np.ndarray, np.nd
 
 def stalled(history: list[Epoch], config: VAEConfig) -> bool:
     """Whether held-out cells have not improved for as long as patience lasts."""
-    if not config.validation_share:
-        return False
     values = [float(epoch.elbo_validation) for epoch in history]
     return len(values) > config.patience and int(np.argmax(values)) < len(values) - config.patience
 

@@ -25,8 +25,12 @@ class Pools:
         self._n_pools = 1
         if not whole:
             part = max(config.resident_bytes // 8, row_bytes * max(RUN, config.batch_size))
+            # Runs are as long as each other: a short last one could be a pool of its own.
             self._n_runs = -(-counts.n_cells // RUN)
+            self._run = -(-counts.n_cells // self._n_runs)
+            self._n_runs = -(-counts.n_cells // self._run)
             self._n_pools = min(self._n_runs, -(-row_bytes * counts.n_cells // part))
+            self._pool_cells = -(-self._n_runs // self._n_pools) * self._run
             self._sees = np.zeros(counts.n_cells, bool)
             self._sees[train] = True
 
@@ -39,7 +43,7 @@ class Pools:
 
     @property
     def _batches_a_pool(self) -> int:
-        return -(-len(self._train) // (self._n_pools * self._config.batch_size))
+        return -(-self._pool_cells // self._config.batch_size)
 
     def of(self, epoch: int) -> Iterator[tuple[Resident, Array]]:
         """Cells, and their numbers among these batch by batch; each cell once."""
@@ -53,8 +57,8 @@ class Pools:
 
     def _pool(self, runs: np.ndarray, rng: np.random.Generator) -> tuple[Resident, Array]:
         """Cells of some runs, in random order; all pools have one shape."""
-        cells, most = self._cells, -(-self._n_runs // self._n_pools) * RUN
-        parts = [np.arange(run * RUN, min((run + 1) * RUN, len(self._sees))) for run in runs]
+        cells, most, size = self._cells, self._pool_cells, self._run
+        parts = [np.arange(run * size, min((run + 1) * size, len(self._sees))) for run in runs]
         index = np.concatenate(parts)
         rows = np.zeros((most, cells.counts.n_genes), np.float32)
         place = 0

@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import Float
 
 from nbln.vae.cells import Cells
-from nbln.vae.scvi import SCVI
+from nbln.vae.scvi import SCVI, Gaussian
 
 # Bounds of a dispersion by moments: beyond, a gene's counts are Poisson, or too few to tell.
 LEAST_THETA, MOST_THETA = 0.05, 100.0
+LEAST_LOG_VARIANCE = -30.0  # far below what an encoder adds to its variance
 LEAST_COUNTS = 0.5  # in place of none
 
 
@@ -35,16 +36,47 @@ def moments(cells: Cells) -> tuple[Float[np.ndarray, " gene"], Float[np.ndarray,
 
 
 def at_moments(model: SCVI, log_share, log_theta) -> SCVI:
-    """The model with these shares in its output's bias, and these dispersions."""
+    """The model with these shares in its output's bias, and these dispersions.
+
+    An encoder of the library starts at the prior: from 0 on, a few hundred steps did not bring it
+    to the log totals, and cells were predicted half as deep as they are.
+    """
 
     def level(m: SCVI):
         return m.likelihood.dispersion.level  # type: ignore[union-attr]
 
     model = eqx.tree_at(lambda m: m.decoder.share.bias, model, jnp.asarray(log_share, jnp.float32))
+    if model.library is not None:
+        model = eqx.tree_at(_library_biases, model, _at_prior(model.library_prior))
     if model.likelihood.dispersion is None:
         return model
     own = jnp.broadcast_to(jnp.asarray(log_theta, jnp.float32), level(model).shape)
     return eqx.tree_at(level, model, own)
+
+
+def _library_biases(model: SCVI):
+    library = model.library
+    assert library is not None, "asked only where the library is latent"
+    return library.mean.bias, library.log_variance.bias
+
+
+def _at_prior(prior: Gaussian):
+    return jnp.mean(prior.mean)[None], jnp.log(jnp.mean(prior.variance))[None]
+
+
+def without_draws(model: SCVI) -> SCVI:
+    """The model whose encoders have the least variance, and keep it where nothing moves it.
+
+    An auto-encoder is judged at the encoder's mean alone: its variances would stay at random, and
+    with them all that draws are made for.
+    """
+
+    def heads(m: SCVI):
+        encoders = [m.encoder] if m.library is None else [m.encoder, m.library]
+        return [(one.log_variance.weight, one.log_variance.bias) for one in encoders]
+
+    still = [(jnp.zeros_like(w), jnp.full_like(b, LEAST_LOG_VARIANCE)) for w, b in heads(model)]
+    return eqx.tree_at(heads, model, still)
 
 
 def at_loadings(model: SCVI, result: Any, gene_names: np.ndarray) -> SCVI:

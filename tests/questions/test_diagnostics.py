@@ -10,7 +10,7 @@ from nbln.questions import psis
 KINDS = ("mean_disp-mean_field", "nbln-frozen", "nbln-latent-coverage", "pln")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "scvi"])
 def test_summary(results, kind):
     table = results[kind].summary()
     assert list(table.columns) == ["value", "status", "note"]
@@ -83,7 +83,9 @@ def test_pareto_k_is_the_shape_of_the_tail():
         assert abs(k.mean() - shape) < 0.2
 
 
-@pytest.mark.parametrize("kind", ["mean_disp-mean_field", "nbln-frozen", "nbln-latent-coverage"])
+@pytest.mark.parametrize(
+    "kind", ["mean_disp-mean_field", "nbln-frozen", "nbln-latent-coverage", "scvi"]
+)
 def test_arviz(results, kind):
     result = results[kind]
     tree = result.to_datatree(n_samples=20, n_predictive=3)
@@ -94,8 +96,9 @@ def test_arviz(results, kind):
     assert tree["observed_data"]["counts"].dims == ("cell", "gene")
     data = result.to_arviz(n_samples=20, n_predictive=3)
     assert np.isfinite(float(arviz.loo(data).elpd_loo if hasattr(arviz, "psislw") else 0))
-    site = "mean" if result.kind == "svi" else "mu"
-    assert len(arviz.summary(data, var_names=[site])) == result.fitted.n_genes
+    site = {"svi": "mean", "laplace": "mu", "vae": "log_library"}[result.kind]
+    n = result.fitted.n_cells if result.kind == "vae" else result.fitted.n_genes
+    assert len(arviz.summary(data, var_names=[site])) == n
 
 
 def test_log_likelihood_at_the_fit_is_the_evidence(nbln_fit):
