@@ -73,9 +73,11 @@ def without_draws(model: SCVI) -> SCVI:
 
     def heads(m: SCVI):
         encoders = [m.encoder] if m.library is None else [m.encoder, m.library]
-        return [(one.log_variance.weight, one.log_variance.bias) for one in encoders]
+        layers = [one.log_variance for one in encoders]
+        return [x for layer in layers for x in (layer.weight, layer.bias)]
 
-    still = [(jnp.zeros_like(w), jnp.full_like(b, LEAST_LOG_VARIANCE)) for w, b in heads(model)]
+    # A matrix is of weights, a vector of biases.
+    still = [jnp.full_like(x, LEAST_LOG_VARIANCE * (jnp.ndim(x) == 1)) for x in heads(model)]
     return eqx.tree_at(heads, model, still)
 
 
