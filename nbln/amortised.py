@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from nbln.arguments import check_settings, choose, one_of
@@ -17,13 +16,13 @@ from nbln.inference.checkpoint import OFF
 from nbln.plan import PLANS, Plan
 from nbln.results.laplace import LaplaceResult
 from nbln.vae import decoded, start
-from nbln.vae.cells import Cells
+from nbln.vae.cells import Cells, library_prior
 from nbln.vae.config import VAEConfig
 from nbln.vae.engine import fit_vae
 from nbln.vae.likelihoods import DISPERSIONS, LIKELIHOODS
 from nbln.vae.objective import OBJECTIVES, EncoderBound
 from nbln.vae.result import VAEResult
-from nbln.vae.scvi import SCVI, Architecture, Gaussian
+from nbln.vae.scvi import SCVI, Architecture
 
 log = logging.getLogger("nbln")
 
@@ -31,7 +30,6 @@ DECODERS = ("mlp", "linear")
 LIBRARIES = ("observed", "latent")
 MOMENTS = "moments"
 FEWEST_A_BATCH = 10  # cells, on average; with fewer the column is hardly one of batches
-LEAST_LIBRARY_VARIANCE = 1e-2  # of log totals in a batch whose cells are all as deep
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,8 @@ class VAEPlan(Plan):
             )
         cells = Cells.of(counts, design, "fit")
         of = self._architecture(counts, design, cells)
-        model = SCVI.start(jax.random.key(self.seed), of, _library_prior(cells, of.n_batches))
+        prior = library_prior(cells.known, of.n_batches)
+        model = SCVI.start(jax.random.key(self.seed), of, prior)
         model = start.at_moments(model, *start.moments(cells))
         if self.start is not None:
             model = start.at_loadings(model, self.start, counts.gene_names)
@@ -179,16 +178,6 @@ class AEPlan(VAEPlan):
 
 
 PLANS.update({plan.engine: plan for plan in (VAEPlan, AEPlan)})
-
-
-def _library_prior(cells: Cells, n_batches: int) -> Gaussian:
-    """Mean and variance of log totals, batch by batch."""
-    batch, log_library = cells.known.groups.batch, cells.known.log_library.astype(np.float64)
-    n = np.bincount(batch, minlength=n_batches)
-    mean = np.bincount(batch, log_library, n_batches) / n
-    variance = np.bincount(batch, (log_library - mean[batch]) ** 2, n_batches) / n
-    variance = np.maximum(variance, LEAST_LIBRARY_VARIANCE)
-    return Gaussian(jnp.asarray(mean, jnp.float32), jnp.asarray(variance, jnp.float32))
 
 
 def _column(argument: str, value: Any) -> str | None:

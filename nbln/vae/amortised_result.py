@@ -21,6 +21,7 @@ from nbln.vae import decoded, marginal, predictive, story
 from nbln.vae.cells import Cells, Known
 from nbln.vae.decoded import Latents
 from nbln.vae.engine import Epoch
+from nbln.vae.objective import OBJECTIVES
 from nbln.vae.scvi import SCVI, Architecture
 
 
@@ -93,6 +94,11 @@ class AmortisedResult(Result):
         table = pd.DataFrame(self.epochs._asdict())
         table.index.name = "epoch"
         return table
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether factors were held to a prior: not those of an auto-encoder."""
+        return OBJECTIVES[self.inference_method].has_prior
 
     # What all results answer
 

@@ -12,11 +12,12 @@ from nbln.data.counts import Counts
 from nbln.data.design import Design
 from nbln.data.slices import slices
 from nbln.vae.likelihoods import Groups
-from nbln.vae.scvi import Batch
+from nbln.vae.scvi import Batch, Gaussian
 
 # Cells that are read or evaluated together. The exact likelihood of a batch that leaves the cache
 # takes 13 times as long for 4 times the counts.
 BLOCK_COUNTS = 2**18
+LEAST_LIBRARY_VARIANCE = 1e-2  # of log totals in a batch whose cells are all as deep
 
 
 class Known(NamedTuple):
@@ -115,3 +116,13 @@ def batches(
     dealt = np.full(n_batches * size, -1, np.int32)
     dealt[: len(order)] = order
     return dealt.reshape(size, n_batches).T.copy()
+
+
+def library_prior(known: Known, n_batches: int, first: int = 0) -> Gaussian:
+    """Mean and variance of log totals in each batch from the first on, (batch,)."""
+    batch, log_library = known.groups.batch, known.log_library.astype(np.float64)
+    n = np.maximum(np.bincount(batch, minlength=n_batches), 1)
+    mean = np.bincount(batch, log_library, n_batches) / n
+    variance = np.bincount(batch, (log_library - mean[batch]) ** 2, n_batches) / n
+    variance = np.maximum(variance, LEAST_LIBRARY_VARIANCE)
+    return Gaussian(*(jnp.asarray(x[first:], jnp.float32) for x in (mean, variance)))

@@ -23,6 +23,9 @@ from nbln.vae.layers import apply
 # exp(±this) bounds what a network may say of a dispersion: beyond, counts are Poisson or all 0.
 LOG_THETA_BOUND = 12.0
 
+# Structural zeros are rare until the counts show them: of a logit of 0 half of all counts would be.
+FIRST_LOGIT = -3.0
+
 
 class Groups(NamedTuple):
     """Which batch and which label each cell has."""
@@ -209,7 +212,9 @@ DISPERSIONS: dict[str, Maker] = {
 
 
 def _zero_inflated(key: Array, theta: Dispersion, n: Sizes) -> Likelihood:
-    return ZeroInflatedCounts(theta, eqx.nn.Linear(n.n_features, n.n_genes, key=key))
+    dropout = eqx.nn.Linear(n.n_features, n.n_genes, key=key)
+    rare = jnp.full(n.n_genes, FIRST_LOGIT)
+    return ZeroInflatedCounts(theta, eqx.tree_at(lambda head: head.bias, dropout, rare))
 
 
 LIKELIHOODS: dict[str, Callable[[Array, Dispersion, Sizes], Likelihood]] = {

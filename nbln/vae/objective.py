@@ -1,7 +1,7 @@
 """What is maximised: the evidence lower bound, or without its divergence an auto-encoder's fit."""
 
 import abc
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -28,6 +28,8 @@ class Terms(NamedTuple):
 
 class Objective(eqx.Module):
     """What a step climbs."""
+
+    has_prior: ClassVar[bool] = True  # whether z is held to its prior, and drawn
 
     @abc.abstractmethod
     def terms(
@@ -72,8 +74,12 @@ class Reconstruction(Objective):
     first principal components (Baldi & Hornik 1989).
     """
 
+    has_prior = False
+
     def terms(self, model, batch, key, training):
-        return _terms(model, batch, key, training, draw=False)
+        terms, moments = _terms(model, batch, key, training, draw=False)
+        nothing = jnp.zeros_like(terms.divergence)
+        return Terms(terms.reconstruction, nothing, nothing), moments
 
     def value(self, terms, warmth):
         del warmth

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from nbln.questions.predictive import ANCHORED, PER_CELL, Sampler, block_cells
+from nbln.questions.predictive import MARGINAL, PER_CELL, Sampler, block_cells
 from nbln.vae.cells import Cells, Known
 from nbln.vae.decoded import Latents, decoded
 from nbln.vae.scvi import SCVI, Batch
@@ -15,8 +15,10 @@ from nbln.vae.scvi import SCVI, Batch
 def sampler(model: SCVI, known: Known, latents: Latents, ppc_level: str, n_samples: int) -> Sampler:
     """Log-rates of draws and the distribution of counts given them.
 
-    Fresh cells are drawn as the model has them: z from its prior; depth and design are those of
-    the cell (anchored), or of a cell drawn at random.
+    A fresh cell has the factors of some cell of the fit, drawn from what the encoder says of it
+    (the aggregated posterior): the prior N(0, I) knows nothing of how common a cell type is, so
+    that its draws would be of cells that nobody has seen. Depth and design are those of the cell in
+    question (anchored), or of the one whose factors are drawn.
     """
     n_cells, k = latents.z_mean.shape
     n_genes = model.n_genes
@@ -26,11 +28,12 @@ def sampler(model: SCVI, known: Known, latents: Latents, ppc_level: str, n_sampl
         n = block.stop - block.start
         own = np.arange(block.start, block.stop)
         for _ in range(n_samples):
-            index = own if ppc_level in (ANCHORED, PER_CELL) else rng.choice(n_cells, n)
+            of = own if ppc_level == PER_CELL else rng.choice(n_cells, n)
+            index = of if ppc_level == MARGINAL else own
             z = rng.standard_normal((n, k), np.float32)
+            z = latents.z_mean[of] + np.sqrt(latents.z_variance[of]) * z
             depth = known.log_library[index]
             if ppc_level == PER_CELL:
-                z = latents.z_mean[own] + np.sqrt(latents.z_variance[own]) * z
                 noise = rng.standard_normal(n, np.float32)
                 depth = latents.library_mean[own] + np.sqrt(latents.library_variance[own]) * noise
             yield _rates(model, known, index, z, depth, size)

@@ -1,5 +1,6 @@
 """The result of an scVI model: the face of the questions it answers."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,9 +11,13 @@ import xarray as xr
 
 from nbln import vocabulary as names
 from nbln.arguments import check_flag, check_seed, check_whole, choose, number
-from nbln.vae import decoded, differential, files, marginal, story
+from nbln.data.fitted import Fitted
+from nbln.vae import decoded, differential, extend, files, marginal, story
 from nbln.vae.amortised_result import AmortisedResult
+from nbln.vae.cells import Cells, library_prior
+from nbln.vae.config import VAEConfig
 from nbln.vae.decoded import Latents
+from nbln.vae.engine import fit_vae
 from nbln.vae.objective import Terms
 
 MARGINAL_DRAWS = 100  # of the importance sampling; repeatable to 0.1 nats a cell on PBMC
@@ -265,6 +270,70 @@ class VAEResult(AmortisedResult):
         """Log-evidence, mean over cells (nats), by importance sampling about refined modes."""
         cells = self._of(adata, layer, "get_marginal_ll")
         return float(marginal.log_evidence(self.network, cells, n_mc_samples, seed).mean())
+
+    # New batches
+
+    def extend(
+        self,
+        adata,
+        layer: str | None = None,
+        vae: VAEConfig | None = None,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> "VAEResult":
+        """The model for cells of new batches, fitted to them; what `load_query_data` is for.
+
+        Weights of the new batches alone are learned, so that factors mean what they did, and cells
+        of the fit keep theirs.
+
+        Parameters
+        ----------
+        adata
+            Cells with the genes of the fit and its columns of ``obs``, of batches that it did not
+            have, or that it had.
+        vae
+            Epochs, batch size and rate of the training.
+
+        Returns
+        -------
+        A result whose cells are these.
+
+        Raises
+        ------
+        ValueError
+            The fit was told of no batches; a gene of the fit is missing.
+        """
+        if self.design.batch is None:
+            raise ValueError("extend(adata): the fit was told of no batches (batch_key=)")
+        counts = self.fitted.matched(adata, layer, "extend")
+        column = self.design.batch.column
+        design = extend.extended_design(self.design, counts.obs[column].to_numpy())
+        cells = Cells.of(counts, design, "extend")
+        n_old, n_new = self.design.n_batches, design.n_batches - self.design.n_batches
+        network, of, history = self.network, self.architecture, self.epochs
+        if n_new:
+            prior = library_prior(cells.known, design.n_batches, n_old)
+            network, new = extend.extended(network, of, prior)
+            asked = VAEConfig() if vae is None else vae
+            config = dataclasses.replace(asked, weight_decay=0.0, validation_share=0.0)
+            objective = extend.NewBatches(new, of)
+            fit = fit_vae(network, objective, cells, config, seed, progress)
+            network, history = fit.model, fit.history
+            of = extend.extended_architecture(of, n_new)
+        fitted = self.fitted
+        return dataclasses.replace(
+            self,
+            fitted=Fitted.of(counts, layer or fitted.layer, None, fitted.settings, fitted.seconds),
+            network=network,
+            architecture=of,
+            design=design,
+            known=cells.known,
+            latents=decoded.latents(network, cells),
+            epochs=history,
+            best=len(history.elbo_train) - 1,
+            held_out=np.zeros(0, int),
+            stopped=False,
+        )
 
     def to_groups(self):
         return files.groups(self)

@@ -224,6 +224,6 @@ registry.add(
         SCVI,
         ("vae", "ae"),
         "scvi, counts from latent factors by neural networks",
-        "with few by check('per_cell') only the prior of z is off, as of cell types",
+        "offer more factors (latent_dim) or train for longer; compare check('per_cell')",
     )
 )

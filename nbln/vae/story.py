@@ -22,8 +22,14 @@ def line(result) -> str:
     stop = ", held-out cells stopped improving" if result.stopped else ""
     return (
         f"VAEResult({result.model}, {result.fitted.n_cells} cells x {result.fitted.n_genes} genes, "
-        f"{used_factors(result)} of {result.architecture.latent_dim} factors used, {kept}{stop})"
+        f"{_factors(result)} used, {kept}{stop})"
     )
+
+
+def _factors(result) -> str:
+    """How many factors are used, in words."""
+    offered = result.architecture.latent_dim
+    return f"{used_factors(result) if result.has_prior else offered} of {offered} factors"
 
 
 def used_factors(result) -> int:
@@ -44,13 +50,14 @@ def summary(result, cells: Cells | None, seed: int) -> Iterator[Row]:
         note = "held-out cells still improved at the end: raise VAEConfig(n_epochs=...)"
         yield Row.judged("best_epoch_at_the_end", late, late, note)
     yield Row("latent_dim", result.architecture.latent_dim)
-    used = used_factors(result)
-    note = "all factors offered are used: the cells may hold more (latent_dim)"
-    yield Row.judged("factors_used", used, used == result.architecture.latent_dim, note)
+    if result.has_prior:
+        used = used_factors(result)
+        note = "all factors offered are used: the cells may hold more (latent_dim)"
+        yield Row.judged("factors_used", used, used == result.architecture.latent_dim, note)
     yield Row("elbo_train", round(float(result.epochs.elbo_train[result.best]), 2))
     if len(result.held_out):
         yield Row("elbo_held_out", round(float(result.epochs.elbo_validation[result.best]), 2))
-    if cells is not None:
+    if cells is not None and result.has_prior:
         yield _gap(result, cells, seed)
 
 
@@ -78,7 +85,7 @@ def of(result) -> Iterator[Line]:
         held = len(result.held_out)
         end = "; they had stopped improving" if result.stopped else ""
         yield "", f"evidence bound of {held:,} cells held out: {value:,.1f} nats a cell{end}"
-    yield "Factors", f"{used_factors(result)} of {result.architecture.latent_dim} offered are used"
+    yield "Factors", f"{_factors(result)} offered are used"
     if result.network.likelihood.dispersion is not None:
         values = np.quantile(result.get_map()["r"].values, [0.05, 0.5, 0.95])
         low, middle, high = (f"{float(f'{x:.2g}'):,g}" for x in values)

@@ -2,6 +2,7 @@
 
 import anndata
 import numpy as np
+import pytest
 from vae_cells import annotated, fit
 
 import nbln
@@ -9,6 +10,7 @@ import nbln
 N_CELLS, N_GENES = 100, 12
 
 
+@pytest.mark.slow
 def test_it_reconstructs_at_least_as_well_as_with_a_prior():
     adata = annotated()
     config = nbln.VAEConfig(n_epochs=40, n_hidden=8, learning_rate=1e-2, weight_decay=0.0)

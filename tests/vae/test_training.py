@@ -16,8 +16,9 @@ from nbln.data.design import Design
 from nbln.inference.checkpoint import Checkpoint
 from nbln.vae import engine
 from nbln.vae.cells import Cells, batches
-from nbln.vae.engine import Pools, VAEConfig
+from nbln.vae.config import VAEConfig
 from nbln.vae.objective import EvidenceBound
+from nbln.vae.pools import Pools
 
 N_CELLS = 77  # no multiple of any batch or run here
 
@@ -34,14 +35,14 @@ def adata():
 @pytest.fixture
 def short_runs(monkeypatch):
     """Files of these few cells are read in parts too."""
-    monkeypatch.setattr(engine, "RUN", 16)
+    monkeypatch.setattr("nbln.vae.pools.RUN", 16)
 
 
 @pytest.fixture(params=["resident", "streamed", "on disk"])
 def cells(request, adata, tmp_path, monkeypatch):
     given = adata
     if request.param != "resident":
-        monkeypatch.setattr(engine, "RUN", 16)
+        monkeypatch.setattr("nbln.vae.pools.RUN", 16)
     if request.param == "on disk":
         adata.write_h5ad(tmp_path / "cells.h5ad")
         given = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
@@ -232,11 +233,12 @@ def test_a_kept_checkpoint_ends_the_same_call_at_once(adata, tmp_path, monkeypat
 
 
 def test_what_the_number_of_cells_decides():
-    few, many, very = (VAEConfig().of(n) for n in (100, 10_000, 1_000_000))
+    few, many, very = (VAEConfig().of(n, False) for n in (100, 10_000, 1_000_000))
     assert (few.n_epochs, few.validation_share, few.weight_decay) == (120, 0.0, 20.0)
     assert (many.n_epochs, many.validation_share, many.weight_decay) == (60, 0.1, 0.2)
     assert very.n_epochs == 10
-    given = nbln.VAEConfig(n_epochs=5, weight_decay=0.0, validation_share=0.2).of(100)
+    assert VAEConfig().of(100, True).learning_rate < few.learning_rate
+    given = nbln.VAEConfig(n_epochs=5, weight_decay=0.0, validation_share=0.2).of(100, False)
     assert (given.n_epochs, given.weight_decay, given.validation_share) == (5, 0.0, 0.2)
 
 

@@ -114,7 +114,7 @@ QUESTIONS = {
     "number": (lambda r, a: r.differential_expression(idx1=[99]), r"idx1\).*from 0 to 59"),
     "mode": (lambda r, a: r.differential_expression(idx1=[1], mode="lfc"), "choose one of change"),
     "itself": (
-        lambda r, a: r.differential_expression("label", "b", "b", adata=a), "share cells",
+        lambda r, a: r.differential_expression("label", "b", "b", adata=a), "group1 itself",
     ),
 }  # fmt: skip
 

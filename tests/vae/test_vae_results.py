@@ -23,7 +23,12 @@ def adata():
     return annotated()
 
 
-@pytest.mark.parametrize("case", CASES)
+FAST = ("nb", "zinb, theta of each cell")
+
+
+@pytest.mark.parametrize(
+    "case", [c if c in FAST else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
+)
 def test_a_fit_answers(case, adata, tmp_path):
     arguments = CASES[case]
     result = fit(adata, **arguments)
@@ -62,7 +67,7 @@ def test_a_fit_answers(case, adata, tmp_path):
     np.testing.assert_array_equal(loaded.score(adata), score)
 
 
-@pytest.mark.parametrize("decoder", ["mlp", "linear"])
+@pytest.mark.parametrize("decoder", ["mlp", pytest.param("linear", marks=pytest.mark.slow)])
 def test_loadings_of_a_fit_to_start_from(decoder, adata):
     first = nbln.fit(adata, latent_dim=2, informative_priors_from=False, n_steps=20, progress=False)
     result = fit(adata, start=first, decoder=decoder)
