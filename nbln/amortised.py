@@ -90,7 +90,7 @@ class VAEPlan(Plan):
             latent_dim=arguments["latent_dim"],
             kind=Kind(**words),
             batch_key=_column("batch_key", arguments["batch_key"]),
-            labels_key=_labels(arguments["labels_key"], words["dispersion"]),
+            labels_key=_labels(arguments["labels_key"], words, arguments["batch_key"]),
             covariates=_covariates(arguments["covariates"], arguments["batch_key"]),
             start=_start(arguments["start"]),
             config=config,
@@ -189,8 +189,13 @@ def _column(argument: str, value: Any) -> str | None:
     return value
 
 
-def _labels(value: Any, dispersion: str) -> str | None:
+def _labels(value: Any, words: dict[str, str], batch_key: str | None) -> str | None:
     """The column of labels, which only a dispersion by label uses."""
+    dispersion = words["dispersion"]
+    if words["gene_likelihood"] == "poisson" and dispersion != "gene":
+        raise ValueError(f"fit(dispersion={dispersion!r}): Poisson counts have no dispersion")
+    if dispersion == "gene-batch" and batch_key is None:
+        raise ValueError("fit(dispersion='gene-batch'): name the column of batches with batch_key=")
     needs = dispersion == "gene-label"
     if needs and value is None:
         raise ValueError("fit(dispersion='gene-label'): name the column of labels with labels_key=")
@@ -209,8 +214,10 @@ def _covariates(value: Any, batch_key: str | None) -> tuple[str, ...]:
             f"fit(covariates={value!r}): expected a list of names of columns of adata.obs"
         )
     names = tuple(_column("covariates", one) for one in value)
+    if None in names:
+        raise TypeError(f"fit(covariates={list(value)!r}): each is the name of a column")
     for one in names:
-        if one is None or names.count(one) > 1 or one == batch_key:
+        if names.count(one) > 1 or one == batch_key:
             raise ValueError(f"fit(covariates={list(value)!r}): {one!r} is given twice")
     return tuple(one for one in names if one is not None)
 

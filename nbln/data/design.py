@@ -60,11 +60,14 @@ class Numbers:
     def of(cls, obs: pd.DataFrame, column: str) -> "Numbers":
         """By mean and standard deviation; a constant column is only centred."""
         values = obs[column].to_numpy(np.float64)
-        return cls(column, float(values.mean()), float(values.std()) or 1.0)
+        if np.ptp(values) == 0:  # whose standard deviation is rounding
+            return cls(column, float(values[0]), 1.0)
+        return cls(column, float(values.mean()), float(values.std()))
 
     def values(self, obs: pd.DataFrame) -> Float[np.ndarray, " cell"]:
         """(cell,) standardised values."""
-        return (obs[self.column].to_numpy(np.float64) - self.mean) / self.sd
+        values = (obs[self.column].to_numpy(np.float64) - self.mean) / self.sd
+        return values.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -123,13 +126,14 @@ class Design:
 
     def matrix(self, obs: pd.DataFrame, caller: str) -> Float[np.ndarray, "cell column"]:
         """Batches and covariates: 0 or 1 for each category, standardised numbers."""
-        parts = [np.zeros((len(obs), 0))]
+        parts = [np.zeros((len(obs), 0), np.float32)]
         for part in (self.batch, *self.covariates):
             if isinstance(part, Categories):
-                parts.append(np.eye(len(part.levels))[part.codes(obs, caller)])
+                one_hot = np.eye(len(part.levels), dtype=np.float32)
+                parts.append(one_hot[part.codes(obs, caller)])
             elif part is not None:
                 parts.append(part.values(obs)[:, None])
-        return np.concatenate(parts, axis=1).astype(np.float32)
+        return np.concatenate(parts, axis=1)
 
     def plain(self) -> dict[str, Any]:
         """As plain values, which a file can hold."""

@@ -34,6 +34,8 @@ class Fitted:
         Wall-clock time by stage.
     columns
         Columns of ``adata.obs`` that the model was told of.
+    by_name
+        Whether the genes are those of an earlier fit, whatever the data hold.
     counts
         The data themselves while the result is live; None after loading.
     """
@@ -48,6 +50,7 @@ class Fitted:
     settings: dict[str, Any]
     seconds: dict[str, float]
     columns: tuple[str, ...] = ()
+    by_name: bool = False
     counts: Counts | None = field(default=None, repr=False)
 
     @classmethod
@@ -58,6 +61,7 @@ class Fitted:
         gene_coverage: float | None,
         settings: dict[str, Any],
         seconds: dict[str, float],
+        by_name: bool = False,
     ) -> "Fitted":
         """What a fit of these counts has to remember."""
         return cls(
@@ -71,6 +75,7 @@ class Fitted:
             settings,
             seconds,
             tuple(counts.obs.columns),
+            by_name,
             counts,
         )
 
@@ -132,19 +137,18 @@ class Fitted:
                 )
             self.counts.check_unchanged()
             return self.counts
-        counts = (
-            adata
-            if isinstance(adata, Counts)
-            else Counts.from_anndata(
-                adata,
-                layer=self.layer,
-                gene_coverage=self.gene_coverage,
-                columns=self.columns,
-            )
-        )
+        counts = adata if isinstance(adata, Counts) else self._read(adata)
         if counts.fingerprint != self.fingerprint:
             raise ValueError(f"counts=: not the data of this fit: {self._difference(counts)}")
         return counts
+
+    def _read(self, adata) -> Counts:
+        """Counts of these data, as they were read for the fit."""
+        if self.by_name:
+            return self.matched(adata, None, "fit")
+        return Counts.from_anndata(
+            adata, layer=self.layer, gene_coverage=self.gene_coverage, columns=self.columns
+        )
 
     def matched(self, adata, layer: str | None, caller: str) -> Counts:
         """The counts of any cells, of exactly the genes of the fit; `caller` is for messages.

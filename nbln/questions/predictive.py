@@ -174,4 +174,6 @@ def _relative(x):
 def _anchored(x, channel: Channel, library_size, rng):
     """Counts of each cell's own total, shared out in proportion to rates."""
     rates = channel.rates(rng, _relative(x)).astype(np.float64)
+    # A cell has counts, so not all of its genes are structural zeros.
+    rates = np.where(rates.sum(axis=1, keepdims=True) > 0, rates, np.exp(_relative(x)))
     return rng.multinomial(library_size.astype(int), rates / rates.sum(axis=1, keepdims=True))

@@ -55,6 +55,7 @@ def of_fitted(fitted: Fitted) -> xr.Dataset:
         "settings": fitted.settings,
         "seconds": fitted.seconds,
         "columns": list(fitted.columns),
+        "by_name": fitted.by_name,
     }
     labels = {
         "cell_names": ((names.CELL,), fitted.cell_names.astype(object)),
@@ -78,6 +79,7 @@ def to_fitted(dataset: xr.Dataset) -> Fitted:
         plain["settings"],
         plain["seconds"],
         tuple(plain.get("columns", ())),
+        plain.get("by_name", False),
     )
 
 

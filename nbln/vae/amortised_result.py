@@ -120,7 +120,7 @@ class AmortisedResult(Result):
         return story.summary(self, None if counts is None else self._cells(counts), seed)
 
     def _outliers(self, counts):
-        mean, variance = decoded.rate_spread(self.network, self._cells(counts))
+        mean, variance = predictive.rate_spread(self.network, self.known, self.latents)
         theta = self._theta
         channel = NegativeBinomial(jnp.log(jnp.asarray(theta)))
         # A gene's log share over cells as a Gaussian, without factors.
@@ -168,7 +168,7 @@ class AmortisedResult(Result):
         return predictive.log_likelihood(self.network, Cells(data, self.known), posterior)
 
     def get_count_moments(self):
-        return decoded.moments(self.network, self._cells())
+        return predictive.moments(self.network, self.known, self.latents)
 
     @property
     def predicts_depth(self):
@@ -192,7 +192,7 @@ class AmortisedResult(Result):
 
     def write_to(self, adata, key_added: str = "nbln") -> None:
         """Write factors, library sizes and dispersions into `adata`: obsm, obs, var and uns."""
-        notes = {"best_epoch": int(self.best), "stopped": bool(self.stopped)}
+        notes = {"best_epoch": int(self.best) + 1, "stopped": bool(self.stopped)}
         genes = {names.DISPERSION: self._theta}
         eta = -self.latents.library_mean
         export.write(adata, key_added, self.fitted, genes, eta, notes, factors=self.latents.z_mean)

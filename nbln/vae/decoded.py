@@ -109,23 +109,26 @@ def expression(
 def _expression(model: SCVI, batch: Batch, key: Array, genes: Array, scale: str, n_samples: int):
     z, log_library = drawn_from(model, batch)
 
-    def one(key):
-        first, second = jax.random.split(key)
-        at = z.mean if n_samples == 1 else z.draw(first)
-        depth = log_library.mean if n_samples == 1 else log_library.draw(second)
+    def located(at, depth):
         f = model.decode(at, depth, batch)[0][:, genes]
         if scale == LOG_RATE:
             return f
         return jnp.exp(f - depth[:, None]) if scale == SHARE else jnp.exp(f)
 
+    centre = located(z.mean, log_library.mean)
+    if n_samples == 1:
+        return centre, jnp.zeros_like(centre)
+
     def add(sums, key):
-        x = one(key)
+        first, second = jax.random.split(key)
+        # About the centre, since squares of the values themselves leave no digits to the spread.
+        x = located(z.draw(first), log_library.draw(second)) - centre
         return (sums[0] + x, sums[1] + x**2), None
 
-    zero = jnp.zeros((batch.counts.shape[0], genes.shape[0]))
+    zero = jnp.zeros_like(centre)
     (first, second), _ = lax.scan(add, (zero, zero), jax.random.split(key, n_samples))
-    mean = first / n_samples
-    return mean, jnp.sqrt(jnp.maximum(second / n_samples - mean**2, 0))
+    shift = first / n_samples
+    return centre + shift, jnp.sqrt(jnp.maximum(second / n_samples - shift**2, 0))
 
 
 def drawn_from(model: SCVI, batch: Batch) -> tuple[Gaussian, Gaussian]:
@@ -159,36 +162,3 @@ def decoded(model: SCVI, z: Array, log_library: Array, batch: Batch) -> tuple[Ar
     """Log-rates of cells at z, and the distribution of counts given them."""
     f, bound, _ = model.decode(z, log_library, batch)
     return f, bound
-
-
-def moments(model: SCVI, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of each gene's counts in these cells, by the model at the encoder's mean.
-
-    The law of total variance over cells: the mean of what counting adds, and the variance of rates.
-    """
-    n = cells.counts.n_cells
-    first, second, within = np.zeros((3, cells.counts.n_genes))
-    for block, batch in cells.blocks():
-        z, log_library = drawn_from(model, batch)
-        f, bound = decoded(model, z.mean, log_library.mean, batch)
-        f = np.asarray(f, np.float64)
-        kept = slice(0, block.stop - block.start)
-        mean = np.asarray(getattr(bound, "mean", np.exp)(f))[kept]
-        first = first + mean.sum(axis=0)
-        second = second + (mean**2).sum(axis=0)
-        within = within + np.asarray(bound.variance(f))[kept].sum(axis=0)
-    mean = first / n
-    return mean, within / n + second / n - mean**2
-
-
-def rate_spread(model: SCVI, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of each gene's log share over cells, at the encoder's mean."""
-    genes = np.arange(cells.counts.n_genes)
-    first, second = np.zeros((2, cells.counts.n_genes))
-    for block, batch in cells.blocks():
-        f, _ = _expression(model, batch, jax.random.key(0), jnp.asarray(genes), LOG_RATE, 1)
-        f = np.asarray(f, np.float64)[: block.stop - block.start]
-        share = f - cells.known.log_library[block][:, None]
-        first, second = first + share.sum(axis=0), second + (share**2).sum(axis=0)
-    mean = first / cells.counts.n_cells
-    return mean, np.maximum(second / cells.counts.n_cells - mean**2, 0)

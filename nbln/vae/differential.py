@@ -70,9 +70,23 @@ def in_batches(
     argument = f"{caller}(transform_batch"
     if design.batch is None:
         raise ValueError(f"{argument}={batch!r}): the fit was told of no batches (batch_key=)")
-    wanted = [batch] if isinstance(batch, str) else list(batch)
+    wanted = _listed(batch, argument)
     levels = list(design.batch.levels)
     return [_moved(design, cells, levels.index(choose(argument, one, levels))) for one in wanted]
+
+
+def _listed(names: Any, argument: str) -> list[str]:
+    """One name or several.
+
+    Raises
+    ------
+    ValueError
+        Neither, or none.
+    """
+    listed = [names] if isinstance(names, str) else names
+    if not isinstance(listed, Sequence | np.ndarray) or not len(listed):
+        raise ValueError(f"{argument}={names!r}): expected a name, or a list of names")
+    return list(listed)
 
 
 def _moved(design: Design, cells: Cells, code: int) -> Cells:
@@ -98,6 +112,8 @@ def groups(adata: Any, n_cells: int, groupby, group1, group2, idx1, idx2) -> lis
     call = "differential_expression"
     if (groupby is None) == (idx1 is None):
         raise ValueError(f"{call}: give groupby= (a column of adata.obs), or idx1=")
+    if (idx2 if groupby is not None else group1 or group2) is not None:
+        raise ValueError(f"{call}: group1= and group2= go with groupby=, idx2= with idx1=")
     if groupby is None:
         first = _mask(idx1, n_cells, f"{call}(idx1")
         second = ~first if idx2 is None else _mask(idx2, n_cells, f"{call}(idx2")
@@ -107,7 +123,9 @@ def groups(adata: Any, n_cells: int, groupby, group1, group2, idx1, idx2) -> lis
     labels = read_columns(adata, [groupby], call)[groupby].astype(str).to_numpy()
     levels = sorted(set(labels))
     others = [level for level in levels if level != group2]
-    wanted = others if group1 is None else [group1] if isinstance(group1, str) else list(group1)
+    wanted = others if group1 is None else _listed(group1, f"{call}(group1")
+    if not wanted:
+        raise ValueError(f"{call}(groupby={groupby!r}): needs two groups; it has {levels}")
     for argument, names in (("group1", wanted), ("group2", [] if group2 is None else [group2])):
         for level in names:
             choose(f"{call}({argument}", level, levels)
@@ -224,6 +242,11 @@ def _shares(model, design: Design, cells: Cells, own, corrected: bool, rng) -> l
 
     Where `corrected`, the mean over batches of what they would be in each.
     """
+    if corrected and design.batch is None:
+        raise ValueError(
+            "differential_expression(batch_correction=True): the fit was told of no batches "
+            "(batch_key=)"
+        )
     levels = design.batch.levels if corrected and design.batch is not None else None
     moved = in_batches(design, cells, levels, "differential_expression")
     size = block_cells(len(own), cells.counts.n_genes)

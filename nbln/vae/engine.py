@@ -79,7 +79,9 @@ def fit_vae(
     """
     began = time.perf_counter()
     config = config.of(cells.counts.n_cells, from_fit=False)
-    stage = saver.stage("vae", cells.counts.fingerprint, model, objective, config, seed)
+    # Cells on disk are seen in another order.
+    data = cells.counts.fingerprint, cells.counts.on_disk
+    stage = saver.stage("vae", *data, model, objective, config, seed)
     held_out, train = split(cells.counts.n_cells, config, seed)
     pools = Pools(cells, train, config, seed)
     judge = Judge(cells, held_out)

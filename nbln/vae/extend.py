@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool
 
 from nbln.data.design import Categories, Design
 from nbln.vae.likelihoods import PerCell, PerGroup, ZeroInflatedCounts
-from nbln.vae.objective import EvidenceBound
+from nbln.vae.objective import EvidenceBound, Reconstruction
 from nbln.vae.scvi import SCVI, Architecture, Gaussian
 
 
@@ -23,6 +23,7 @@ class NewBatches(EvidenceBound):
 
     new: tuple[Bool[Array, "..."], ...]  # of each of `_places`
     of: Architecture = eqx.field(static=True)
+    drawn: bool = eqx.field(static=True)  # whether z is, as it is not in an auto-encoder
 
     def terms(self, model, batch, key, training):
         del training  # normalisation is that of the reference: running moments, no dropout
@@ -30,7 +31,8 @@ class NewBatches(EvidenceBound):
         pairs = zip(self.new, _places(model, self.of), _places(held, self.of), strict=True)
         free = [jnp.where(new, own, still) for new, own, still in pairs]
         model = eqx.tree_at(lambda m: _places(m, self.of), held, free)
-        return super().terms(model, batch, key, False)
+        whole = EvidenceBound() if self.drawn else Reconstruction()
+        return whole.terms(model, batch, key, False)
 
 
 def extended_design(design: Design, batches: np.ndarray) -> Design:

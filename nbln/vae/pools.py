@@ -27,8 +27,8 @@ class Pools:
             part = max(config.resident_bytes // 8, row_bytes * max(RUN, config.batch_size))
             # Runs are as long as each other: a short last one could be a pool of its own.
             self._n_runs = -(-counts.n_cells // RUN)
-            self._run = -(-counts.n_cells // self._n_runs)
-            self._n_runs = -(-counts.n_cells // self._run)
+            self._edges = np.linspace(0, counts.n_cells, self._n_runs + 1).astype(int)
+            self._run = int(np.diff(self._edges).max())
             self._n_pools = min(self._n_runs, -(-row_bytes * counts.n_cells // part))
             self._pool_cells = -(-self._n_runs // self._n_pools) * self._run
             self._sees = np.zeros(counts.n_cells, bool)
@@ -57,8 +57,8 @@ class Pools:
 
     def _pool(self, runs: np.ndarray, rng: np.random.Generator) -> tuple[Resident, Array]:
         """Cells of some runs, in random order; all pools have one shape."""
-        cells, most, size = self._cells, self._pool_cells, self._run
-        parts = [np.arange(run * size, min((run + 1) * size, len(self._sees))) for run in runs]
+        cells, most, edges = self._cells, self._pool_cells, self._edges
+        parts = [np.arange(edges[run], edges[run + 1]) for run in runs]
         index = np.concatenate(parts)
         rows = np.zeros((most, cells.counts.n_genes), np.float32)
         place = 0

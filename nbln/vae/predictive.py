@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from nbln.data.slices import slices
 from nbln.questions.predictive import MARGINAL, PER_CELL, Sampler, block_cells
 from nbln.vae.cells import Cells, Known
 from nbln.vae.decoded import Latents, decoded
@@ -54,6 +55,43 @@ def _rates(model: SCVI, known: Known, index, z, depth, size: int):
     # What has a row for each cell loses its padding too.
     bound = jax.tree.map(lambda x: x[:n] if jnp.ndim(x) == 2 else x, bound)
     return np.asarray(f)[:n], bound
+
+
+def _located(model: SCVI, known: Known, latents: Latents):
+    """Log-rates of all cells at the encoder's means, their depth, the distribution of counts."""
+    n_cells = len(latents.library_mean)
+    size = block_cells(1, n_cells, model.n_genes)
+    for block in slices(n_cells, size):
+        index, depth = np.arange(n_cells)[block], latents.library_mean[block]
+        f, bound = _rates(model, known, index, latents.z_mean[block], depth, size)
+        yield f.astype(np.float64), depth[:, None], bound
+
+
+def moments(model: SCVI, known: Known, latents: Latents) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of each gene's counts in these cells, by the model at the encoder's mean.
+
+    The law of total variance over cells: the mean of what counting adds, and the variance of rates.
+    """
+    n = len(latents.library_mean)
+    first, second, within = np.zeros((3, model.n_genes))
+    for f, _, bound in _located(model, known, latents):
+        mean = np.asarray(getattr(bound, "mean", np.exp)(f))
+        first += mean.sum(axis=0)
+        second += (mean**2).sum(axis=0)
+        within += np.asarray(bound.variance(f)).sum(axis=0)
+    mean = first / n
+    return mean, within / n + second / n - mean**2
+
+
+def rate_spread(model: SCVI, known: Known, latents: Latents) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of each gene's log share over cells, at the encoder's mean."""
+    n = len(latents.library_mean)
+    first, second = np.zeros((2, model.n_genes))
+    for f, depth, _ in _located(model, known, latents):
+        first += (f - depth).sum(axis=0)
+        second += ((f - depth) ** 2).sum(axis=0)
+    mean = first / n
+    return mean, np.maximum(second / n - mean**2, 0)
 
 
 def log_likelihood(model: SCVI, cells: Cells, posterior: xr.Dataset) -> np.ndarray:

@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from nbln.linalg import small
-from nbln.vae.scvi import SCVI, Batch, Gaussian
+from nbln.vae.scvi import SCVI, Batch
 
 STEPS = 12  # from the encoder's mean no more were needed on PBMC: the evidence moved by < 0.01 nats
 # Levenberg's damping: more where a step fails, less where it holds.
@@ -90,7 +90,7 @@ def laplace(model: SCVI, batch: Batch, n_steps: int = STEPS) -> Latent:
         x, value, damping = carry
         gradient, curvature = _normal_equations(model, batch, x)
         diagonal = jnp.einsum("iic->ic", curvature)
-        damped = curvature + jnp.eye(len(curvature))[:, :, None] * damping * diagonal
+        damped = curvature + jnp.eye(len(curvature), dtype=x.dtype)[:, :, None] * damping * diagonal
         move = small.multiply(small.inverse_and_log_det(damped)[0], gradient).T
         length = jnp.sqrt(jnp.sum(move**2, axis=1, keepdims=True))
         tried = x + move * jnp.minimum(1.0, LARGEST_STEP / jnp.maximum(length, 1e-12))
@@ -108,8 +108,3 @@ def laplace(model: SCVI, batch: Batch, n_steps: int = STEPS) -> Latent:
     decrement = jnp.sum(gradient * small.multiply(covariance, gradient), axis=0)
     norm = jnp.sqrt(jnp.maximum(decrement, 0))
     return Latent(x, small.cholesky(covariance), -log_det, value, norm)
-
-
-def encoded(model: SCVI, batch: Batch) -> Gaussian:
-    """z of cells as the encoder says."""
-    return model.encoder(batch.counts)[0]

@@ -307,30 +307,33 @@ class VAEResult(AmortisedResult):
             raise ValueError("extend(adata): the fit was told of no batches (batch_key=)")
         counts = self.fitted.matched(adata, layer, "extend")
         column = self.design.batch.column
-        design = extend.extended_design(self.design, counts.obs[column].to_numpy())
+        design = extend.extended_design(self.design, counts.obs[column].astype(str).to_numpy())
         cells = Cells.of(counts, design, "extend")
         n_old, n_new = self.design.n_batches, design.n_batches - self.design.n_batches
         network, of, history = self.network, self.architecture, self.epochs
+        settings, seconds = self.fitted.settings, self.fitted.seconds
         if n_new:
             prior = library_prior(cells.known, design.n_batches, n_old)
             network, new = extend.extended(network, of, prior)
             asked = VAEConfig() if vae is None else vae
             config = dataclasses.replace(asked, weight_decay=0.0, validation_share=0.0)
-            objective = extend.NewBatches(new, of)
+            objective = extend.NewBatches(new, of, self.has_prior)
             fit = fit_vae(network, objective, cells, config, seed, progress)
             network, history = fit.model, fit.history
+            settings, seconds = settings | {"seed": seed}, fit.seconds
             of = extend.extended_architecture(of, n_new)
-        fitted = self.fitted
         return dataclasses.replace(
             self,
-            fitted=Fitted.of(counts, layer or fitted.layer, None, fitted.settings, fitted.seconds),
+            fitted=Fitted.of(
+                counts, layer or self.fitted.layer, None, settings, seconds, by_name=True
+            ),
             network=network,
             architecture=of,
             design=design,
             known=cells.known,
             latents=decoded.latents(network, cells),
             epochs=history,
-            best=len(history.elbo_train) - 1,
+            best=len(history.elbo_train) - 1 if n_new else self.best,
             held_out=np.zeros(0, int),
             stopped=False,
         )

@@ -10,6 +10,7 @@ NO_WHOLE = [0, -1, 2.5, "2", True, NAN, INF, [2], np.float32(2), {}]
 NO_TEXT = [3, 2.5, True, ["nbln"], {"nbln"}, b"nbln", "", "nbln ", "NBLN"]
 
 # keyword: (error, message, values, other arguments)
+SCVI = {"model": "scvi"}
 WRONG = {
     "model": (ValueError, r"fit\(model=.*unknown model", [*NO_TEXT, None, {}], {}),
     "inference_method": (
@@ -133,6 +134,24 @@ WRONG = {
     ),
     "svi": (TypeError, r"fit\(svi=\).*SVIConfig", [3, {}, "x", True, []], {}),
     "laplace": (TypeError, r"fit\(laplace=\).*LaplaceConfig", [3, {}, "x", True, []], {}),
+    "vae": (TypeError, r"fit\(vae=\).*VAEConfig", [3, {}, "x", True, []], SCVI),
+    "batch_key": (TypeError, r"fit\(batch_key=.*name of a column", [3, {}, True, ["a"]], SCVI),
+    "batch_key that is no column": (KeyError, "no column", ["nowhere", ""], SCVI),
+    "batch_key of nbln": (ValueError, r"fit\(batch_key=.*does not use", ["batch"], {}),
+    "covariates": (TypeError, r"fit\(covariates=", [3, "age", {}, [3], [None]], SCVI),
+    "labels_key": (ValueError, r"fit\(labels_key=.*gene-label", ["label", 3, True], SCVI),
+    "gene_likelihood": (ValueError, r"fit\(gene_likelihood=.*choose", [3, None, "normal"], SCVI),
+    "dispersion": (ValueError, r"fit\(dispersion=.*choose", [3, None, "cell"], SCVI),
+    "dispersion by what is not told": (
+        ValueError,
+        r"fit\(dispersion=.*name the column",
+        ["gene-batch", "gene-label"],
+        SCVI,
+    ),
+    "decoder": (ValueError, r"fit\(decoder=.*choose", [3, None, "deep"], SCVI),
+    "library": (ValueError, r"fit\(library=.*choose", [3, None, "fixed"], SCVI),
+    "start": (TypeError, r"fit\(start=\).*moments", [3, None, {}, True], SCVI),
+    "start by another word": (ValueError, r"fit\(start=.*choose", ["random"], SCVI),
 }
 # Names that are no keyword, and what they are taken for.
 UNKNOWN = {

@@ -20,7 +20,9 @@ def adata():
     return annotated()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [c if c == "mlp" else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
+)
 def test_a_new_batch(case, adata, tmp_path):
     reference = fit(adata, batch_key="batch", covariates=["age"], **CASES[case])
     query = adata[:40].copy()

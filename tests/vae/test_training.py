@@ -121,6 +121,7 @@ def test_a_seed_decides_the_numbers(adata):
     assert not np.allclose(first.get_latent(), other.get_latent())
 
 
+@pytest.mark.slow
 def test_a_streamed_fit_learns_the_same(adata, short_runs, tmp_path):
     settings = dict(n_epochs=25, learning_rate=3e-2, n_hidden=8, batch_size=16, weight_decay=0.0)
     adata.write_h5ad(tmp_path / "cells.h5ad")

@@ -67,6 +67,7 @@ def test_a_cell_without_a_batch(adata):
         fit(given, covariates=["age"])
 
 
+@pytest.mark.slow
 def test_a_batch_of_one_cell_is_one(adata):
     given = adata.copy()
     given.obs["batch"] = ["alone"] + ["rest"] * 59

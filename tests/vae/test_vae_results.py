@@ -67,7 +67,8 @@ def test_a_fit_answers(case, adata, tmp_path):
     np.testing.assert_array_equal(loaded.score(adata), score)
 
 
-@pytest.mark.parametrize("decoder", ["mlp", pytest.param("linear", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", ["mlp", "linear"])
 def test_loadings_of_a_fit_to_start_from(decoder, adata):
     first = nbln.fit(adata, latent_dim=2, informative_priors_from=False, n_steps=20, progress=False)
     result = fit(adata, start=first, decoder=decoder)
