@@ -58,7 +58,7 @@ class Pools:
     def _pool(self, runs: np.ndarray, rng: np.random.Generator) -> tuple[Resident, Array]:
         """Cells of some runs, in random order; all pools have one shape."""
         cells, most, edges = self._cells, self._pool_cells, self._edges
-        parts = [np.arange(edges[run], edges[run + 1]) for run in runs]
+        parts = [np.arange(int(edges[run]), int(edges[run + 1])) for run in runs]
         index = np.concatenate(parts)
         rows = np.zeros((most, cells.counts.n_genes), np.float32)
         place = 0
