@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from nbln.arguments import check_settings, choose, one_of
+from nbln.arguments import choose, one_of
 from nbln.data.counts import Counts
 from nbln.data.design import Design
 from nbln.inference.checkpoint import OFF
-from nbln.plan import PLANS, Plan
+from nbln.plan import PLANS, Plan, engine_settings
 from nbln.results.laplace import LaplaceResult
+from nbln.vae import config as config_rules
 from nbln.vae import decoded, start
 from nbln.vae.cells import Cells, library_prior
 from nbln.vae.config import VAEConfig
@@ -41,9 +42,6 @@ class Kind:
     decoder: str
     library: str
 
-    def __post_init__(self):
-        check_settings(self, RULES)
-
 
 RULES = {
     "gene_likelihood": one_of(LIKELIHOODS),
@@ -59,7 +57,6 @@ class VAEPlan(Plan):
 
     engine: ClassVar[str] = "vae"
     title: ClassVar[str] = "VAE"
-    draws: ClassVar[bool] = True  # whether training has use for the encoder's variance
     uses: ClassVar[tuple[str, ...]] = (
         "latent_dim", "batch_key", "covariates", "labels_key", "gene_likelihood", "dispersion",
         "decoder", "library", "start", "vae",
@@ -82,9 +79,7 @@ class VAEPlan(Plan):
         words = {name: arguments[name] for name in RULES}
         for name, rule in RULES.items():
             rule(f"fit({name}", words[name])
-        config = arguments["vae"] if arguments["vae"] is not None else VAEConfig()
-        if not isinstance(config, VAEConfig):
-            raise TypeError(f"fit(vae=): expected nbln.VAEConfig(...), got {type(config).__name__}")
+        config = engine_settings(arguments, "vae", VAEConfig, config_rules.RULES, ())
         return cls(
             **cls._common(row, arguments),
             latent_dim=arguments["latent_dim"],
@@ -120,9 +115,9 @@ class VAEPlan(Plan):
         if self.start is not None:
             known = fit_vae(model, EncoderBound(), cells, config.approach, self.seed)
             model = known.model
-        if not self.draws:
-            model = start.without_draws(model)
         objective = OBJECTIVES[self.engine]()
+        if not objective.has_prior:
+            model = start.without_draws(model)
         fit = fit_vae(model, objective, cells, config, self.seed, self.progress, saver)
         found = decoded.latents(fit.model, cells)
         settings = {"latent_dim": of.latent_dim, **vars(self.kind), "batch_key": self.batch_key}
@@ -174,7 +169,6 @@ class AEPlan(VAEPlan):
 
     engine: ClassVar[str] = "ae"
     title: ClassVar[str] = "AE"
-    draws: ClassVar[bool] = False
 
 
 PLANS.update({plan.engine: plan for plan in (VAEPlan, AEPlan)})

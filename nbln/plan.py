@@ -124,7 +124,7 @@ class SVIPlan(Plan):
         given = arguments["parameterization"]
         ways = row.parameterizations
         way = next(iter(ways)) if given is None else choose("fit(parameterization", given, ways)
-        config = _settings(
+        config = engine_settings(
             arguments, "svi", SVIConfig, svi_engine.RULES, ("n_steps", "batch_size", "tol")
         )
         return cls(**cls._common(row, arguments), parameterization=way, config=config)
@@ -192,7 +192,7 @@ class LaplacePlan(Plan):
     @classmethod
     def of(cls, row, arguments):
         common = cls._common(row, arguments)
-        config = _settings(
+        config = engine_settings(
             arguments, "laplace", LaplaceConfig, laplace_engine.RULES, ("n_steps", "tol")
         )
         cascade = options.use_of_source(row, arguments)
@@ -214,7 +214,7 @@ class LaplacePlan(Plan):
             )
         if not first_stage:
             return plan
-        svi = _settings(arguments, "svi", SVIConfig, svi_engine.RULES, ())
+        svi = engine_settings(arguments, "svi", SVIConfig, svi_engine.RULES, ())
         starting = replace(cascade, tau=np.inf, freeze=(names.ETA,))
         return replace(plan, source=SVIPlan.source_of(plan, svi), cascade=starting)
 
@@ -375,7 +375,7 @@ def _engine(row: Row, inference_method: Any) -> str:
     return inference_method
 
 
-def _settings(arguments: Arguments, keyword: str, kind, rules, overrides: tuple[str, ...]):
+def engine_settings(arguments: Arguments, keyword: str, kind, rules, overrides: tuple[str, ...]):
     """An engine's settings: defaults or those given, with the direct keywords on top."""
     given = kind() if arguments[keyword] is None else arguments[keyword]
     if not isinstance(given, kind):

@@ -1,7 +1,7 @@
 """Cells as batches of the model: from counts, in memory or on disk, and the design."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,20 +59,23 @@ class Cells(NamedTuple):
     def batch(self, index: slice | np.ndarray, size: int | None = None) -> Batch:
         """Some cells, padded to `size` by copies of the first."""
         rows = self.counts.rows(index)
-        missing = 0 if size is None else size - len(rows)
-        weight = np.concatenate([np.ones(len(rows)), np.zeros(missing)]).astype(np.float32)
-
-        def padded(x):
-            return jnp.asarray(np.concatenate([x, np.repeat(x[:1], missing, axis=0)]))
-
-        known = jax.tree.map(padded, self.known.take(index))
-        return known.batch(padded(rows), jnp.asarray(weight))
+        size = len(rows) if size is None else size
+        weight = (np.arange(size) < len(rows)).astype(np.float32)
+        rows, known = padded((rows, self.known.take(index)), size)
+        return known.batch(rows, jnp.asarray(weight))
 
     def blocks(self) -> Iterator[tuple[slice, Batch]]:
         """All cells in order, in blocks of one shape."""
         size = block_cells(self.counts.n_cells, self.counts.n_genes)
         for block in slices(self.counts.n_cells, size):
             yield block, self.batch(block, size)
+
+
+def padded(tree: Any, size: int) -> Any:
+    """Arrays of cells on the device, with copies of the first cell up to `size`."""
+    return jax.tree.map(
+        lambda x: jnp.asarray(np.concatenate([x, np.repeat(x[:1], size - len(x), axis=0)])), tree
+    )
 
 
 def block_cells(n_cells: int, n_genes: int) -> int:

@@ -9,14 +9,15 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from nbln.posterior.cells import over_blocks
+from nbln.questions.denoised import SCALES
 from nbln.vae import refine
 from nbln.vae.cells import Cells
 from nbln.vae.likelihoods import Bound
 from nbln.vae.objective import EvidenceBound, Terms
 from nbln.vae.scvi import SCVI, Batch, Gaussian
 
-SHARE, RATE, LOG_RATE = "composition", "rate", "log_rate"
-SCALES = (RATE, LOG_RATE, SHARE)
+RATE, LOG_RATE, SHARE = SCALES
 
 
 class Latents(NamedTuple):
@@ -31,7 +32,7 @@ class Latents(NamedTuple):
 
 def latents(model: SCVI, cells: Cells) -> Latents:
     """Of all cells, block by block."""
-    return Latents(*over(cells, lambda batch, key: _encoded(model, batch)))
+    return Latents(*over_blocks(lambda key, batch: _encoded(model, batch), cells.blocks()))
 
 
 @eqx.filter_jit
@@ -43,32 +44,24 @@ def _encoded(model: SCVI, batch: Batch):
     return (*z, *library)
 
 
-def over(cells: Cells, visit, seed: int = 0) -> list[np.ndarray]:
-    """What ``visit(batch, key)`` says of all cells, cells first."""
-    parts = []
-    for block, batch in cells.blocks():
-        key = jax.random.fold_in(jax.random.key(seed), block.start)
-        parts.append([np.asarray(x)[: block.stop - block.start] for x in visit(batch, key)])
-    return [np.concatenate(x) for x in zip(*parts, strict=True)]
+def refined(model: SCVI, cells: Cells) -> Float[np.ndarray, "cell factor"]:
+    """Mode of each cell's z."""
 
-
-def refined(model: SCVI, cells: Cells) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mode of each cell's z, the square roots of its variances, and the gradient norm there."""
-
-    def visit(batch, key):
+    def visit(key, batch):
         del key
-        latent = refine.laplace(model, batch)
-        variance = jnp.sum(latent.root**2, axis=1).T
-        return latent.mode, jnp.sqrt(variance), latent.gradient_norm
+        return (refine.laplace(model, batch).mode,)
 
-    mode, sd, norm = over(cells, visit)
-    k = model.latent_dim
-    return mode[:, :k], sd[:, :k], norm
+    (mode,) = over_blocks(visit, cells.blocks())
+    return mode[:, : model.latent_dim]
 
 
 def terms(model: SCVI, cells: Cells, n_samples: int, seed: int) -> Terms:
     """Parts of the evidence bound of each cell, means over draws."""
-    return Terms(*over(cells, lambda batch, key: _terms(model, batch, key, n_samples), seed))
+
+    def visit(key, batch):
+        return _terms(model, batch, key, n_samples)
+
+    return Terms(*over_blocks(visit, cells.blocks(), seed))
 
 
 def terms_of(model: SCVI, batch: Batch, seed: int, n_samples: int = 10) -> Terms:
@@ -99,9 +92,11 @@ def expression(
     `cells.known` and another batch say what the cells would look like there.
     """
     places = jnp.asarray(genes)
-    mean, sd = over(
-        cells, lambda batch, key: _expression(model, batch, key, places, scale, n_samples), seed
-    )
+
+    def visit(key, batch):
+        return _expression(model, batch, key, places, scale, n_samples)
+
+    mean, sd = over_blocks(visit, cells.blocks(), seed)
     return mean, sd
 
 
@@ -140,11 +135,7 @@ def drawn_from(model: SCVI, batch: Batch) -> tuple[Gaussian, Gaussian]:
 def parameters(model: SCVI, cells: Cells) -> dict[str, np.ndarray]:
     """Of each count's distribution at the encoder's mean: mean, dispersion and logit of a zero."""
 
-    def visit(batch, key):
-        del key
-        return _parameters(model, batch)
-
-    values = over(cells, visit)
+    values = over_blocks(lambda key, batch: _parameters(model, batch), cells.blocks())
     return dict(zip(("mean", "dispersion", "dropout_logits"), values, strict=False))
 
 

@@ -9,6 +9,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from nbln.linalg import small
+from nbln.posterior.cells import over_blocks
 from nbln.vae import refine
 from nbln.vae.cells import Cells
 from nbln.vae.refine import Latent
@@ -47,13 +48,13 @@ def log_evidence(
     model: SCVI, cells: Cells, n_samples: int, seed: int
 ) -> Float[np.ndarray, " cell"]:
     """Log-evidence of each cell (nats); one sample is the Laplace approximation."""
-    parts = []
-    for block, batch in cells.blocks():
+
+    def visit(key, batch):
         latent = refine.laplace(model, batch)
-        values = log_evidence_at(latent)
-        if n_samples > 1:
-            key = jax.random.fold_in(jax.random.key(seed), block.start)
-            ratios = log_ratios(model, batch, latent, key, n_samples)
-            values = logsumexp(ratios, axis=0) - np.log(n_samples)
-        parts.append(np.asarray(values)[: block.stop - block.start])
-    return np.concatenate(parts)
+        if n_samples == 1:
+            return (log_evidence_at(latent),)
+        ratios = log_ratios(model, batch, latent, key, n_samples)
+        return (logsumexp(ratios, axis=0) - np.log(n_samples),)
+
+    (values,) = over_blocks(visit, cells.blocks(), seed)
+    return values

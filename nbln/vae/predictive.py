@@ -8,7 +8,7 @@ import xarray as xr
 
 from nbln.data.slices import slices
 from nbln.questions.predictive import MARGINAL, PER_CELL, Sampler, block_cells
-from nbln.vae.cells import Cells, Known
+from nbln.vae.cells import Cells, Known, padded
 from nbln.vae.decoded import Latents, decoded
 from nbln.vae.scvi import SCVI, Batch
 
@@ -22,8 +22,7 @@ def sampler(model: SCVI, known: Known, latents: Latents, ppc_level: str, n_sampl
     question (anchored), or of the one whose factors are drawn.
     """
     n_cells, k = latents.z_mean.shape
-    n_genes = model.n_genes
-    size = block_cells(n_samples, n_cells, n_genes)  # one shape: the decoder is compiled once
+    size = block_cells(n_samples, n_cells, model.n_genes)  # one shape: the decoder is compiled once
 
     def rates(block, rng):
         n = block.stop - block.start
@@ -45,13 +44,9 @@ def sampler(model: SCVI, known: Known, latents: Latents, ppc_level: str, n_sampl
 def _rates(model: SCVI, known: Known, index, z, depth, size: int):
     """Log-rates of the cells with these numbers' design, and the distribution of counts."""
     n = len(index)
-
-    def padded(x):
-        return jnp.asarray(np.concatenate([x, np.repeat(x[:1], size - n, axis=0)]))
-
-    given = jax.tree.map(padded, known.take(index))
+    given, z, depth = padded((known.take(index), z, depth), size)
     batch = given.batch(jnp.zeros((size, 0)), jnp.ones(size))
-    f, bound = decoded(model, padded(z), padded(depth), batch)
+    f, bound = decoded(model, z, depth, batch)
     # What has a row for each cell loses its padding too.
     bound = jax.tree.map(lambda x: x[:n] if jnp.ndim(x) == 2 else x, bound)
     return np.asarray(f)[:n], bound
@@ -99,11 +94,9 @@ def log_likelihood(model: SCVI, cells: Cells, posterior: xr.Dataset) -> np.ndarr
     z, depth = (posterior[name].values[0].astype(np.float32) for name in ("z", "log_library"))
     values = np.empty(depth.shape, np.float32)
     for block, batch in cells.blocks():
-        missing = batch.counts.shape[0] - (block.stop - block.start)
         for i in range(len(z)):
-            pads = ((0, missing), (0, 0))
-            own, log_library = np.pad(z[i, block], pads), np.pad(depth[i, block], pads[0])
-            nats = _log_likelihood(model, jnp.asarray(own), jnp.asarray(log_library), batch)
+            own, log_library = padded((z[i, block], depth[i, block]), len(batch.counts))
+            nats = _log_likelihood(model, own, log_library, batch)
             values[i, block] = np.asarray(nats)[: block.stop - block.start]
     return values
 

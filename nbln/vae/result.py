@@ -47,7 +47,7 @@ class VAEResult(AmortisedResult):
         """
         z = self.latents.z_mean
         if refined:
-            z = decoded.refined(self.network, self._cells(counts))[0]
+            z = decoded.refined(self.network, self._cells(counts))
         return self.fitted.label(z, (names.CELL, names.FACTOR), "z")
 
     def get_latent_representation(
