@@ -18,7 +18,8 @@ def checked_names(adata: Any, axis: str, caller: str) -> np.ndarray:
     Raises
     ------
     ValueError
-        Names of several levels, a name twice, one that no file can hold, or one that is too long.
+        Names of several levels, a missing name, a name twice, one that no file can hold, or one
+        that is too long.
     """
     names = getattr(adata, f"{axis}_names")
     shown, what = f"adata.{axis}_names", {"obs": "cell", "var": "gene"}[axis]
@@ -26,6 +27,12 @@ def checked_names(adata: Any, axis: str, caller: str) -> np.ndarray:
         raise ValueError(
             f"{caller}(adata): {shown} has {names.nlevels} levels; make each name one string, for "
             f'instance by {shown} = ["_".join(map(str, name)) for name in {shown}]'
+        )
+    missing = names.isna()
+    if missing.any():
+        raise ValueError(
+            f"{caller}(adata): {what} name number {int(missing.argmax())} of {shown} is missing, "
+            f"one of {int(missing.sum()):,}; give each {what} a name"
         )
     names = names.astype(str)
     repeated = names.duplicated()

@@ -56,3 +56,10 @@ def test_new_cells_may_be_one():
     assert counts.n_cells == 1
     with pytest.raises(ValueError, match=r"fit\(adata\): 1 cells .* fewer than two cells"):
         Counts.from_anndata(named(small()[:1]))
+
+
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_missing_names(missing):
+    message = r"gene name number \d of adata\.var_names is missing, one of 1; give"
+    with pytest.raises(ValueError, match=message):
+        Counts.from_anndata(renamed("var", missing))

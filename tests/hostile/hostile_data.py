@@ -115,8 +115,7 @@ ODD_NAMES = {
     "like numbers": ["1", "1.0", "nan", "None", "-0"],
     "like dimensions": ["cell", "gene", "factor", "index"],
     "numbers": [3, 4, 5],
-    "missing": [np.nan, "a"],
-    "mixed": [1, "a", 2.5, None],
+    "mixed": [1, "a", 2.5, True],
 }
 BAD_NAMES = {
     "NUL": (["a\0b"], "has a character NUL"),
@@ -125,7 +124,9 @@ BAD_NAMES = {
     "too long": (["x" * 100_000], "has 100,000 characters"),
     "twice": (["a", "a"], "occurs more than once"),
     "twice as text": ([1, "1"], "occurs more than once"),
-    "missing twice": ([np.nan, "nan"], "occurs more than once"),
+    "missing": ([np.nan, "a"], "is missing, one of"),
+    "missing, mixed": ([1, None], "is missing, one of"),
+    "missing twice": ([np.nan, "nan"], "is missing, one of"),
 }
 
 
