@@ -50,6 +50,7 @@ def fit(
     checkpoint: str | Path | Checkpoint | None = None,
     svi: SVIConfig | None = None,
     laplace: LaplaceConfig | None = None,
+    formula: str | None = None,
     batch_key: str | None = None,
     covariates: Sequence[str] | None = None,
     labels_key: str | None = None,
@@ -121,6 +122,11 @@ def fit(
         habits give a `nbln.Checkpoint`.
     svi, laplace, vae
         Finer settings of the engines.
+    formula
+        Of models with gene programs: covariates, as a formula over columns of ``adata.obs``:
+        ``"~ treatment + percent_mito"``, ``"~ C(treatment, Treatment('vehicle')) * sex"``. Their
+        effects on the log-rate of each gene are learned beside the programs, which are then
+        uncorrelated with them; see `LaplaceResult.get_covariate_effects`.
     batch_key
         Of scvi: a column of ``adata.obs`` with the batch of each cell, which the decoder is told
         of, so that factors need not hold it.

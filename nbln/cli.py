@@ -89,6 +89,14 @@ Covariate = Annotated[
     list[str] | None,
     typer.Option(help="Further column of obs; once for each (scvi).", show_default="none"),
 ]
+FormulaText = Annotated[
+    str | None,
+    typer.Option(
+        "--formula",
+        help="Covariates over columns of obs, as '~ treatment + percent_mito' (nbln, pln).",
+        show_default="none",
+    ),
+]
 Pairs = Annotated[int, typer.Option(min=1, help=f"Number of gene pairs in {PAIRS}; {QUOTED}.")]
 
 
@@ -156,6 +164,7 @@ def fit(
     out: Out = Path("nbln_fit"),
     layer: Layer = None,
     model: Model = "nbln",
+    formula: FormulaText = None,
     batch_key: BatchKey = None,
     covariate: Covariate = None,
     latent_dim: Annotated[
@@ -191,6 +200,7 @@ def fit(
             model=model,
             layer=layer,
             latent_dim=latent_dim,
+            formula=formula,
             batch_key=batch_key,
             covariates=covariate or None,
             gene_coverage=gene_coverage,

@@ -22,6 +22,7 @@ from nbln.cascade import CascadeConfig
 from nbln.channels.negative_binomial import TYPICAL_R
 from nbln.data.counts import Counts
 from nbln.data.fitted import Fitted
+from nbln.data.formula import Formula, columns_of
 from nbln.inference.checkpoint import OFF, Saver
 from nbln.inference.laplace import engine as laplace_engine
 from nbln.inference.laplace.engine import LaplaceConfig, LaplaceFit, fit_laplace
@@ -182,9 +183,10 @@ class LaplacePlan(Plan):
     uses: ClassVar[tuple[str, ...]] = (
         "latent_dim", "n_steps", "tol", "svi", "laplace", "informative_priors_from",
         "informative_priors_tau", "informative_priors_freeze", "informative_priors_match",
-        "informative_priors_n_samples",
+        "informative_priors_n_samples", "formula",
     )  # fmt: skip
     latent_dim: int
+    formula: str | None
     config: LaplaceConfig
     cascade: CascadeConfig
     source: SVIResult | SVIPlan | None
@@ -202,6 +204,7 @@ class LaplacePlan(Plan):
         plan = cls(
             **common,
             latent_dim=arguments["latent_dim"],
+            formula=arguments["formula"],
             config=config,
             cascade=cascade,
             source=given if isinstance(given, SVIResult) else None,
@@ -218,7 +221,12 @@ class LaplacePlan(Plan):
         starting = replace(cascade, tau=np.inf, freeze=(names.ETA,))
         return replace(plan, source=SVIPlan.source_of(plan, svi), cascade=starting)
 
+    @property
+    def columns(self):
+        return () if self.formula is None else columns_of(self.formula)
+
     def run(self, counts, saver=OFF):
+        formula = None if self.formula is None else Formula.of(self.formula, counts.obs)
         latent_dim = options.check_latent_dim(self.latent_dim, counts.n_cells, counts.n_genes)
         source = self.source
         if isinstance(source, SVIPlan):
@@ -226,7 +234,11 @@ class LaplacePlan(Plan):
         began = time.perf_counter()
         beliefs = self._beliefs(counts, source)
         program: LogNormalModel = self.row.program(
-            beliefs.priors, self.priors.loadings, beliefs.capture, latent_dim
+            beliefs.priors,
+            self.priors.loadings,
+            beliefs.capture,
+            latent_dim,
+            None if formula is None else formula.matrix(counts.obs, "fit"),
         )
         fit = fit_laplace(
             program,
@@ -241,7 +253,7 @@ class LaplacePlan(Plan):
         )
         self._report_matching(fit, source)
         seconds = fit.seconds | {"total": time.perf_counter() - began}
-        result = self._result(counts, program, fit, beliefs, seconds)
+        result = self._result(counts, program, fit, beliefs, formula, seconds)
         if fit.converged and result.w_prior_diagnostics["effective_rank"] == 0:
             log.warning(
                 "no gene program was found: the counts show no correlation between genes beyond "
@@ -288,6 +300,7 @@ class LaplacePlan(Plan):
         program: LogNormalModel,
         fit: LaplaceFit,
         beliefs: Beliefs,
+        formula: Formula | None,
         seconds: dict[str, float],
     ) -> LaplaceResult:
         info = fit.info
@@ -296,6 +309,7 @@ class LaplacePlan(Plan):
             "latent_dim": program.latent_dim,
             "informative_priors_tau": self.cascade.tau,
             "informative_priors_match": self.cascade.match,
+            "formula": self.formula,
         }
         return LaplaceResult(
             fitted=self.fitted(counts, settings, seconds),
@@ -308,6 +322,7 @@ class LaplacePlan(Plan):
                 np.asarray(fit.normal),
                 _on_host(fit.channel_sd),
                 0.5 * counts.n_cells + float(residual_prior.shape),
+                None if formula is None else np.asarray(fit.effect_sd),
             ),
             history=History(
                 np.stack(info.change, axis=1),
@@ -324,6 +339,7 @@ class LaplacePlan(Plan):
             cascade_source=beliefs.source,
             priors=beliefs.priors,
             pooled=self._pooled(beliefs),
+            formula=formula,
         )
 
 

@@ -12,6 +12,8 @@ MEAN = "mean"
 ODDS = "phi"
 PROBABILITY = "p"
 LOG_RATE = "x"
+EFFECTS = "beta"
+EFFECTS_SD = "beta_sd"
 COUNTS = "counts"
 
 # Names that users know -> names of sites.
@@ -26,6 +28,7 @@ ALIASES = {
 
 # Dimensions of labelled results.
 CHAIN, DRAW, CELL, GENE, GENE_, FACTOR = "chain", "draw", "cell", "gene", "gene_", "factor"
+COVARIATE = "covariate"
 
 
 class Site(NamedTuple):

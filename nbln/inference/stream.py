@@ -18,7 +18,7 @@ from nbln.data.chunks import chunk_cells, chunks
 from nbln.data.counts import Counts
 from nbln.data.histogram import CountTails, count_tails
 from nbln.posterior.cells import cells_of
-from nbln.posterior.mode import Augmentation, Cells
+from nbln.posterior.mode import Augmentation, Cells, Columns
 
 # The dozen arrays of this size that an iteration makes of a chunk stay near the cache of a core.
 CHUNK_BYTES = 4 * 2**20
@@ -53,11 +53,10 @@ class CellStream:
         self.size = -(-size // len(devices)) * len(devices)
         self._mesh = Mesh(np.array(devices), ("cell",)) if len(devices) > 1 else None
         self._counts = counts
-        self.offset = np.asarray(augmentation.offset)
-        self._augmentation = augmentation._replace(
-            offset=self.offset, scale=np.asarray(augmentation.scale)
-        )
         self.columns = augmentation.columns
+        self._augmentation = jax.tree.map(np.asarray, augmentation._replace(columns=Columns()))
+        self.offset, covariates = self._augmentation.offset, self._augmentation.covariates
+        self.n_covariates = 0 if covariates is None else covariates.shape[1]
         resident = not counts.on_disk and 4 * counts.n_cells * counts.n_genes <= resident_bytes
         self._resident = self._stack() if resident else None
 

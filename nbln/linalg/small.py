@@ -38,8 +38,12 @@ def inverse_and_log_det(
 def inverse_with_diagonal(
     N: Float[Array, "row row n"], precision: Float[Array, "n inner"]
 ) -> tuple[Float[Array, "row row n"], Float[Array, "row n"]]:
-    """(N + Λ)⁻¹ for Λ = diag(0, precision), and the diagonals; batch last, N bordered."""
-    diagonal = jnp.concatenate([jnp.zeros_like(N[0, :1]), precision.T.astype(N.dtype)])
+    """(N + Λ)⁻¹ for Λ = diag(0, precision), and the diagonals; batch last, N bordered.
+
+    The border is what N has beyond the inner part.
+    """
+    border = jnp.zeros((N.shape[0] - precision.shape[1], N.shape[2]), N.dtype)
+    diagonal = jnp.concatenate([border, precision.T.astype(N.dtype)])
     eye = jnp.eye(len(diagonal), dtype=N.dtype)[:, :, None]
     return inverse_and_log_det(N + eye * diagonal)[0], diagonal
 

@@ -22,6 +22,10 @@ SITES = (
     Site(names.RESIDUAL, (names.GENE,), "variance of the gene's own log-rate"),
     Site(names.MU, (names.GENE,), "mean log-rate (natural log)"),
 )
+EFFECTS = (
+    Site(names.EFFECTS, (names.GENE, names.COVARIATE), "effect of a covariate on the log-rate"),
+    Site(names.EFFECTS_SD, (names.COVARIATE,), "their standard deviation over genes"),
+)
 LOG_RATE = Site(names.LOG_RATE, (names.CELL, names.GENE), "log-rate before capture")
 
 # Chosen by recovery of known correlations, over sizes of simulated counts.
@@ -30,9 +34,10 @@ CELLS_A_PSEUDOCELL = 50
 
 
 class LogNormalModel(eqx.Module):
-    """x ~ N(μ, W Wᵀ + diag(d)), u ~ channel(x - η): log-rates are low-rank Gaussian.
+    """x ~ N(μ + β v, W Wᵀ + diag(d)), u ~ channel(x - η): log-rates are low-rank Gaussian.
 
-    A model of this kind is a name, a channel and a docstring; the Laplace engine fits it through
+    Covariates v of the cells, if there are any, have effects β ~ N(0, sd²) with a standard deviation
+    of each covariate over genes. A model of this kind is a name, a channel and a docstring; the Laplace engine fits it through
     the channel, the priors and `augment`.
     """
 
@@ -42,6 +47,7 @@ class LogNormalModel(eqx.Module):
     loadings: LoadingsPrior
     capture: Capture
     latent_dim: int = eqx.field(static=True)
+    covariates: Float[Array, "cell covariate"] | None = None
 
     def __call__(self, counts: Float[Array, "cell gene"]) -> None:
         """The NumPyro program."""
@@ -63,10 +69,20 @@ class LogNormalModel(eqx.Module):
             for site in self.channel.sites
         }
         eta = sample_capture(names.ETA, self.capture)
+        mean = mu if self.covariates is None else mu + self._sample_effects(n_genes)
         with numpyro.plate(names.CELL, n_cells):
-            x = numpyro.sample(names.LOG_RATE, dist.LowRankMultivariateNormal(mu, W, d))
+            x = numpyro.sample(names.LOG_RATE, dist.LowRankMultivariateNormal(mean, W, d))
             count = self.channel.of(values).distribution(x - jnp.asarray(eta)[:, None])
             numpyro.sample(names.COUNTS, count.to_event(1), obs=counts)
+
+    def _sample_effects(self, n_genes: int) -> Float[Array, "cell gene"]:
+        """Sample what covariates do to each gene; β v of each cell."""
+        covariates = jnp.asarray(self.covariates)
+        n_covariates = covariates.shape[1]
+        positive = dist.ImproperUniform(dist.constraints.positive, (), (n_covariates,))
+        sd = numpyro.sample(names.EFFECTS_SD, positive)
+        prior = dist.Normal(0, sd).expand((n_genes, n_covariates)).to_event(2)
+        return covariates @ numpyro.sample(names.EFFECTS, prior).T
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -75,7 +91,8 @@ class LogNormalModel(eqx.Module):
             Site(site.name, site.dims, "scale of the loadings")
             for site in self.loadings.sites(self.latent_dim)
         )
-        return (*scales, *SITES, *self.channel.sites, names.ETA_SITE, LOG_RATE)
+        effects = () if self.covariates is None else EFFECTS
+        return (*scales, *SITES, *effects, *self.channel.sites, names.ETA_SITE, LOG_RATE)
 
     @classmethod
     def default_priors(cls, n_cells: int) -> dict[str, Prior]:
@@ -104,4 +121,4 @@ class LogNormalModel(eqx.Module):
     @property
     def augmentation(self) -> Augmentation:
         """What is added to the log-rates of the model's own cells."""
-        return self.augment(self.capture)
+        return self.augment(self.capture)._replace(covariates=self.covariates)

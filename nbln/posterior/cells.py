@@ -43,9 +43,8 @@ class CellsAtMode(NamedTuple):
         def padded(array):
             return jnp.asarray(np.pad(array, ((0, missing), *[(0, 0)] * (array.ndim - 1))))
 
-        offset, scale, _ = self.augmentation
         mask = np.ones(len(rows), np.float32)
-        cells = Cells(*map(padded, (rows, mask, offset[index], scale[index])))
+        cells = Cells(*map(padded, (rows, mask, *_added(self.augmentation, index))))
         return cells, padded(self.z[index]).T
 
     def blocks(self) -> Iterator[tuple[slice, Cells, Float[Array, "all_columns cell"]]]:
@@ -56,17 +55,22 @@ class CellsAtMode(NamedTuple):
 
 
 def cells_of(chunk: Chunk, augmentation: Augmentation) -> Cells:
-    """A chunk with its cells' offsets and scales, on the host, padded as the chunk is."""
+    """A chunk with its cells' offsets, scales, covariates; on the host, padded as the chunk is."""
     block = slice(chunk.start, chunk.start + len(chunk.mask))
-    offset = np.asarray(augmentation.offset[block])
-    missing = len(chunk.mask) - len(offset)
-    scale = np.asarray(augmentation.scale[block])
-    return Cells(
-        chunk.counts,
-        chunk.mask,
-        np.pad(offset, (0, missing)),
-        np.pad(scale, ((0, missing), (0, 0))),
-    )
+
+    def padded(array):
+        missing = len(chunk.mask) - len(array)
+        return np.pad(array, ((0, missing), *[(0, 0)] * (array.ndim - 1)))
+
+    return Cells(chunk.counts, chunk.mask, *map(padded, _added(augmentation, block)))
+
+
+def _added(augmentation: Augmentation, index: slice | np.ndarray) -> tuple[np.ndarray, ...]:
+    """Offsets, scales and covariates of some cells, on the host."""
+    offset, scale, _, covariates = augmentation
+    if covariates is None:
+        covariates = np.zeros((len(offset), 0), np.float32)
+    return tuple(np.asarray(x[index]) for x in (offset, scale, covariates))
 
 
 def blocks(counts: Counts, augmentation: Augmentation) -> Iterator[tuple[slice, Cells]]:

@@ -1,6 +1,7 @@
 """The posterior mode of every cell at once: the Newton step and loop, the only ones.
 
-A cell's observable log-rate is f = μ + o + W̃ z̃ + ε with ε ~ N(0, d) per gene and z̃ ~ N(0, P⁻¹).
+A cell's observable log-rate is f = μ + β x + o + W̃ z̃ + ε with ε ~ N(0, d) per gene and z̃ ~ N(0, P⁻¹);
+β x are effects of known covariates, and below μ stands for μ + β x.
 One Newton step is Rasmussen & Williams (2006), Algorithm 3.1, written for a low-rank covariance:
 with score s and information a of the channel at f,
 
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
@@ -45,11 +47,15 @@ class Columns(NamedTuple):
 
 
 class Augmentation(NamedTuple):
-    """What a model adds to μ + W z + ε in every cell: an offset, and columns scaled by `scale`."""
+    """What a model adds to μ + W z + ε in every cell: an offset, and columns scaled by `scale`.
+
+    Covariates, None where there are none, add β x, with effects β that each gene has of its own.
+    """
 
     offset: Float[Array, " cell"]
     scale: Float[Array, "cell extra"]
     columns: Columns
+    covariates: Float[Array, "cell covariate"] | None = None
 
     @classmethod
     def of_offset(cls, offset: Float[Array, " cell"]) -> "Augmentation":
@@ -74,23 +80,29 @@ class Cells(NamedTuple):
     mask: Float[Array, " cell"]
     offset: Float[Array, " cell"]  # o, added to every log-rate of the cell
     scale: Float[Array, "cell extra"]  # v of the extra columns
+    covariates: Float[Array, "cell covariate"]  # x, whose effects are β
 
     def mean(self, mu: Float[Array, " gene"]) -> Float[Array, "cell gene"]:
-        """μ + o, the log-rates of cells whose coordinates and residuals are 0."""
+        """μ + o, the log-rates of cells without covariates whose coordinates and residuals are 0."""
         return mu + self.offset[:, None]
 
 
 class Parameters(eqx.Module):
-    """Parameters of a log-normal model: x ~ N(μ, W Wᵀ + diag(d)), counts by the channel."""
+    """Parameters of a log-normal model: x ~ N(μ + β x, W Wᵀ + diag(d)), counts by the channel."""
 
     mu: Float[Array, " gene"]
     W: Float[Array, "gene factor"]
     d: Float[Array, " gene"]
     channel: Channel
+    effects: Float[Array, "gene covariate"]  # β
+
+    def __init__(self, mu, W, d, channel, effects=None):
+        self.mu, self.W, self.d, self.channel = mu, W, d, channel
+        self.effects = np.zeros((*np.shape(d), 0), np.float32) if effects is None else effects
 
     def mean(self, cells: Cells) -> Float[Array, "cell gene"]:
-        """μ + o of these cells."""
-        return cells.mean(self.mu)
+        """μ + β x + o of these cells."""
+        return cells.mean(self.mu) + dot(cells.covariates, self.effects.T)
 
 
 class Mode(NamedTuple):

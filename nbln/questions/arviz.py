@@ -72,7 +72,8 @@ def parameters_of_draws(fitted: Parameters, posterior: xr.Dataset) -> list[Param
     def of_draw(i):
         values = {str(n): x.values[0, i].astype(np.float32) for n, x in posterior.items()}
         channel = fitted.channel.of({site: values[site] for site in channel_sites})
-        return Parameters(values[names.MU], values[names.LOADINGS], values[names.RESIDUAL], channel)
+        rows = (values[names.MU], values[names.LOADINGS], values[names.RESIDUAL])
+        return Parameters(*rows, channel, values.get(names.EFFECTS))
 
     return [of_draw(i) for i in range(posterior.sizes[names.DRAW])]
 

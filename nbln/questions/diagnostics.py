@@ -27,6 +27,7 @@ N_CELLS, N_DRAWS = 40, 200  # for Pareto k̂: a second of work, and tails of 40 
 FAR = 3.0  # ratio of predicted and observed mean counts that is named as far off
 TINY_MEAN = 1e-6  # counts a cell; in place of a mean of 0
 N_NAMED = 5  # genes that a note names
+MOST_KINDS = 500  # of cells by covariates, over which variances are averaged
 # Share of genes that may be misfits beyond those that are by chance: on counts simulated from the
 # model 8 % of means and 17 % of variances are, since draws hold the parameters fixed. Residuals
 # have a lower one, since a fit to the same counts makes them more uniform.
@@ -118,26 +119,41 @@ def programs(columns: dict, gauge: dict[str, float], learned: bool) -> Iterator[
 
 def variance(shares: xr.Dataset) -> Iterator[Row]:
     """Mean over genes of what `variance_shares` gives."""
-    means = shares.mean(names.GENE)
-    for part in ("programs", "own", "counting"):
-        yield Row(f"variance_{part}", float(means[part]))
+    for part, mean in shares.mean(names.GENE).items():
+        yield Row(f"variance_{part}", float(mean))
 
 
 def variance_shares(
-    fitted: Fitted, parameters: Parameters, eta: Float[np.ndarray, " cell"]
+    fitted: Fitted,
+    parameters: Parameters,
+    eta: Float[np.ndarray, " cell"],
+    covariates: Float[np.ndarray, "cell covariate"],
 ) -> xr.Dataset:
     """See `LaplaceResult.get_variance_shares`."""
     W, d, mu = (np.asarray(x, np.float64) for x in (parameters.W, parameters.d, parameters.mu))
     w2 = np.sum((W - W.mean(axis=0)) ** 2, axis=1)
     loc = mu - float(np.median(eta))
     mean = np.exp(loc + 0.5 * (w2 + d))
-    # Law of total variance of a count given depth: over z, over the gene's own residual, over
-    # the channel. E[e^{2f}] = mean² e^{w2 + d}.
-    programs = mean**2 * np.expm1(w2)
-    own = mean**2 * np.exp(w2) * np.expm1(d)
-    counting = parameters.channel.expected_variance(loc, w2 + d)
-    total = programs + own + counting
-    parts = {"programs": programs, "own": own, "counting": counting}
+    # Law of total variance of a count given depth: over covariates, over z, over the gene's own
+    # residual, over the channel. E[e^{2f}] = mean² e^{w2 + d}.
+    kinds, n_cells = np.unique(covariates, axis=0, return_counts=True)
+    if len(kinds) > MOST_KINDS:
+        kinds, n_cells = covariates[:: -(-len(covariates) // MOST_KINDS)], None
+    shift = kinds @ np.asarray(parameters.effects, np.float64).T
+
+    def over_cells(values):
+        return np.average(values, axis=0, weights=n_cells)
+
+    square = mean**2 * over_cells(np.exp(2 * shift))
+    counting = parameters.channel.expected_variance(loc + shift, w2 + d)
+    parts = {
+        "programs": square * np.expm1(w2),
+        "own": square * np.exp(w2) * np.expm1(d),
+        "counting": over_cells(np.broadcast_to(counting, shift.shape)),
+    }
+    if covariates.shape[1]:
+        parts = {"covariates": square - (mean * over_cells(np.exp(shift))) ** 2, **parts}
+    total = sum(parts.values())
     dims = (names.GENE,)
     return xr.Dataset({n: fitted.label(x / total, dims) for n, x in parts.items()})
 

@@ -20,10 +20,11 @@ from nbln.priors.loadings import FittedLoadings, Rows
 class Spread(NamedTuple):
     """How far the parameters of a fit may be off, each given all others."""
 
-    # Complete-data precision of [μ, W], packed, in the basis of the fitted loadings.
+    # Complete-data precision of [μ, β, W], packed, in the basis of the fitted loadings.
     normal: Float[np.ndarray, "gene moments"]
     channel_sd: dict[str, np.ndarray]  # of the natural log of each channel parameter
     residual_shape: float  # of the inverse gamma posterior of d
+    effect_sd: Float[np.ndarray, " covariate"] | None = None  # of the effects' prior
 
 
 def of_parameters(
@@ -31,11 +32,13 @@ def of_parameters(
 ) -> dict[str, dist.Distribution]:
     """Conditional posterior of each parameter that was learned, as a NumPyro distribution."""
     sd = np.sqrt(np.diagonal(_row_covariance(spread, loadings), axis1=0, axis2=1).T)
+    w = len(sd) - parameters.W.shape[1]  # where the factors begin
     shape = spread.residual_shape
     values = parameters.channel.values()
     return {
         names.MU: dist.Normal(parameters.mu, sd[0]),
-        names.LOADINGS: dist.Normal(parameters.W, sd[1:].T),
+        names.LOADINGS: dist.Normal(parameters.W, sd[w:].T),
+        **({names.EFFECTS: dist.Normal(parameters.effects, sd[1:w].T)} if w > 1 else {}),
         names.RESIDUAL: dist.InverseGamma(shape, jnp.asarray(parameters.d) * (shape + 1)),
         **{
             site: dist.LogNormal(jnp.log(values[site]), sd_of_log)
@@ -64,7 +67,7 @@ def membership(
     """
     W = np.asarray(parameters.W)
     centre = loadings.scales.get("centre", 0.0) + W.mean(axis=0)
-    covariance = _row_covariance(spread, loadings)[1:, 1:]
+    covariance = _row_covariance(spread, loadings)[-W.shape[1] :, -W.shape[1] :]
     rows = Rows(*map(jnp.asarray, (W, covariance, centre, loadings.precision)))
     scales = {name: jnp.asarray(value) for name, value in loadings.scales.items()}
     probability = loadings.prior.membership(scales, rows.entries())
@@ -94,8 +97,11 @@ def draw(
 
 
 def _row_covariance(spread: Spread, loadings: FittedLoadings) -> Float[np.ndarray, "row row gene"]:
-    """Conditional covariance of [μ, w] of each gene, from packed precision and prior."""
+    """Conditional covariance of [μ, β, w] of each gene, from packed precision and priors."""
     precision = small.unpack_bordered(jnp.asarray(spread.normal))
+    if spread.effect_sd is not None:
+        known = jnp.arange(1, 1 + len(spread.effect_sd))
+        precision = precision.at[known, known].add(spread.effect_sd[:, None] ** -2)
     return np.asarray(_posterior_covariance(precision, jnp.asarray(loadings.precision)))
 
 

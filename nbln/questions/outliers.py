@@ -27,10 +27,14 @@ N_NAMED = 5
 
 
 def rows(
-    fitted: Fitted, counts: Counts, parameters: Parameters, eta: Float[np.ndarray, " cell"]
+    fitted: Fitted,
+    counts: Counts,
+    parameters: Parameters,
+    eta: Float[np.ndarray, " cell"],
+    covariates: Float[np.ndarray, "cell covariate"] | None = None,
 ) -> Iterator[Row]:
     """Cells with a wild count, and cells of a wild depth, for a summary."""
-    found = wild_counts(counts, parameters, eta)
+    found = wild_counts(counts, parameters, eta, covariates)
     named = ", ".join(
         f"{visible(fitted.cell_names[cell])} ({count:,.0f} of {visible(fitted.gene_names[gene])})"
         for cell, gene, count in found[:N_NAMED]
@@ -43,21 +47,27 @@ def rows(
 
 
 def wild_counts(
-    counts: Counts, parameters: Parameters, eta: Float[np.ndarray, " cell"]
+    counts: Counts,
+    parameters: Parameters,
+    eta: Float[np.ndarray, " cell"],
+    covariates: Float[np.ndarray, "cell covariate"] | None = None,
 ) -> list[tuple[int, int, float]]:
     """Cell, gene and count of each wild count, the largest first.
 
-    What a gene may reach follows from its own mean and variance and the cell's capture loss, not
+    What a gene may reach follows from its own mean and variance, the cell's covariates and its
+    capture loss, not
     from the cell's factors, which a wild count draws along. In a fit of independent genes a wild
     count draws its gene's own dispersion along, so that it may pass.
     """
     mu, W, d = (np.asarray(x, np.float64) for x in (parameters.mu, parameters.W, parameters.d))
     variance = np.sum(W**2, axis=1) + d + np.log1p(parameters.channel.noise())
     highest = mu + REACH * np.sqrt(variance)
+    effects = np.asarray(parameters.effects)
     losses, found = np.asarray(eta, np.float64)[:, None], []
     for block in slices(counts.n_cells, max(1, BLOCK // counts.n_genes)):
         values = counts.rows(block)
-        rate = np.exp(highest - losses[block])
+        known = 0.0 if covariates is None else covariates[block] @ effects.T
+        rate = np.exp(highest + known - losses[block])
         cells, genes = np.nonzero(values > rate + REACH * np.sqrt(rate) + FEW)
         wild = values[cells, genes]
         found += zip((cells + block.start).tolist(), genes.tolist(), wild.tolist(), strict=True)

@@ -79,20 +79,25 @@ def all_counts(fitted: Fitted, blocks: Draws, n_samples: int) -> xr.DataArray:
 
 
 def fresh_sampler(
-    parameters: Parameters, eta: Float[np.ndarray, " cell"], frozen: Frozen, ppc_level: str
+    parameters: Parameters,
+    eta: Float[np.ndarray, " cell"],
+    covariates: Float[np.ndarray, "cell covariate"],
+    frozen: Frozen,
+    ppc_level: str,
 ) -> Sampler:
-    """New log-rates of a log-normal model, with capture losses from those of the fit."""
+    """New log-rates of a log-normal model, with covariates and capture losses of fitted cells."""
     channels = [_channel(parameters.channel, values) for values in frozen]
 
     def fresh(block, rng):
         n_cells = block.stop - block.start
         for values, channel in zip(frozen, channels, strict=True):
-            x = _fresh_rates(parameters, values.get(names.MU), n_cells, rng)
+            mu = values.get(names.MU)
             if ppc_level == ANCHORED:
-                yield x, channel
+                yield _fresh_rates(parameters, mu, covariates[block], rng), channel
             else:
-                losses = rng.choice(values.get(names.ETA, eta), n_cells)
-                yield x - losses[:, None], channel
+                like = rng.integers(len(eta), size=n_cells)
+                x = _fresh_rates(parameters, mu, covariates[like], rng)
+                yield x - values.get(names.ETA, eta)[like, None], channel
 
     return fresh
 
@@ -140,10 +145,21 @@ def independent_sampler(
     return rates
 
 
-def compositions(fitted: Fitted, parameters: Parameters, frozen: Frozen, seed: int) -> xr.DataArray:
-    """Softmax of fresh log-rates, (chain, draw, gene), one cell a draw."""
+def compositions(
+    fitted: Fitted,
+    parameters: Parameters,
+    covariates: Float[np.ndarray, "cell covariate"],
+    frozen: Frozen,
+    seed: int,
+) -> xr.DataArray:
+    """Softmax of fresh log-rates, (chain, draw, gene), one cell a draw, like some fitted cell."""
     rng = np.random.default_rng(seed)
-    rows = [_fresh_rates(parameters, values.get(names.MU), 1, rng)[0] for values in frozen]
+
+    def row(values):
+        like = rng.integers(len(covariates), size=1)
+        return _fresh_rates(parameters, values.get(names.MU), covariates[like], rng)[0]
+
+    rows = [row(values) for values in frozen]
     shares = np.exp(_relative(np.stack(rows)))
     shares /= shares.sum(axis=1, keepdims=True)
     dims = names.CHAIN, names.DRAW, names.GENE
@@ -157,13 +173,13 @@ def _channel(channel: Channel, values: Mapping[str, np.ndarray]) -> Channel:
     return channel.of(own | drawn) if drawn else channel
 
 
-def _fresh_rates(parameters: Parameters, mu, n_cells, rng):
-    """x ~ N(μ, W Wᵀ + diag(d)) for new cells, (cell, gene)."""
+def _fresh_rates(parameters: Parameters, mu, covariates, rng):
+    """x ~ N(μ + β v, W Wᵀ + diag(d)) for new cells with these covariates v, (cell, gene)."""
     W, d = np.asarray(parameters.W), np.asarray(parameters.d)
     mu = np.asarray(parameters.mu) if mu is None else mu
-    z = rng.standard_normal((n_cells, W.shape[1]), np.float32)
-    noise = rng.standard_normal((n_cells, len(d)), np.float32)
-    return mu + z @ W.T + noise * np.sqrt(d)
+    z = rng.standard_normal((len(covariates), W.shape[1]), np.float32)
+    noise = rng.standard_normal((len(covariates), len(d)), np.float32)
+    return mu + covariates @ np.asarray(parameters.effects).T + z @ W.T + noise * np.sqrt(d)
 
 
 def _relative(x):

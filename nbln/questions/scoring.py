@@ -68,7 +68,7 @@ def with_own_cells(
     place = pd.Index(fitted.cell_names).get_indexer(pd.Index(counts.cell_names))
     same = (place >= 0) & (fitted.library_size[place] == counts.library_size)
     offset[same], scale[same] = own.offset[place[same]], own.scale[place[same]]
-    return Augmentation(offset, scale, added.columns)
+    return added._replace(offset=offset, scale=scale)
 
 
 @eqx.filter_jit

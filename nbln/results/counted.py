@@ -3,6 +3,9 @@
 import abc
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Float
+
 from nbln import registry
 from nbln import vocabulary as names
 from nbln.data.counts import Counts
@@ -29,21 +32,33 @@ class CountedResult(Result):
         """The parameters as the kernel takes them, and when the search for a mode ends."""
 
     @property
+    def covariates(self) -> Float[np.ndarray, "cell covariate"]:
+        """Covariates of the cells of the fit, numbers standardised; none as a rule."""
+        return np.zeros((self.fitted.n_cells, 0), np.float32)
+
+    def _covariates(self, counts: Counts) -> Float[np.ndarray, "cell covariate"] | None:
+        """Covariates of any cells; None where the model has none."""
+        del counts
+        return None
+
+    @property
     def predicts_depth(self) -> bool:
         return self.capture_rule.predicts_depth
 
     def get_count_moments(self):
-        return moments.count_moments(self._located()[0], self.get_map()[names.ETA].values)
+        eta = self.get_map()[names.ETA].values
+        return moments.count_moments(self._located()[0], eta, self.covariates)
 
     def _outliers(self, counts):
         eta = self.get_map()[names.ETA].values
-        return outliers.rows(self.fitted, counts, self._located()[0], eta)
+        return outliers.rows(self.fitted, counts, self._located()[0], eta, self.covariates)
 
     def _augment(self, counts: Counts, capture: Capture | None = None) -> Augmentation:
         """What the model adds to any cells: by its capture prior, or with these losses."""
         if capture is None:
             capture = self.capture_rule.of(counts.library_size)
-        return registry.find(self.model).program.augment(capture)
+        added = registry.find(self.model).program.augment(capture)
+        return added._replace(covariates=self._covariates(counts))
 
     def _score(self, counts, n_samples, seed):
         parameters, search = self._located()

@@ -64,6 +64,8 @@ def write_laplace(result, adata: AnnData, key: str) -> None:
     by_gene = {str(n): x.values for n, x in channel.items() if x.dims == (names.GENE,)}
     shared = {str(n): float(x) for n, x in channel.items() if not x.dims}
     sizes = result.w_prior_diagnostics
+    beta = result.beta
+    by_gene |= {f"{names.EFFECTS}_{c}": beta.sel(covariate=c).values for c in beta["covariate"].values}
     write(
         adata,
         key,

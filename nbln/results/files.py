@@ -7,6 +7,7 @@ import numpy as np
 
 from nbln import registry
 from nbln import vocabulary as names
+from nbln.data.formula import Formula
 from nbln.inference.sampler.engine import Draws
 from nbln.posterior.cells import CellPosterior
 from nbln.posterior.mode import Augmentation, Columns, Parameters, Search
@@ -21,6 +22,7 @@ from nbln.results import io
 from nbln.results.history import History
 
 CELL, GENE, FACTOR = (names.CELL,), (names.GENE,), (names.FACTOR,)
+COVARIATE = (names.COVARIATE,)
 CELL_DIMS = {"z": (*CELL, "column")}  # of what is known of cells; the rest has one number a cell
 ITERATION = ("iteration",)
 HISTORY_DIMS = {
@@ -43,7 +45,7 @@ def laplace_groups(result) -> io.Groups:
     channel = parameters.channel.state()
     dims = {site.name: site.dims for site in parameters.channel.sites}
     scale_dims = {s.name: s.dims for s in loadings.prior.sites(parameters.W.shape[1])}
-    offset, scale, columns = result.augmentation
+    offset, scale, columns, covariates = result.augmentation
     spread = {f"{n}_sd": (dims[n], x) for n, x in result.spread.channel_sd.items()}
     plain = {
         "model": result.model,
@@ -52,6 +54,7 @@ def laplace_groups(result) -> io.Groups:
         "match": result.match,
         "capture": result.capture_rule._asdict(),
         "search": result.search._asdict(),
+        "formula": None if result.formula is None else result.formula.plain(),
     }
     groups = {
         "data": io.of_fitted(result.fitted),
@@ -61,6 +64,7 @@ def laplace_groups(result) -> io.Groups:
                 names.MU: (GENE, parameters.mu),
                 names.LOADINGS: ((*GENE, *FACTOR), parameters.W),
                 names.RESIDUAL: (GENE, parameters.d),
+                **_if_given(names.EFFECTS, (*GENE, *COVARIATE), result.formula, parameters.effects),
             }
         ),
         "channel": io.group({n: (GENE * np.ndim(x), x) for n, x in channel.items()}),
@@ -68,7 +72,12 @@ def laplace_groups(result) -> io.Groups:
             {n: (CELL_DIMS.get(n, CELL), _plain(x)) for n, x in result.cells._asdict().items()}
         ),
         "augmentation": io.group(
-            {"offset": (CELL, offset), "scale": ((*CELL, "extra"), scale)}, columns._asdict()
+            {
+                "offset": (CELL, offset),
+                "scale": ((*CELL, "extra"), scale),
+                **_if_given("covariates", (*CELL, *COVARIATE), result.formula, covariates),
+            },
+            columns._asdict(),
         ),
         "loadings": io.group(
             {
@@ -78,7 +87,11 @@ def laplace_groups(result) -> io.Groups:
             prior_values(loadings.prior),
         ),
         "spread": io.group(
-            {"normal": ((*GENE, "moment"), result.spread.normal), **spread},
+            {
+                "normal": ((*GENE, "moment"), result.spread.normal),
+                **_if_given("effects", COVARIATE, result.formula, result.spread.effect_sd),
+                **spread,
+            },
             {"residual_shape": float(result.spread.residual_shape)},
         ),
         "priors": beliefs_group(result.priors, result.pooled),
@@ -109,12 +122,16 @@ def laplace_parts(groups: io.Groups) -> dict:
             arrays[names.LOADINGS],
             arrays[names.RESIDUAL],
             channel.restore(io.arrays(groups["channel"])),
+            arrays.get(names.EFFECTS),
         ),
         "cells": CellPosterior(
             **{n: _boolean(n, x) for n, x in io.arrays(groups["cells"]).items()}
         ),
         "augmentation": Augmentation(
-            augmentation["offset"], augmentation["scale"], Columns(**columns)
+            augmentation["offset"],
+            augmentation["scale"],
+            Columns(**columns),
+            augmentation.get("covariates"),
         ),
         "loadings": FittedLoadings(
             prior_of(io.values(groups["loadings"])),
@@ -123,8 +140,9 @@ def laplace_parts(groups: io.Groups) -> dict:
         ),
         "spread": Spread(
             spread["normal"],
-            {n.removesuffix("_sd"): x for n, x in spread.items() if n != "normal"},
+            {n.removesuffix("_sd"): x for n, x in spread.items() if n.endswith("_sd")},
             io.values(groups["spread"])["residual_shape"],
+            spread.get("effects"),
         ),
         "history": History(**history),
         "capture_rule": CaptureRule(**plain["capture"]),
@@ -132,8 +150,14 @@ def laplace_parts(groups: io.Groups) -> dict:
         "converged": plain["converged"],
         "frozen": tuple(plain["frozen"]),
         "match": plain["match"],
+        "formula": None if plain.get("formula") is None else Formula.restore(plain["formula"]),
         **beliefs(groups.get("priors")),
     }
+
+
+def _if_given(name: str, dims: tuple[str, ...], given, values) -> dict:
+    """An array of a part that not every fit has."""
+    return {} if given is None else {name: (dims, np.asarray(values))}
 
 
 def draws_groups(posterior) -> io.Groups:

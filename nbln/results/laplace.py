@@ -172,7 +172,8 @@ class LaplaceResult(LogNormalResult):
         """Softmax of fresh log-rates, (chain, draw, gene): compositions without counting noise."""
         predictive.check_draws(predictive.MARGINAL, n_samples)
         frozen = self._frozen_draws(n_samples, seed)
-        return predictive.compositions(self.fitted, self.parameters, frozen, seed)
+        given = self.fitted, self.parameters, self.covariates
+        return predictive.compositions(*given, frozen, seed)
 
     def get_denoised(
         self, scale: str = "rate", genes: Sequence[str] | None = None, counts=None
@@ -198,9 +199,36 @@ class LaplaceResult(LogNormalResult):
         """Shares of each gene's variance of counts at median depth, (gene,).
 
         ``programs``: what the gene programs explain; ``own``: the gene's own variation d;
-        ``counting``: the channel's noise. They add up to 1 (law of total variance).
+        ``counting``: the channel's noise; with a formula also ``covariates``. They add up to 1
+        (law of total variance).
         """
-        return diagnostics.variance_shares(self.fitted, self.parameters, self.cells.eta)
+        eta = self.cells.eta
+        return diagnostics.variance_shares(self.fitted, self.parameters, eta, self.covariates)
+
+    def get_covariate_effects(self) -> xr.Dataset:
+        """Effect of each covariate on each gene's log-rate: ``mean`` and ``sd``, (gene, covariate).
+
+        Natural log; of a number, by one unit of its column, of a category, against the reference.
+        Effects are relative to what depth explains: where capture losses come from totals, a
+        category in which all genes double shows none. They are shrunken toward 0 by as much as the
+        counts of a gene leave open, under a normal prior whose width is learned for each covariate.
+        ``sd`` is conditional on the cells' factors, and takes cells for independent: replicates
+        that share a donor are not.
+
+        Raises
+        ------
+        ValueError
+            The fit had no formula.
+        """
+        if self.formula is None:
+            raise ValueError(
+                "get_covariate_effects(): this fit has no covariates; fit with "
+                "formula='~ column', columns of adata.obs"
+            )
+        spread = self.get_distributions()[names.EFFECTS]
+        beta, units = self.beta, self.formula.units
+        sd = beta.copy(data=np.asarray(spread.scale))
+        return xr.Dataset({"mean": beta / units, "sd": sd / units})
 
     def get_pareto_k(self, n_cells: int = 40, seed: int = 0, counts=None) -> xr.DataArray:
         """Pareto k̂ of importance ratios in z, (cell,), of a random sample of cells.
@@ -213,6 +241,9 @@ class LaplaceResult(LogNormalResult):
 
     def _located(self):
         return self.parameters, self.search
+
+    def _covariates(self, counts):
+        return None if self.formula is None else self.formula.matrix(counts.obs, "adata")
 
     def _at_mode(self, counts) -> CellsAtMode:
         return CellsAtMode(self.fitted.data(counts), self.augmentation, self.cells.z)
@@ -232,7 +263,8 @@ class LaplaceResult(LogNormalResult):
         if ppc_level == predictive.PER_CELL:
             return predictive.own_sampler(self._at_mode(counts), self.parameters, n_samples, seed)
         frozen = self._frozen_draws(n_samples, seed)
-        return predictive.fresh_sampler(self.parameters, self.cells.eta, frozen, ppc_level)
+        given = self.parameters, self.cells.eta, self.covariates
+        return predictive.fresh_sampler(*given, frozen, ppc_level)
 
     def _transform(self, counts):
         added, source = self._augment(counts), self.cascade_source
@@ -249,6 +281,7 @@ class LaplaceResult(LogNormalResult):
         dims = {
             names.MU: (names.GENE,),
             names.LOADINGS: (names.GENE, names.FACTOR),
+            names.EFFECTS: (names.GENE, names.COVARIATE),
             names.RESIDUAL: (names.GENE,),
             names.ETA: (names.CELL,),
             **{site.name: site.dims for site in self.parameters.channel.sites},

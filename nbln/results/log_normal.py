@@ -8,6 +8,7 @@ import xarray as xr
 from jaxtyping import Bool, Float
 
 from nbln import vocabulary as names
+from nbln.data.formula import Formula
 from nbln.linalg import gauge
 from nbln.posterior.cells import CellPosterior
 from nbln.posterior.mode import Augmentation, Parameters, Search
@@ -51,6 +52,8 @@ class LogNormalResult(CountedResult):
         The fit of independent genes that gave priors, frozen or starting values.
     priors
         What was believed of each site; None in files that do not say.
+    formula
+        What is known of the covariates; None where there are none.
     pooled
         Whether overdispersion is learned over all genes, not under priors of d and r by gene.
     """
@@ -69,6 +72,7 @@ class LogNormalResult(CountedResult):
     cascade_source: SVIResult | None = None
     priors: dict[str, Prior] | None = None
     pooled: bool = False
+    formula: Formula | None = None
 
     @property
     def latent_dim(self) -> int:
@@ -79,6 +83,21 @@ class LogNormalResult(CountedResult):
     def mu(self) -> xr.DataArray:
         """(gene,) mean log-rate."""
         return self.fitted.label(self.parameters.mu, (names.GENE,), names.MU)
+
+    @property
+    def covariates(self) -> Float[np.ndarray, "cell covariate"]:
+        """Covariates of the cells of the fit, numbers standardised."""
+        given = self.augmentation.covariates
+        return np.zeros((self.fitted.n_cells, 0), np.float32) if given is None else given
+
+    @property
+    def beta(self) -> xr.DataArray:
+        """(gene, covariate) effects on the log-rate; of numbers, by their standard deviation."""
+        labelled = self.fitted.label(
+            self.parameters.effects, (names.GENE, names.COVARIATE), names.EFFECTS
+        )
+        own = () if self.formula is None else self.formula.names
+        return labelled.assign_coords({names.COVARIATE: list(own)})
 
     @property
     def d(self) -> xr.DataArray:
@@ -151,6 +170,8 @@ class LogNormalResult(CountedResult):
     def get_map(self) -> xr.Dataset:
         """All fitted parameters and latent variables."""
         values = [self.mu, self.W, self.d, self.eta, self.get_latent()]
+        if self.formula is not None:
+            values.append(self.beta)
         return self.channel_parameters.merge({value.name: value for value in values})
 
     @property

@@ -30,6 +30,11 @@ def sample(
 ) -> PosteriorDraws:
     """See `LaplaceResult.sample_posterior`."""
     choose("sample_posterior(capture", capture, (LATENT, SOURCE))
+    if result.formula is not None:
+        raise NotImplementedError(
+            "sample_posterior(): draws of fits with a formula are not there yet; "
+            "get_covariate_effects() has conditional standard deviations"
+        )
     data = result.fitted.data(counts)
     start = _start(result, data, capture)
     with Saver(checkpoint) as saver:

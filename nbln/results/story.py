@@ -7,6 +7,7 @@ import numpy as np
 from nbln.data.counts import Counts
 from nbln.questions import diagnostics
 from nbln.questions.diagnostics import Row
+from nbln.text import visible
 
 Line = tuple[str, str]  # label, sentence; an empty label continues the line above
 
@@ -83,6 +84,8 @@ def of_laplace(result) -> Iterator[Line]:
     bad = result.n_unconverged
     missed = f"{bad:,} of {result.fitted.n_cells:,} did not reach their posterior mode"
     yield "Cells", missed if bad else "all cells reached their posterior mode"
+    if result.formula is not None:
+        yield from _covariates(result)
     rank = result.w_prior_diagnostics["effective_rank"]
     yield "Effective rank", f"{rank} of {result.latent_dim} programs offered carry signal"
     if rank == result.latent_dim:
@@ -95,6 +98,15 @@ def of_laplace(result) -> Iterator[Line]:
         yield "", "no program was kept, so all correlations are zero; more cells or"
         yield "", "more genes may show programs that these do not"
         yield "Gauge ratio", "not defined without a program"
+
+
+def _covariates(result) -> Iterator[Line]:
+    """The formula, and how large effects are."""
+    yield "Formula", result.formula.text
+    effects = result.get_covariate_effects()["mean"]
+    for name, values in zip(result.formula.names, effects.values.T, strict=True):
+        sd = float(np.std(values))
+        yield "", f"{visible(name)}: effects on genes have a standard deviation of {sd:.2g} (log)"
 
 
 def _svi_state(result) -> str:

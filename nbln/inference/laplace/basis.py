@@ -1,7 +1,8 @@
-"""The basis of the factors: their mean and covariance go into μ and W, which turns to its axes.
+"""The basis of the factors: their mean and covariance go into μ, β and W, which turns to its axes.
 
 Parameter expansion (Liu, Rubin & Wu 1998): after it, factors have mean 0 and covariance 1 over the
-cells. With a loadings prior this is not neutral; without it factors would shrink.
+cells and are uncorrelated with covariates, so that none of these comes back as a program. With a
+loadings prior this is not neutral; without it factors would shrink.
 """
 
 from typing import NamedTuple
@@ -16,26 +17,30 @@ from nbln.priors.shrinkage import Phase
 
 
 class Rotation(NamedTuple):
-    """z ← matrix (z - shift): how an update changes the meaning of the cells' factors."""
+    """z ← matrix (z - shift [1, x]): how an update changes the meaning of the cells' factors."""
 
     matrix: Float[Array, "factor factor"]
-    shift: Float[Array, " factor"]
+    shift: Float[Array, "factor known"]
 
     @classmethod
-    def identity(cls, n_factors: int) -> "Rotation":
+    def identity(cls, n_factors: int, n_covariates: int) -> "Rotation":
         """No change."""
-        return cls(jnp.eye(n_factors), jnp.zeros(n_factors))
+        return cls(jnp.eye(n_factors), jnp.zeros((n_factors, 1 + n_covariates)))
 
-    def __call__(self, z: Float[Array, "all_columns cell"]) -> Float[Array, "all_columns cell"]:
+    def __call__(
+        self, z: Float[Array, "all_columns cell"], covariates: Float[Array, "cell covariate"]
+    ) -> Float[Array, "all_columns cell"]:
         """Coordinates in the new basis; extra columns stay as they are."""
-        k = self.shift.shape[0]
-        return z.at[:k].set(dot(self.matrix, z[:k] - self.shift[:, None]))
+        k = len(self.shift)
+        shift = self.shift[:, :1] + dot(self.shift[:, 1:], covariates.T)
+        return z.at[:k].set(dot(self.matrix, z[:k] - shift))
 
 
 class Expansion(NamedTuple):
-    """Means and loadings in the new basis, and the way there."""
+    """Means, effects and loadings in the new basis, and the way there."""
 
     mu: Float[Array, " gene"]
+    effects: Float[Array, "gene covariate"]
     W: Float[Array, "gene factor"]
     basis: Float[Array, "factor factor"]  # new loadings are old ones times it
     turn: Turn
@@ -44,6 +49,7 @@ class Expansion(NamedTuple):
 
 def expand(
     mu: Float[Array, " gene"],
+    effects: Float[Array, "gene covariate"],
     W: Float[Array, "gene factor"],
     moments: Float[Array, " moments"],
     prior: LoadingsPrior,
@@ -52,24 +58,29 @@ def expand(
 ) -> Expansion:
     """Absorb mean and covariance of the factors; turn to the axes that the loadings prior asks for.
 
+    Their mean is the regression on the covariates, if there are any.
+
     Parameters
     ----------
     moments
-        Σ over cells of [1, z, zzᵀ packed].
+        Σ over cells of [1, v, vvᵀ packed], v covariates and factors.
     absorb_mean
         False where μ is frozen: the factors then keep their mean.
     """
-    k = W.shape[1]
-    mean = moments[1 : k + 1] / moments[0]
-    covariance = small.unpack(moments[k + 1 :, None])[:, :, 0] / moments[0]
-    if absorb_mean:
-        covariance = covariance - jnp.outer(mean, mean)
-        mu = mu + dot(W, mean)
-    else:
-        mean = jnp.zeros_like(mean)
+    known = 1 + effects.shape[1]
+    second = small.unpack_bordered(moments[None])[:, :, 0]
+    cross = second[known:, :known]
+    inverse = small.inverse_and_log_det(second[:known, :known, None])[0][:, :, 0]
+    if not absorb_mean:
+        inner = small.inverse_and_log_det(second[1:known, 1:known, None])[0][:, :, 0]
+        inverse = jnp.zeros_like(inverse).at[1:, 1:].set(inner)
+    shift = dot(cross, inverse)
+    covariance = (second[known:, known:] - dot(shift, cross.T)) / moments[0]
+    moved = dot(W, shift)
+    mu, effects = mu + moved[:, 0], effects + moved[:, 1:]
     root = small.cholesky(covariance[:, :, None])
     whiten = small.inverse_lower(root)[:, :, 0]
     W = dot(W, root[:, :, 0])
     turn = prior.turn(W, phase)
-    rotation = Rotation(dot(turn.axes.T, whiten), mean)
-    return Expansion(mu, dot(W, turn.axes), dot(root[:, :, 0], turn.axes), turn, rotation)
+    rotation = Rotation(dot(turn.axes.T, whiten), shift)
+    return Expansion(mu, effects, dot(W, turn.axes), dot(root[:, :, 0], turn.axes), turn, rotation)

@@ -42,6 +42,8 @@ from nbln.progress import Progress
 
 log = logging.getLogger("nbln")
 
+# Of effects of covariates before any is known (natural log): large, so that the counts decide.
+FIRST_EFFECT_SD = 2.0
 # The first parameters are rough, so the modes at them need not be exact.
 FIRST_SEARCH = Search(tol=0.1, max_steps=10)
 
@@ -105,8 +107,9 @@ class LaplaceFit(NamedTuple):
     parameters: Parameters
     loadings: FittedLoadings
     cells: CellPosterior
-    # Complete-data precision of [μ, W], packed, summed at the final parameters in their basis.
+    # Complete-data precision of [μ, β, W], packed, summed at the final parameters in their basis.
     normal: Float[Array, "gene moments"]
+    effect_sd: Float[Array, " covariate"]  # of the effects' prior
     channel_sd: dict[str, Array]  # conditional, of the natural log of each channel parameter
     info: Info  # of all iterations, stacked
     converged: bool
@@ -155,6 +158,7 @@ def fit_laplace(
         FittedLoadings(model.loadings, state.scales, state.precision),
         cells,
         sums.normal,
+        state.effect_sd,
         _channel_sd(model, state.parameters, sums.channel, task.tails),
         jax.tree.map(lambda *leaves: np.stack(leaves), *run.history),
         run.part == CONVERGED,
@@ -166,10 +170,11 @@ def first_state(model, stream: CellStream, mean, log_r, seed: int) -> State:
     """Large loadings from a principal-component analysis of shrunken log-counts."""
     n_genes, k = stream.n_genes, model.latent_dim
     d = jnp.broadcast_to(model.priors[names.RESIDUAL].mode(), (n_genes,)).astype(jnp.float32)
+    effects = jnp.zeros((n_genes, stream.n_covariates))
     channel = model.channel.start(jnp.asarray(log_r, jnp.float32))
     log_mean = jnp.log(jnp.asarray(mean, jnp.float32))
     # The marginal mean is what log-counts centre on; μ itself is lower by half the variance.
-    plain = Parameters(log_mean, jnp.zeros((n_genes, k)), d, channel)
+    plain = Parameters(log_mean, jnp.zeros((n_genes, k)), d, channel, effects)
     probes, nothing = start.first_probes(n_genes, k, seed), stream.zeros(0)
     for _ in range(start.POWER_ITERATIONS):
         sums, _ = stream.scan(start.sketch, nothing, plain, probes)
@@ -189,14 +194,16 @@ def _first_state(model, plain: Parameters, sums, probes) -> State:
     norms = gauge.squared_norms(W)
     scales = model.loadings.start(jnp.full_like(norms, jnp.max(norms)), n_genes)
     precision = model.loadings.column_precision(scales, W.shape)
-    parameters = Parameters(mu, W, plain.d, plain.channel)
+    parameters = Parameters(mu, W, plain.d, plain.channel, plain.effects)
+    n_covariates = plain.effects.shape[1]
     return strong(
         State(
             Phase.start(),
             parameters,
             scales,
+            jnp.full(n_covariates, FIRST_EFFECT_SD),
             precision,
-            Rotation.identity(k),
+            Rotation.identity(k, n_covariates),
             Damping.start(n_genes),
         )
     )
@@ -340,7 +347,7 @@ def first_step(parameters, columns, cells, z):
 
 def e_step(state: State, columns, cells, z):
     """A chunk's part of an iteration: turn its coordinates, take a Newton step, sum."""
-    return statistics.advance(state.parameters, cells, columns, state.rotation(z))
+    return statistics.advance(state.parameters, cells, columns, state.rotation(z, cells.covariates))
 
 
 m_step = eqx.filter_jit(update)
@@ -362,7 +369,7 @@ def _finish(stream: CellStream, state: State, z, config: LaplaceConfig):
 def finish_step(state: State, columns, search: Search, cells, z):
     """A chunk's sums, and what is kept of its cells, cell axis first."""
     parameters = state.parameters
-    f = mode.conditional_rates(parameters, cells, columns, state.rotation(z))
+    f = mode.conditional_rates(parameters, cells, columns, state.rotation(z, cells.covariates))
     mode_ = mode.find(parameters, cells, columns, f, search)
     step = mode.newton_step(parameters, cells, columns, mode_.f)
     return statistics.of_step(step, parameters, cells, columns), (

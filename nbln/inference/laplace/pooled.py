@@ -73,8 +73,8 @@ def visit(
     first = jax.random.randint(for_rows, (), 0, stride)
     rows = first + stride * jnp.arange(z.shape[1] // stride)
     some = jax.tree.map(lambda leaf: leaf[rows], cells)
-    parameters = state.parameters
-    f = mode.conditional_rates(parameters, some, columns, state.rotation(z)[:, rows])
+    parameters, turned = state.parameters, state.rotation(z[:, rows], some.covariates)
+    f = mode.conditional_rates(parameters, some, columns, turned)
     step = mode.newton_step(parameters, some, columns, f)
     centre = mode.corrected(step, parameters, some, columns).step.z
     noise = jax.random.normal(for_noise, centre.shape)
@@ -144,7 +144,8 @@ def moved(state: State, overdispersion: Overdispersion, psi: Coordinates) -> Sta
     """The state with this overdispersion, and the means of counts as they were."""
     old = state.parameters
     d, channel = overdispersion.parameters(psi)
-    return state._replace(parameters=Parameters(old.mu - 0.5 * (d - old.d), old.W, d, channel))
+    mu = old.mu - 0.5 * (d - old.d)
+    return state._replace(parameters=Parameters(mu, old.W, d, channel, old.effects))
 
 
 def steps_of(psi: Coordinates) -> int:

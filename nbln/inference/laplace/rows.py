@@ -1,4 +1,4 @@
-"""The row [μ, w] of each gene: a weighted regression of its log-rates on the cells' factors."""
+"""The row [μ, β, w] of each gene: a weighted regression on the cells' covariates and factors."""
 
 from typing import NamedTuple
 
@@ -43,10 +43,12 @@ class Damping(NamedTuple):
 
 
 class Regression(NamedTuple):
-    """New means and loadings in the old basis, and the posterior that they come from."""
+    """New means, effects and loadings in the old basis, and the posterior that they come from."""
 
     mu: Float[Array, " gene"]
+    effects: Float[Array, "gene covariate"]
     W: Float[Array, "gene factor"]
+    effects_variance: Float[Array, "gene covariate"]
     rows: Rows
     damping: Damping
     shortened: Bool[Array, " gene"]  # genes that did not take their whole step
@@ -57,25 +59,31 @@ def regress(
     normal: Float[Array, "gene moments"],
     response: Float[Array, "gene regressors"],
     mean_prior: Prior,
+    effect_sd: Float[Array, " covariate"],
     precision: Float[Array, "gene factor"],
     damping: Damping,
 ) -> Regression:
     """Rows of all genes, under a Gaussian prior of the loadings around free centres b.
+
+    Effects of a covariate are Gaussian around 0.
 
     Parameters
     ----------
     old
         The parameters that `normal` and `response` were summed at.
     normal
-        (gene, moments) Σ S [1, z, zzᵀ], packed.
+        (gene, moments) Σ S [1, v, vvᵀ], packed, v covariates and factors.
     response
-        (gene, 1 + factor) Σ q [1, z], the right-hand side for the change of μ and for w.
+        (gene, 1 + covariate + factor) Σ q [1, v], the right-hand side for the change of μ and of
+        the effects, and for w.
     mean_prior
         Of μ at the genes' variances.
+    effect_sd
+        (covariate,) of the effects' prior.
     precision
         (gene, factor) of the loadings' prior, in the basis of `old`.
     """
-    mu = old.mu
+    mu, k = old.mu, old.W.shape[1]
     N, rhs = small.unpack_bordered(normal), response.T
     if mean_prior.frozen:
         held = jnp.broadcast_to(mean_prior.mode(), mu.shape)
@@ -86,20 +94,26 @@ def regress(
         assert isinstance(mean_prior, SmoothPrior), "μ moves by Newton steps"
         gradient, curvature = mean_prior.penalty(mu)
         N, rhs = N.at[0, 0].add(curvature), rhs.at[0].add(gradient)
+    w = len(N) - k  # where the factors begin
+    known, certain = jnp.arange(1, w), effect_sd[:, None] ** -2
+    N = N.at[known, known].add(certain)
+    rhs = rhs.at[known].add(-certain * old.effects.T)
     covariance, diagonal = small.inverse_with_diagonal(N, precision)
     plain = small.multiply(covariance, rhs)
     weighted = diagonal[:, None] * covariance
-    b = _centres(N, weighted, jnp.sum(diagonal * plain, axis=1)[1:], precision)
-    theta = plain + jnp.sum(weighted[1:].swapaxes(0, 1) * b[:, None], axis=1)
-    move = theta - jnp.concatenate([jnp.zeros_like(mu)[None], old.W.T])
+    b = _centres(N, weighted, jnp.sum(diagonal * plain, axis=1)[w:], precision)
+    theta = plain + jnp.sum(weighted[w:].swapaxes(0, 1) * b[:, None], axis=1)
+    move = theta.at[w:].add(-old.W.T)
     length = jnp.sqrt(jnp.sum(move**2, axis=0))
     clipped = jnp.minimum(1, LARGEST_MOVE / jnp.maximum(length, 1e-12))
     move = move * clipped
     damping = damping.after(move[0])
     move = move * damping.length
-    rows = Rows(theta[1:].T, covariance[1:, 1:], b, precision)
+    rows = Rows(theta[w:].T, covariance[w:, w:], b, precision)
     shortened = clipped * damping.length < 1
-    return Regression(mu + move[0], old.W + move[1:].T, rows, damping, shortened)
+    effects, variance = old.effects + move[1:w].T, covariance[known, known].T
+    W = old.W + move[w:].T
+    return Regression(mu + move[0], effects, W, variance, rows, damping, shortened)
 
 
 def _centres(
@@ -114,7 +128,9 @@ def _centres(
     right-hand side. The bracket is Λ (N+Λ)⁻¹ N, without the cancellation; scaled to the size of the
     entries on both sides it is well conditioned.
     """
-    bracket = jnp.einsum("ijg,jlg->il", weighted, N, precision="highest")[1:, 1:]
+    bracket = jnp.einsum("ijg,jlg->il", weighted, N, precision="highest")
+    w = len(N) - precision.shape[1]
+    bracket = bracket[w:, w:]
     size = jnp.mean(precision, axis=0)
     unit = jnp.where(size > 0, 1 / jnp.sqrt(size), 1.0)
     bracket = bracket * unit * unit[:, None] + jnp.diag(jnp.where(size > 0, 0.0, 1.0))

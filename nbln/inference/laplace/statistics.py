@@ -20,10 +20,10 @@ LARGEST_VARIANCE = 1.0
 class Statistics(NamedTuple):
     """Sums over cells, at the parameters and in the basis that they were taken in."""
 
-    normal: Float[Array, "gene moments"]  # Σ S [1, z, zzᵀ packed]
-    response: Float[Array, "gene regressors"]  # Σ q [1, z], less the extra columns' part
+    normal: Float[Array, "gene moments"]  # Σ S [1, v, vvᵀ packed], v = [x, z]
+    response: Float[Array, "gene regressors"]  # Σ q [1, v], less the extra columns' part
     residual: Float[Array, " gene"]  # Σ E[ε²]
-    moments: Float[Array, " moments"]  # Σ [1, z, zzᵀ packed]
+    moments: Float[Array, " moments"]  # Σ [1, v, vvᵀ packed]
     channel: Float[Array, "sums gene"]  # the channel's own
 
 
@@ -41,13 +41,17 @@ def of_step(step: Step, parameters: Parameters, cells: Cells, columns: Columns) 
     k, d = parameters.W.shape[1], parameters.d
     t, S = step.t, step.weight
     mean, leverage, variance = mode.corrected(step, parameters, cells, columns, LARGEST_VARIANCE)
-    second = mean.covariance + mean.z[:, None] * mean.z[None, :]
-    moments = jnp.concatenate([jnp.ones_like(mean.z[:1]), mean.z[:k], small.pack(second[:k, :k])])
+    # Known covariates and factors are all regressors; covariates have no posterior variance.
+    p = cells.covariates.shape[1]
+    v = jnp.concatenate([cells.covariates.T, mean.z])
+    second = (v[:, None] * v[None, :]).at[p:, p:].add(mean.covariance)
+    n = p + k
+    moments = jnp.concatenate([jnp.ones_like(v[:1]), v[:n], small.pack(second[:n, :n])])
     moments = moments * cells.mask
-    # q is S (y - o - μ) in the regression of the working response y on [1, z].
-    response = dot(mean.response.T, moments[: k + 1].T)
+    # q is S (y - o - μ) in the regression of the working response y on [1, v].
+    response = dot(mean.response.T, moments[: n + 1].T)
     if columns.value:
-        cross = jnp.concatenate([mean.z[k:, None], second[k:, :k]], axis=1)
+        cross = jnp.concatenate([v[n:, None], second[n:, :n]], axis=1)
         weight = jnp.asarray(columns.value, mean.f.dtype)[:, None] * cells.scale.T
         response = response - dot(S.T, jnp.sum(weight[:, None] * cross, axis=0).T)
     residual = (d * mean.alpha) ** 2 + d * t + (d * S) ** 2 * leverage

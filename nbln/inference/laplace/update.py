@@ -23,6 +23,9 @@ from nbln.priors.loadings import Rows, Scales
 from nbln.priors.shrinkage import Phase
 from nbln.priors.univariate import Frozen, InverseGamma, Prior
 
+# Of effects, natural log: far below what any counts could show, and not 0, where an effect that has
+# become none would stay it.
+SMALLEST_EFFECT_SD = 1e-2
 LARGEST_SCALE = 1e6  # stands for no shrinkage, where a sum over columns must stay finite
 
 
@@ -32,6 +35,7 @@ class State(NamedTuple):
     phase: Phase
     parameters: Parameters
     scales: Scales
+    effect_sd: Float[Array, " covariate"]  # of the effects' prior
     # Of the Gaussian that replaces the loadings prior in the next regression.
     precision: Float[Array, "gene factor"]
     rotation: Rotation
@@ -71,13 +75,26 @@ def update(
     old = state.parameters
     priors = priors_at(model.priors, old)
     fitted = regress(
-        old, sums.normal, sums.response, priors[names.MU], state.precision, state.damping
+        old,
+        sums.normal,
+        sums.response,
+        priors[names.MU],
+        state.effect_sd,
+        state.precision,
+        state.damping,
     )
-    absorb_mean = not priors[names.MU].frozen
-    turned = expand(fitted.mu, fitted.W, sums.moments, model.loadings, state.phase, absorb_mean)
+    turned = expand(
+        fitted.mu,
+        fitted.effects,
+        fitted.W,
+        sums.moments,
+        model.loadings,
+        state.phase,
+        absorb_mean=not priors[names.MU].frozen,
+    )
     d = _residual(priors[names.RESIDUAL], sums)
     channel = old.channel.maximise(sums.channel, tails, priors)
-    new = Parameters(turned.mu, turned.W, d, channel)
+    new = Parameters(turned.mu, turned.W, d, channel, turned.effects)
     change = _change(old, new)
     columns = _columns(model, state, fitted.rows, turned, sums.moments[0])
     scales, precision = model.loadings.reweigh(
@@ -94,7 +111,8 @@ def update(
         columns.further_steps,
         fitted.shortened,
     )
-    state = State(phase, new, scales, precision, turned.rotation, fitted.damping)
+    effect_sd = _effect_sd(turned.effects, fitted.effects_variance)
+    state = State(phase, new, scales, effect_sd, precision, turned.rotation, fitted.damping)
     return strong((state, info))
 
 
@@ -110,6 +128,13 @@ def _residual(prior: Prior, sums: Statistics) -> Float[Array, " gene"]:
         return jnp.broadcast_to(jnp.asarray(prior.value), sums.residual.shape)
     assert isinstance(prior, InverseGamma), "d has a conjugate prior"
     return jnp.asarray(prior.posterior_mode(sums.residual, sums.moments[0]))
+
+
+def _effect_sd(
+    effects: Float[Array, "gene covariate"], variance: Float[Array, "gene covariate"]
+) -> Float[Array, " covariate"]:
+    """Standard deviation over genes of each covariate's effects, as they are expected to be."""
+    return jnp.maximum(jnp.sqrt(jnp.mean(effects**2 + variance, axis=0)), SMALLEST_EFFECT_SD)
 
 
 class _Columns(NamedTuple):
@@ -146,7 +171,7 @@ def _change(old: Parameters, new: Parameters) -> Change:
 
     return Change(
         gauge.relative_change(old.W, new.W),
-        rms(new.mu - old.mu),
+        rms(jnp.concatenate([(new.mu - old.mu)[:, None], new.effects - old.effects], axis=1)),
         rms(jnp.log(new.d / old.d)),
         rms(new.channel.settling() - old.channel.settling()),
     )
