@@ -46,7 +46,8 @@ class Problem:
         channel = Poisson() if self.log_r is None else NegativeBinomial(cast(self.log_r))
         parameters = Parameters(cast(self.mu), cast(self.W), cast(self.d), channel)
         mask = jnp.ones(len(self.u), dtype)
-        return parameters, Cells(cast(self.u), mask, cast(self.offset), cast(self.scale))
+        none = jnp.zeros((len(self.u), 0), dtype)
+        return parameters, Cells(cast(self.u), mask, cast(self.offset), cast(self.scale), none)
 
     def start(self, dtype):
         """Log-rates to start from."""

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy.linalg
-from formulaic import Formula as Terms
+from formulaic import SimpleFormula
+from formulaic import Formula as Written
 from formulaic.errors import FormulaicError
 from jaxtyping import Float
 
@@ -58,9 +59,7 @@ class Formula:
             A constant column, one level, a level of a single cell, or collinear covariates.
         """
         plain, references = _without_references(text)
-        parts = tuple(
-            _part(text, obs[column], column, references) for column in columns_of(text)
-        )
+        parts = tuple(_part(text, obs[column], column, references) for column in columns_of(text))
         formula = cls(plain, parts)
         formula._check_rank(text, obs)
         return formula
@@ -77,7 +76,7 @@ class Formula:
             else np.arange(n, dtype=np.float64)
             for part in self.parts
         }
-        return Terms(self.text).get_model_matrix(pd.DataFrame(examples)).model_spec
+        return _parse(self.text).get_model_matrix(pd.DataFrame(examples)).model_spec
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -158,22 +157,20 @@ def columns_of(text: Any) -> tuple[str, ...]:
         )
     plain, _ = _without_references(text)
     try:
-        terms = Terms(plain)
+        terms = _parse(plain)
     except FormulaicError as error:
         reason = " ".join(str(error).split("\n")[0].split())
         raise ValueError(f"fit(formula={text!r}): not a formula: {visible(reason)}") from None
-    if not isinstance(terms, list) and hasattr(terms, "lhs"):
-        raise ValueError(
-            f"fit(formula={text!r}): counts are what is explained; begin with '~'"
-        )
-    written = [str(term) for term in terms]  # type: ignore[union-attr]
+    if not isinstance(terms, SimpleFormula):
+        raise ValueError(f"fit(formula={text!r}): counts are what is explained; begin with '~'")
+    written = [str(term) for term in terms]
     if INTERCEPT not in written:
         raise ValueError(
             f"fit(formula={text!r}): a model has a mean of each gene, so its formula has no '0 +' "
             "or '- 1'"
         )
     columns = {}
-    for term in terms:  # type: ignore[union-attr]
+    for term in terms:
         for factor in term.factors:
             method = getattr(factor.eval_method, "value", None)
             if method == "lookup":
@@ -187,6 +184,12 @@ def columns_of(text: Any) -> tuple[str, ...]:
     if not columns:
         raise ValueError(f"fit(formula={text!r}): names no column; leave formula= out")
     return tuple(columns)
+
+
+def _parse(plain: str) -> Any:
+    """The terms of a formula; of another kind where it has two sides."""
+    kind: Any = Written
+    return kind(plain)
 
 
 def _without_references(text: str) -> tuple[str, dict[str, str | None]]:

@@ -36,9 +36,9 @@ CELLS_A_PSEUDOCELL = 50
 class LogNormalModel(eqx.Module):
     """x ~ N(μ + β v, W Wᵀ + diag(d)), u ~ channel(x - η): log-rates are low-rank Gaussian.
 
-    Covariates v of the cells, if there are any, have effects β ~ N(0, sd²) with a standard deviation
-    of each covariate over genes. A model of this kind is a name, a channel and a docstring; the Laplace engine fits it through
-    the channel, the priors and `augment`.
+    Covariates v of the cells, if there are any, have effects β ~ N(0, sd²), with a standard
+    deviation of each covariate over genes. A model of this kind is a name, a channel and a
+    docstring; the Laplace engine fits it through the channel, the priors and `augment`.
     """
 
     name: ClassVar[str]
@@ -82,7 +82,7 @@ class LogNormalModel(eqx.Module):
         positive = dist.ImproperUniform(dist.constraints.positive, (), (n_covariates,))
         sd = numpyro.sample(names.EFFECTS_SD, positive)
         prior = dist.Normal(0, sd).expand((n_genes, n_covariates)).to_event(2)
-        return covariates @ numpyro.sample(names.EFFECTS, prior).T
+        return covariates @ jnp.asarray(numpyro.sample(names.EFFECTS, prior)).T
 
     @property
     def sites(self) -> tuple[Site, ...]:

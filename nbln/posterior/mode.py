@@ -1,7 +1,7 @@
 """The posterior mode of every cell at once: the Newton step and loop, the only ones.
 
-A cell's observable log-rate is f = μ + β x + o + W̃ z̃ + ε with ε ~ N(0, d) per gene and z̃ ~ N(0, P⁻¹);
-β x are effects of known covariates, and below μ stands for μ + β x.
+A cell's observable log-rate is f = μ + β x + o + W̃ z̃ + ε with ε ~ N(0, d) per gene and
+z̃ ~ N(0, P⁻¹); β x are effects of known covariates, and below μ stands for μ + β x.
 One Newton step is Rasmussen & Williams (2006), Algorithm 3.1, written for a low-rank covariance:
 with score s and information a of the channel at f,
 
@@ -12,7 +12,7 @@ Nothing divides by d or a, and at the mode α = s.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -83,7 +83,7 @@ class Cells(NamedTuple):
     covariates: Float[Array, "cell covariate"]  # x, whose effects are β
 
     def mean(self, mu: Float[Array, " gene"]) -> Float[Array, "cell gene"]:
-        """μ + o, the log-rates of cells without covariates whose coordinates and residuals are 0."""
+        """μ + o, log-rates of cells without covariates where coordinates and residuals are 0."""
         return mu + self.offset[:, None]
 
 
@@ -98,7 +98,8 @@ class Parameters(eqx.Module):
 
     def __init__(self, mu, W, d, channel, effects=None):
         self.mu, self.W, self.d, self.channel = mu, W, d, channel
-        self.effects = np.zeros((*np.shape(d), 0), np.float32) if effects is None else effects
+        none: Any = np.zeros((*np.shape(d), 0), np.float32)
+        self.effects = none if effects is None else effects
 
     def mean(self, cells: Cells) -> Float[Array, "cell gene"]:
         """μ + β x + o of these cells."""

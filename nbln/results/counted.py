@@ -36,9 +36,11 @@ class CountedResult(Result):
         """Covariates of the cells of the fit, numbers standardised; none as a rule."""
         return np.zeros((self.fitted.n_cells, 0), np.float32)
 
-    def _covariates(self, counts: Counts) -> Float[np.ndarray, "cell covariate"] | None:
-        """Covariates of any cells; None where the model has none."""
-        del counts
+    def _covariates(
+        self, counts: Counts, caller: str
+    ) -> Float[np.ndarray, "cell covariate"] | None:
+        """Covariates of any cells; None where the model has none. `caller` is for messages."""
+        del counts, caller
         return None
 
     @property
@@ -53,14 +55,14 @@ class CountedResult(Result):
         eta = self.get_map()[names.ETA].values
         return outliers.rows(self.fitted, counts, self._located()[0], eta, self.covariates)
 
-    def _augment(self, counts: Counts, capture: Capture | None = None) -> Augmentation:
+    def _augment(self, counts: Counts, caller: str, capture: Capture | None = None) -> Augmentation:
         """What the model adds to any cells: by its capture prior, or with these losses."""
         if capture is None:
             capture = self.capture_rule.of(counts.library_size)
         added = registry.find(self.model).program.augment(capture)
-        return added._replace(covariates=self._covariates(counts))
+        return added._replace(covariates=self._covariates(counts, caller))
 
     def _score(self, counts, n_samples, seed):
         parameters, search = self._located()
-        added = self._augment(counts)
+        added = self._augment(counts, "score")
         return scoring.log_evidence(parameters, counts, added, search, n_samples, seed)

@@ -65,7 +65,8 @@ def write_laplace(result, adata: AnnData, key: str) -> None:
     shared = {str(n): float(x) for n, x in channel.items() if not x.dims}
     sizes = result.w_prior_diagnostics
     beta = result.beta
-    by_gene |= {f"{names.EFFECTS}_{c}": beta.sel(covariate=c).values for c in beta["covariate"].values}
+    for covariate, effects in zip(beta[names.COVARIATE].values, beta.values.T, strict=True):
+        by_gene[f"{names.EFFECTS}_{covariate}"] = effects
     write(
         adata,
         key,

@@ -242,8 +242,8 @@ class LaplaceResult(LogNormalResult):
     def _located(self):
         return self.parameters, self.search
 
-    def _covariates(self, counts):
-        return None if self.formula is None else self.formula.matrix(counts.obs, "adata")
+    def _covariates(self, counts, caller):
+        return None if self.formula is None else self.formula.matrix(counts.obs, caller)
 
     def _at_mode(self, counts) -> CellsAtMode:
         return CellsAtMode(self.fitted.data(counts), self.augmentation, self.cells.z)
@@ -267,11 +267,11 @@ class LaplaceResult(LogNormalResult):
         return predictive.fresh_sampler(*given, frozen, ppc_level)
 
     def _transform(self, counts):
-        added, source = self._augment(counts), self.cascade_source
+        added, source = self._augment(counts, "transform"), self.cascade_source
         if source is not None and not any(self.augmentation.columns.truncated):
             # Capture losses are frozen: new cells have what the source says of them.
             capture = KnownCapture(jnp.asarray(source.capture_losses(counts)))
-            added = self._augment(counts, capture)
+            added = self._augment(counts, "transform", capture)
         added = scoring.with_own_cells(self.fitted, self.augmentation, counts, added)
         z, eta = scoring.modes(self.parameters, counts, added, self.search)
         z = z[:, : self.latent_dim]

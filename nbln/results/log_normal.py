@@ -88,7 +88,7 @@ class LogNormalResult(CountedResult):
     def covariates(self) -> Float[np.ndarray, "cell covariate"]:
         """Covariates of the cells of the fit, numbers standardised."""
         given = self.augmentation.covariates
-        return np.zeros((self.fitted.n_cells, 0), np.float32) if given is None else given
+        return super().covariates if given is None else np.asarray(given)
 
     @property
     def beta(self) -> xr.DataArray:

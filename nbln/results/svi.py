@@ -175,7 +175,7 @@ class SVIResult(CountedResult):
 
     def capture_losses(self, counts: Counts) -> Float[np.ndarray, " cell"]:
         """Posterior mean of η of any cells with the genes of the fit."""
-        return scoring.modes(self.parameters, counts, self._augment(counts), SEARCH)[1]
+        return scoring.modes(self.parameters, counts, self._augment(counts, "transform"), SEARCH)[1]
 
     # What all results answer
 

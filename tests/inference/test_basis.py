@@ -32,8 +32,9 @@ def moments(z):
 def run(fitted, prior, phase=None, absorb_mean=True):
     mu, W, z = fitted
     phase = Phase.start() if phase is None else phase
-    turned = expand(jnp.asarray(mu), jnp.asarray(W), moments(z), prior, phase, absorb_mean)
-    return turned, np.asarray(turned.rotation(jnp.asarray(z.T))).T
+    none = jnp.zeros((len(mu), 0))
+    turned = expand(jnp.asarray(mu), none, jnp.asarray(W), moments(z), prior, phase, absorb_mean)
+    return turned, np.asarray(turned.rotation(jnp.asarray(z.T), jnp.zeros((len(z), 0)))).T
 
 
 PRIORS = {"columns": HorseshoeColumnwise(), "sparse": HorseshoeSparse()}
@@ -97,6 +98,7 @@ def test_a_settled_sparse_prior_turns_to_sparse_axes():
 
 def test_extra_columns_stay_as_they_are():
     z = jnp.arange(12.0).reshape(4, 3)
-    rotation = Rotation(2 * jnp.eye(2), jnp.asarray([1.0, 0.0]))
-    np.testing.assert_array_equal(rotation(z)[2:], z[2:])
-    np.testing.assert_array_equal(rotation(z)[0], 2 * (z[0] - 1))
+    rotation = Rotation(2 * jnp.eye(2), jnp.asarray([[1.0], [0.0]]))
+    turned = rotation(z, jnp.zeros((3, 0)))
+    np.testing.assert_array_equal(turned[2:], z[2:])
+    np.testing.assert_array_equal(turned[0], 2 * (z[0] - 1))

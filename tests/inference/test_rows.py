@@ -35,7 +35,9 @@ def run(problem, prior, damping=None):
     normal = jnp.asarray(np.hstack([corner, border, inner]))
     old = Parameters(jnp.asarray(mu), jnp.asarray(W), jnp.ones(G), Poisson())
     damping = Damping.start(G) if damping is None else damping
-    return regress(old, normal, jnp.asarray(rhs), prior, jnp.asarray(precision), damping)
+    return regress(
+        old, normal, jnp.asarray(rhs), prior, jnp.zeros(0), jnp.asarray(precision), damping
+    )
 
 
 def dense(problem, prior_precision, prior_pull):

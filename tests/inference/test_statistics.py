@@ -93,7 +93,7 @@ def test_a_step_from_coordinates_is_one_from_the_rates_they_imply():
 def test_regressions_of_a_gene_that_few_cells_show_come_to_rest(d):
     """The slope of the score must not outgrow the weight that the next step divides it by."""
     counts = jnp.asarray(np.repeat([0.0, 3.0], [94, 6])[:, None])
-    cells = Cells(counts, jnp.ones(100), jnp.zeros(100), jnp.zeros((100, 0)))
+    cells = Cells(counts, jnp.ones(100), jnp.zeros(100), *[jnp.zeros((100, 0))] * 2)
     advance = eqx.filter_jit(statistics.advance)
     mu, steps = jnp.zeros(1), []
     for _ in range(60):

@@ -99,12 +99,12 @@ def test_columns_are_compared_in_the_basis_that_they_are_in():
     phase = Phase(jnp.asarray(10), jnp.asarray(1))
     n_cells = 1000.0
     moments = jnp.asarray([n_cells, 0.0, 0.0, n_cells, 0.0, n_cells])
-    turned = expand(jnp.zeros(n_genes), W, moments, prior, phase, True)
+    turned = expand(jnp.zeros(n_genes), jnp.zeros((n_genes, 0)), W, moments, prior, phase, True)
     scales = prior.start(jnp.ones(2), n_genes) | {"lambda": jnp.asarray([2.0, 0.1])}
     rows = Rows(W, jnp.zeros((2, 2, n_genes)) + 1e-4 * jnp.eye(2)[:, :, None],
                 jnp.zeros(2), jnp.ones((n_genes, 2)))  # fmt: skip
     model = NBLN({}, prior, None, 2)
-    state = update.State(phase, None, scales, None, None, None)
+    state = update.State(phase, None, scales, None, None, None, None)
     columns = update._columns(model, state, rows, turned, jnp.asarray(n_cells))
     expected = np.sqrt((2.0**2 + 0.1**2) / 2)
     np.testing.assert_allclose(columns.old_sd, expected, rtol=0.02)

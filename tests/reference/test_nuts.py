@@ -65,9 +65,9 @@ def test_posterior_of_a_cell(capture):
     model = model_of(capture)
     mu, loadings, d, r = (jnp.asarray(x, jnp.float32) for x in (MU, W, D, R))
     parameters = Parameters(mu, loadings, d, model.channel.of({"r": r}))
-    offset, scale, columns = model.augmentation
+    offset, scale, columns, _ = model.augmentation
     counts = jnp.asarray(COUNTS, jnp.float32)
-    cells = Cells(counts, jnp.ones(1), offset, scale)
+    cells = Cells(counts, jnp.ones(1), offset, scale, jnp.zeros((1, 0)))
     at = mode.find(parameters, cells, columns, jnp.log(counts + 0.5))
     step = mode.newton_step(parameters, cells, columns, at.f)
     moved, leverage, variance = mode.corrected(step, parameters, cells, columns)

@@ -69,11 +69,10 @@ def expand(
     """
     known = 1 + effects.shape[1]
     second = small.unpack_bordered(moments[None])[:, :, 0]
+    if not absorb_mean:
+        second = second.at[0].set(0).at[:, 0].set(0).at[0, 0].set(1)
     cross = second[known:, :known]
     inverse = small.inverse_and_log_det(second[:known, :known, None])[0][:, :, 0]
-    if not absorb_mean:
-        inner = small.inverse_and_log_det(second[1:known, 1:known, None])[0][:, :, 0]
-        inverse = jnp.zeros_like(inverse).at[1:, 1:].set(inner)
     shift = dot(cross, inverse)
     covariance = (second[known:, known:] - dot(shift, cross.T)) / moments[0]
     moved = dot(W, shift)
