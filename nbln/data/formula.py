@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy.linalg
-from formulaic import SimpleFormula
 from formulaic import Formula as Written
+from formulaic import StructuredFormula
 from formulaic.errors import FormulaicError
 from jaxtyping import Float
 
@@ -161,7 +161,7 @@ def columns_of(text: Any) -> tuple[str, ...]:
     except FormulaicError as error:
         reason = " ".join(str(error).split("\n")[0].split())
         raise ValueError(f"fit(formula={text!r}): not a formula: {visible(reason)}") from None
-    if not isinstance(terms, SimpleFormula):
+    if isinstance(terms, StructuredFormula):
         raise ValueError(f"fit(formula={text!r}): counts are what is explained; begin with '~'")
     written = [str(term) for term in terms]
     if INTERCEPT not in written:
