@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.linalg
 from formulaic import Formula as Written
 from formulaic import StructuredFormula
 from formulaic.errors import FormulaicError
@@ -131,7 +130,7 @@ class Formula:
         X = np.concatenate([np.ones((len(obs), 1)), self.matrix(obs, "fit")], axis=1)
         X = X / np.maximum(np.linalg.norm(X, axis=0), 1e-30)
         for i, name in enumerate(self.names, start=1):
-            others, *_ = scipy.linalg.lstsq(X[:, :i], X[:, i])
+            others, *_ = np.linalg.lstsq(X[:, :i], X[:, i])
             if np.linalg.norm(X[:, i] - X[:, :i] @ others) < COLLINEAR:
                 raise ValueError(
                     f"fit(formula={text!r}): {visible(name)} follows from "
