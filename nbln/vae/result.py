@@ -41,7 +41,7 @@ class VAEResult(AmortisedResult):
         ----------
         refined
             False: what the encoder says, its mean. True: the mode of each cell's own posterior, by
-            Gauss–Newton steps from there, which an encoder misses by some nats.
+            Newton steps from there, which an encoder misses by some nats.
         counts
             The AnnData of the fit; needed to refine after loading.
         """
