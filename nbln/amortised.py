@@ -43,6 +43,33 @@ class Kind:
     library: str
 
 
+# Keywords of scvi-tools, and where what they set is set here.
+SPELLINGS = {
+    "n_latent": "give latent_dim=",
+    "max_epochs": "give vae=nbln.VAEConfig(n_epochs=...)",
+    "dropout_rate": "give vae=nbln.VAEConfig(dropout=...)",
+    "lr": "give vae=nbln.VAEConfig(learning_rate=...)",
+    "n_epochs_kl_warmup": "give vae=nbln.VAEConfig(warmup_epochs=...)",
+    "early_stopping": (
+        "give vae=nbln.VAEConfig(validation_share=0.1): a fit stops when held-out cells no longer "
+        "improve"
+    ),
+    "early_stopping_patience": "give vae=nbln.VAEConfig(patience=...)",
+    "train_size": "give the share of cells held out, vae=nbln.VAEConfig(validation_share=...)",
+    "validation_size": "give vae=nbln.VAEConfig(validation_share=...)",
+    "plan_kwargs": (
+        "give vae=nbln.VAEConfig(learning_rate=..., weight_decay=..., warmup_epochs=...)"
+    ),
+    "categorical_covariate_keys": "give covariates=[...]",
+    "continuous_covariate_keys": "give covariates=[...]",
+    "use_observed_lib_size": "give library='observed' or library='latent'",
+    **dict.fromkeys(
+        ("use_gpu", "accelerator", "devices"),
+        "JAX uses an accelerator where its package for one is installed; the variable "
+        "JAX_PLATFORMS=cpu keeps it from that",
+    ),
+}
+
 RULES = {
     "gene_likelihood": one_of(LIKELIHOODS),
     "dispersion": one_of(DISPERSIONS),
@@ -61,6 +88,7 @@ class VAEPlan(Plan):
         "latent_dim", "batch_key", "covariates", "labels_key", "gene_likelihood", "dispersion",
         "decoder", "library", "start", "vae",
     )  # fmt: skip
+    settings: ClassVar[tuple[str, type]] = ("vae", VAEConfig)
     latent_dim: int
     kind: Kind
     batch_key: str | None
