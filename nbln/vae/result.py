@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import jax
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -18,7 +19,7 @@ from nbln.vae.cells import Cells, library_prior
 from nbln.vae.config import VAEConfig
 from nbln.vae.decoded import Latents
 from nbln.vae.engine import fit_vae
-from nbln.vae.objective import Terms
+from nbln.vae.objective import OBJECTIVES, Terms
 
 MARGINAL_DRAWS = 100  # of the importance sampling; repeatable to 0.1 nats a cell on PBMC
 
@@ -283,14 +284,16 @@ class VAEResult(AmortisedResult):
     ) -> "VAEResult":
         """The model for cells of new batches, fitted to them; what `load_query_data` is for.
 
-        Weights of the new batches alone are learned, so that factors mean what they did, and cells
-        of the fit keep theirs.
+        Weights of new batches, labels and categories of covariates alone are learned, so that
+        factors mean what they did, and cells of the fit keep theirs.
 
         Parameters
         ----------
         adata
-            Cells with the genes of the fit and its columns of ``obs``, of batches that it did not
-            have, or that it had.
+            Cells with the genes of the fit and its columns of ``obs``. Batches, labels and
+            categories of covariates may be ones that it did not have, or that it had.
+            Where all are known nothing is learned: the result is the fit itself for these cells,
+            and its history that of the fit up to the epoch that was kept.
         vae
             Epochs, batch size and rate of the training.
 
@@ -301,27 +304,30 @@ class VAEResult(AmortisedResult):
         Raises
         ------
         ValueError
-            The fit was told of no batches; a gene of the fit is missing.
+            The fit was told of no categories; a gene of the fit is missing.
         """
-        if self.design.batch is None:
-            raise ValueError("extend(adata): the fit was told of no batches (batch_key=)")
+        if not self.design.has_categories:
+            raise ValueError(
+                "extend(adata): the fit was told of no batches or other categories (batch_key=, "
+                "covariates=); for any cells transform(adata) gives factors"
+            )
         counts = self.fitted.matched(adata, layer, "extend")
-        column = self.design.batch.column
-        design = extend.extended_design(self.design, counts.obs[column].astype(str).to_numpy())
+        design = self.design.extended(counts.obs)
         cells = Cells.of(counts, design, "extend")
-        n_old, n_new = self.design.n_batches, design.n_batches - self.design.n_batches
-        network, of, history = self.network, self.architecture, self.epochs
+        growth = extend.Growth.of(self.design, design)
+        network, of = self.network, growth.architecture(self.architecture)
+        history = jax.tree.map(lambda x: x[: self.best + 1], self.epochs)
         settings, seconds = self.fitted.settings, self.fitted.seconds
-        if n_new:
-            prior = library_prior(cells.known, design.n_batches, n_old)
-            network, new = extend.extended(network, of, prior)
+        if growth.is_any:
+            prior = library_prior(cells.known, design.n_batches, self.design.n_batches)
+            network, new = extend.extended(network, self.architecture, growth, prior)
             asked = VAEConfig() if vae is None else vae
             config = dataclasses.replace(asked, weight_decay=0.0, validation_share=0.0)
-            objective = extend.NewBatches(new, of, self.has_prior)
+            whole = OBJECTIVES[self.inference_method]()
+            objective = extend.NewCategories(new, whole, self.architecture)
             fit = fit_vae(network, objective, cells, config, seed, progress)
             network, history = fit.model, fit.history
             settings, seconds = settings | {"seed": seed}, fit.seconds
-            of = extend.extended_architecture(of, n_new)
         return dataclasses.replace(
             self,
             fitted=Fitted.of(
@@ -333,7 +339,7 @@ class VAEResult(AmortisedResult):
             known=cells.known,
             latents=decoded.latents(network, cells),
             epochs=history,
-            best=len(history.elbo_train) - 1 if n_new else self.best,
+            best=len(history.elbo_train) - 1,
             held_out=np.zeros(0, int),
             stopped=False,
         )
