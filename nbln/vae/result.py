@@ -150,12 +150,17 @@ class VAEResult(AmortisedResult):
         check_whole(f"{call}(n_samples", n_samples)
         scale, factor = files.library_scale(f"{call}(library_size", library_size)
         cells, places = self._of(adata, layer, call), self.fitted.find(gene_list)
-        total = 0.0
         moved = differential.in_batches(self.design, cells, transform_batch, call)
-        for one in moved:
-            total = total + decoded.expression(self.network, one, places, scale, n_samples, seed)[0]
+        each = (
+            decoded.mean_expression(self.network, one, places, scale, n_samples, seed)
+            for one in moved
+        )
+        total = next(each)
+        for values in each:  # in place: of all genes of many cells a copy may not fit
+            total += values
+        total *= factor / len(moved)
         index, columns = cells.counts.cell_names, self.fitted.gene_names[places]
-        return pd.DataFrame(factor * total / len(moved), index=index, columns=columns)
+        return pd.DataFrame(total, index=index, columns=columns)
 
     def get_likelihood_parameters(self, adata=None, layer: str | None = None) -> xr.Dataset:
         """Of each count's distribution at the encoder's mean, (cell, gene).
