@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
+from nbln import registry
 from nbln.arguments import choose, one_of
 from nbln.data.counts import Counts
 from nbln.data.design import Design
@@ -82,7 +83,7 @@ RULES = {
 class VAEPlan(Plan):
     """An amortised model by a variational auto-encoder."""
 
-    engine: ClassVar[str] = "vae"
+    engine: ClassVar[str] = registry.VAE
     title: ClassVar[str] = "VAE"
     uses: ClassVar[tuple[str, ...]] = (
         "latent_dim", "batch_key", "covariates", "labels_key", "gene_likelihood", "dispersion",
@@ -195,7 +196,7 @@ class VAEPlan(Plan):
 class AEPlan(VAEPlan):
     """An amortised model by an auto-encoder: no prior, no draws, weight decay alone."""
 
-    engine: ClassVar[str] = "ae"
+    engine: ClassVar[str] = registry.AE
     title: ClassVar[str] = "AE"
 
 

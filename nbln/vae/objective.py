@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from nbln import registry
 from nbln.vae.layers import Moments, Training
 from nbln.vae.scvi import SCVI, Batch
 
@@ -86,7 +87,10 @@ class Reconstruction(Objective):
         return terms.reconstruction
 
 
-OBJECTIVES: dict[str, type[Objective]] = {"vae": EvidenceBound, "ae": Reconstruction}
+OBJECTIVES: dict[str, type[Objective]] = {
+    registry.VAE: EvidenceBound,
+    registry.AE: Reconstruction,
+}
 
 
 def _terms(model: SCVI, batch: Batch, key: Array, training: bool, draw: bool):

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from nbln import registry
 from nbln import vocabulary as names
 from nbln.arguments import check_flag, check_seed, check_whole, choose, number
 from nbln.data.fitted import Fitted
@@ -28,7 +29,7 @@ MARGINAL_DRAWS = 100  # of the importance sampling; repeatable to 0.1 nats a cel
 class VAEResult(AmortisedResult):
     """A fitted scVI model, by the names of this package and by those of scvi-tools."""
 
-    kind: ClassVar[str] = "vae"
+    kind: ClassVar[str] = registry.VAE
 
     def __repr__(self):
         return story.line(self)

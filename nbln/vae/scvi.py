@@ -222,7 +222,7 @@ class SCVI(eqx.Module):
 registry.add(
     registry.Row(
         SCVI,
-        ("vae", "ae"),
+        (registry.VAE, registry.AE),
         "scvi, counts from latent factors by neural networks",
         "offer more factors (latent_dim) or train for longer; compare check('per_cell')",
     )
