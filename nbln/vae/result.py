@@ -15,7 +15,7 @@ from nbln import vocabulary as names
 from nbln.arguments import check_flag, check_seed, check_whole, choose, number
 from nbln.data.fitted import Fitted
 from nbln.vae import decoded, differential, extend, files, marginal, story
-from nbln.vae.amortised_result import AmortisedResult
+from nbln.vae.amortised_result import NO_EVIDENCE, AmortisedResult
 from nbln.vae.cells import Cells, library_prior
 from nbln.vae.config import VAEConfig
 from nbln.vae.decoded import Latents
@@ -49,6 +49,7 @@ class VAEResult(AmortisedResult):
         """
         z = self.latents.z_mean
         if refined:
+            self._needs_prior("get_latent(refined=True)", "take get_latent()")
             z = decoded.refined(self.network, self._cells(counts))
         return self.fitted.label(z, (names.CELL, names.FACTOR), "z")
 
@@ -195,6 +196,8 @@ class VAEResult(AmortisedResult):
         Called as in scvi-tools, but asked of the log2 fold change between the groups' mean shares,
         not between single pairs of cells, which differ in groups of the same mixture. Draws are of
         z of the cells and of the cells (Bayesian bootstrap). Cells and not donors are the units.
+        Of a group of more than 2,000 cells so many are taken at random, by the seed: intervals are
+        of their mean.
 
         Parameters
         ----------
@@ -257,7 +260,11 @@ class VAEResult(AmortisedResult):
         return decoded.terms(self.network, self._of(adata, layer, caller), n_samples, seed)
 
     def get_elbo(self, adata=None, layer: str | None = None, n_samples: int = 10, seed: int = 0):
-        """Evidence lower bound, mean over cells (nats); higher is better."""
+        """Evidence lower bound, mean over cells (nats); higher is better.
+
+        An auto-encoder has none: its factors have no prior.
+        """
+        self._needs_prior("get_elbo", NO_EVIDENCE)
         return float(self._terms(adata, layer, "get_elbo", n_samples, seed).elbo.mean())
 
     def get_reconstruction_error(
@@ -274,7 +281,11 @@ class VAEResult(AmortisedResult):
         n_mc_samples: int = MARGINAL_DRAWS,
         seed: int = 0,
     ) -> float:
-        """Log-evidence, mean over cells (nats), by importance sampling about refined modes."""
+        """Log-evidence, mean over cells (nats), by importance sampling about refined modes.
+
+        An auto-encoder has none: its factors have no prior.
+        """
+        self._needs_prior("get_marginal_ll", NO_EVIDENCE)
         cells = self._of(adata, layer, "get_marginal_ll")
         return float(marginal.log_evidence(self.network, cells, n_mc_samples, seed).mean())
 
