@@ -109,6 +109,7 @@ class VAEPlan(Plan):
         for name, rule in RULES.items():
             rule(f"fit({name}", words[name])
         config = engine_settings(arguments, "vae", VAEConfig, config_rules.RULES, ())
+        OBJECTIVES[cls.engine].of_draws(config.n_importance)  # an objective may refuse them
         return cls(
             **cls._common(row, arguments),
             latent_dim=arguments["latent_dim"],
@@ -144,7 +145,7 @@ class VAEPlan(Plan):
         if self.start is not None:
             known = fit_vae(model, EncoderBound(), cells, config.approach, self.seed)
             model = known.model
-        objective = OBJECTIVES[self.engine]()
+        objective = OBJECTIVES[self.engine].of_draws(self.config.n_importance)
         if not objective.has_prior:
             model = start.without_draws(model)
         fit = fit_vae(model, objective, cells, config, self.seed, self.progress, saver)

@@ -340,7 +340,7 @@ class VAEResult(AmortisedResult):
             network, new = extend.extended(network, self.architecture, growth, prior)
             asked = VAEConfig() if vae is None else vae
             config = dataclasses.replace(asked, weight_decay=0.0, validation_share=0.0)
-            whole = OBJECTIVES[self.inference_method]()
+            whole = OBJECTIVES[self.inference_method].of_draws(config.n_importance)
             objective = extend.NewCategories(new, whole, self.architecture)
             fit = fit_vae(network, objective, cells, config, seed, progress)
             network, history = fit.model, fit.history

@@ -59,6 +59,10 @@ class Gaussian(NamedTuple):
         """One draw."""
         return self.mean + jnp.sqrt(self.variance) * jax.random.normal(key, self.mean.shape)
 
+    def log_density(self, x: Array) -> Array:
+        """Natural log density, element by element."""
+        return -0.5 * (jnp.log(2 * jnp.pi * self.variance) + (x - self.mean) ** 2 / self.variance)
+
     def divergence(self, mean: Array | float, variance: Array | float) -> Array:
         """KL divergence to other normal distributions, element by element (nats)."""
         ratio = self.variance / variance
