@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
+from nbln import registry
 from nbln.arguments import choose, one_of
 from nbln.data.counts import Counts
 from nbln.data.design import Design
@@ -43,6 +44,33 @@ class Kind:
     library: str
 
 
+# Keywords of scvi-tools, and where what they set is set here.
+SPELLINGS = {
+    "n_latent": "give latent_dim=",
+    "max_epochs": "give vae=nbln.VAEConfig(n_epochs=...)",
+    "dropout_rate": "give vae=nbln.VAEConfig(dropout=...)",
+    "lr": "give vae=nbln.VAEConfig(learning_rate=...)",
+    "n_epochs_kl_warmup": "give vae=nbln.VAEConfig(warmup_epochs=...)",
+    "early_stopping": (
+        "give vae=nbln.VAEConfig(validation_share=0.1): a fit stops when held-out cells no longer "
+        "improve"
+    ),
+    "early_stopping_patience": "give vae=nbln.VAEConfig(patience=...)",
+    "train_size": "give the share of cells held out, vae=nbln.VAEConfig(validation_share=...)",
+    "validation_size": "give vae=nbln.VAEConfig(validation_share=...)",
+    "plan_kwargs": (
+        "give vae=nbln.VAEConfig(learning_rate=..., weight_decay=..., warmup_epochs=...)"
+    ),
+    "categorical_covariate_keys": "give covariates=[...]",
+    "continuous_covariate_keys": "give covariates=[...]",
+    "use_observed_lib_size": "give library='observed' or library='latent'",
+    **dict.fromkeys(
+        ("use_gpu", "accelerator", "devices"),
+        "JAX uses an accelerator where its package for one is installed; the variable "
+        "JAX_PLATFORMS=cpu keeps it from that",
+    ),
+}
+
 RULES = {
     "gene_likelihood": one_of(LIKELIHOODS),
     "dispersion": one_of(DISPERSIONS),
@@ -55,12 +83,13 @@ RULES = {
 class VAEPlan(Plan):
     """An amortised model by a variational auto-encoder."""
 
-    engine: ClassVar[str] = "vae"
+    engine: ClassVar[str] = registry.VAE
     title: ClassVar[str] = "VAE"
     uses: ClassVar[tuple[str, ...]] = (
         "latent_dim", "batch_key", "covariates", "labels_key", "gene_likelihood", "dispersion",
         "decoder", "library", "start", "vae",
     )  # fmt: skip
+    settings: ClassVar[tuple[str, type]] = ("vae", VAEConfig)
     latent_dim: int
     kind: Kind
     batch_key: str | None
@@ -80,6 +109,7 @@ class VAEPlan(Plan):
         for name, rule in RULES.items():
             rule(f"fit({name}", words[name])
         config = engine_settings(arguments, "vae", VAEConfig, config_rules.RULES, ())
+        OBJECTIVES[cls.engine].of_draws(config.n_importance)  # an objective may refuse them
         return cls(
             **cls._common(row, arguments),
             latent_dim=arguments["latent_dim"],
@@ -115,7 +145,7 @@ class VAEPlan(Plan):
         if self.start is not None:
             known = fit_vae(model, EncoderBound(), cells, config.approach, self.seed)
             model = known.model
-        objective = OBJECTIVES[self.engine]()
+        objective = OBJECTIVES[self.engine].of_draws(self.config.n_importance)
         if not objective.has_prior:
             model = start.without_draws(model)
         fit = fit_vae(model, objective, cells, config, self.seed, self.progress, saver)
@@ -167,7 +197,7 @@ class VAEPlan(Plan):
 class AEPlan(VAEPlan):
     """An amortised model by an auto-encoder: no prior, no draws, weight decay alone."""
 
-    engine: ClassVar[str] = "ae"
+    engine: ClassVar[str] = registry.AE
     title: ClassVar[str] = "AE"
 
 

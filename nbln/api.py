@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nbln import plan
-from nbln.amortised import MOMENTS
-from nbln.arguments import check_flag, check_keywords, check_seed
+from nbln.amortised import MOMENTS, SPELLINGS
+from nbln.arguments import check_flag, check_keywords, check_seed, setting_of
 from nbln.data.counts import Counts
 from nbln.inference.checkpoint import Checkpoint, Saver
 from nbln.inference.laplace.engine import LaplaceConfig
@@ -170,7 +170,7 @@ def fit(
         for name, parameter in inspect.signature(fit).parameters.items()
         if name not in ("adata", "strict", "checkpoint", "unknown")
     }
-    check_keywords("fit", unknown, ["adata", "strict", "checkpoint", *defaults])
+    check_keywords("fit", unknown, ["adata", "strict", "checkpoint", *defaults], _elsewhere)
     for flag in ("progress", "strict"):
         check_flag(f"fit({flag}", given[flag])
     if not isinstance(checkpoint, str | os.PathLike | Checkpoint | None):
@@ -189,6 +189,13 @@ def fit(
             strict=strict,
         )
         return built.run(counts, saver)
+
+
+def _elsewhere(keyword: str) -> str:
+    """What to give in place of a keyword that is a finer setting, or one of scvi-tools."""
+    if way := setting_of(keyword, (kind.settings for kind in plan.PLANS.values())):
+        return f"give {way}"
+    return SPELLINGS.get(keyword, "")
 
 
 def load(path) -> Result:

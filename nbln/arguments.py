@@ -173,16 +173,38 @@ def replace_settings(settings, argument: str, rules: Mapping[str, Rule], **overr
     return dataclasses.replace(settings, **given)
 
 
-def check_keywords(call: str, unknown: Mapping[str, Any], accepted: Iterable[str]) -> None:
+def setting_of(name: str, settings: Iterable[tuple[str, type]]) -> str:
+    """How a keyword is given as a field of settings, ``svi=nbln.SVIConfig(guide=...)``; '' if none.
+
+    `settings` are pairs of the keyword and the dataclass of settings that it takes.
+    """
+    ways = (
+        f"{keyword}=nbln.{kind.__name__}({name}=...)"
+        for keyword, kind in settings
+        if name in {field.name for field in dataclasses.fields(kind)}
+    )
+    return " or ".join(dict.fromkeys(ways))
+
+
+def check_keywords(
+    call: str,
+    unknown: Mapping[str, Any],
+    accepted: Iterable[str],
+    elsewhere: Callable[[str], str] = lambda keyword: "",
+) -> None:
     """Raise for keywords that a call does not have.
+
+    `elsewhere` says of a keyword what to give in its place, '' where it does not know it.
 
     Raises
     ------
     TypeError
-        Names the first, with the one that may have been meant.
+        Names the first, with what to give in its place, or the one that may have been meant.
     """
     words = list(accepted)
     for keyword in unknown:
+        if remedy := elsewhere(keyword):
+            raise TypeError(f"{call}({keyword}=...): unknown keyword; {remedy}")
         raise TypeError(
             f"{call}({keyword}=...): unknown keyword{hint(keyword, words)}; known: "
             f"{', '.join(words)}"

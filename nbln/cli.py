@@ -97,6 +97,32 @@ FormulaText = Annotated[
         show_default="none",
     ),
 ]
+LabelsKey = Annotated[
+    str | None,
+    typer.Option(help="Column of labels, for --dispersion gene-label (scvi).", show_default="none"),
+]
+GeneLikelihood = Annotated[str, typer.Option(help="nb, zinb or poisson (scvi).")]
+Dispersion = Annotated[
+    str, typer.Option(help="Of gene, gene-batch, gene-label or gene-cell (scvi).")
+]
+Decoder = Annotated[str, typer.Option(help="mlp or linear (scvi).")]
+Library = Annotated[str, typer.Option(help="Library sizes: observed or latent (scvi).")]
+Epochs = Annotated[
+    int | None,
+    typer.Option(help="Passes over the cells, at most (scvi).", show_default="by cells"),
+]
+LatentDim = Annotated[
+    int, typer.Option(help="Gene programs, or factors of scvi, offered; not all need be used.")
+]
+NSteps = Annotated[
+    int | None,
+    typer.Option(
+        help="Upper bound on steps of the model's engine; not of scvi.", show_default="its own"
+    ),
+]
+Backed = Annotated[
+    bool, typer.Option("--backed", help="Leave the counts on disk and read them in parts.")
+]
 Pairs = Annotated[int, typer.Option(min=1, help=f"Number of gene pairs in {PAIRS}; {QUOTED}.")]
 
 
@@ -167,24 +193,21 @@ def fit(
     formula: FormulaText = None,
     batch_key: BatchKey = None,
     covariate: Covariate = None,
-    latent_dim: Annotated[
-        int, typer.Option(help="Gene programs, or factors of scvi, offered; not all need be used.")
-    ] = 16,
+    labels_key: LabelsKey = None,
+    gene_likelihood: GeneLikelihood = "nb",
+    dispersion: Dispersion = "gene",
+    decoder: Decoder = "mlp",
+    library: Library = "observed",
+    epochs: Epochs = None,
+    latent_dim: LatentDim = 16,
     gene_coverage: Coverage = None,
-    n_steps: Annotated[
-        int | None,
-        typer.Option(
-            help="Upper bound on steps of the model's engine; not of scvi.", show_default="its own"
-        ),
-    ] = None,
+    n_steps: NSteps = None,
     seed: Seed = 0,
     pairs: Pairs = 1000,
     draws: PosteriorDraws = 0,
     min_abs: MinAbs = 0.3,
     fdr: FDR = 0.05,
-    backed: Annotated[
-        bool, typer.Option("--backed", help="Leave the counts on disk and read them in parts.")
-    ] = False,
+    backed: Backed = False,
     checkpoint: Resume = True,
     progress: Bars = True,
     debug: Debug = False,
@@ -203,6 +226,12 @@ def fit(
             formula=formula,
             batch_key=batch_key,
             covariates=covariate or None,
+            labels_key=labels_key,
+            gene_likelihood=gene_likelihood,
+            dispersion=dispersion,
+            decoder=decoder,
+            library=library,
+            vae=None if epochs is None else nbln.VAEConfig(n_epochs=epochs),
             gene_coverage=gene_coverage,
             n_steps=n_steps,
             seed=seed,

@@ -17,7 +17,7 @@ import numpy as np
 from nbln import cascade as cascades
 from nbln import options, registry
 from nbln import vocabulary as names
-from nbln.arguments import choose, replace_settings
+from nbln.arguments import choose, replace_settings, setting_of
 from nbln.cascade import CascadeConfig
 from nbln.channels.negative_binomial import TYPICAL_R
 from nbln.data.counts import Counts
@@ -69,6 +69,7 @@ class Plan(abc.ABC):
     engine: ClassVar[str]
     title: ClassVar[str]  # of the engine, in messages
     uses: ClassVar[tuple[str, ...]]  # keywords of `fit` beside the common ones
+    settings: ClassVar[tuple[str, type]]  # keyword and class of the engine's finer settings
     row: Row
     priors: Priors
     layer: str | None
@@ -117,6 +118,7 @@ class SVIPlan(Plan):
     engine: ClassVar[str] = registry.SVI
     title: ClassVar[str] = "SVI"
     uses: ClassVar[tuple[str, ...]] = ("parameterization", "n_steps", "batch_size", "tol", "svi")
+    settings: ClassVar[tuple[str, type]] = ("svi", SVIConfig)
     parameterization: str
     config: SVIConfig
 
@@ -185,6 +187,7 @@ class LaplacePlan(Plan):
         "informative_priors_tau", "informative_priors_freeze", "informative_priors_match",
         "informative_priors_n_samples", "formula",
     )  # fmt: skip
+    settings: ClassVar[tuple[str, type]] = ("laplace", LaplaceConfig)
     latent_dim: int
     formula: str | None
     config: LaplaceConfig
@@ -370,9 +373,14 @@ def make(arguments: Arguments, defaults: Arguments) -> Plan:
             models = [
                 m for m, other in registry.MODELS.items() if users.keys() & set(other.engines)
             ]
+            other = (
+                f"it is for models fitted by {', '.join(user.title for user in users.values())} "
+                f"({', '.join(models)})"
+            )
+            own = setting_of(name, [kind.settings])
             raise ValueError(
-                f"fit({name}={value!r}): model {row.name} does not use it; it is for models fitted "
-                f"by {', '.join(user.title for user in users.values())} ({', '.join(models)})"
+                f"fit({name}={value!r}): model {row.name} does not use it; "
+                + (f"give {own}" if own else other)
             )
     return kind.of(row, arguments)
 

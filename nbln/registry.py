@@ -15,7 +15,8 @@ from nbln.priors.columnwise import Flat, Gaussian, HorseshoeColumnwise, NegColum
 from nbln.priors.loadings import LoadingsPrior
 from nbln.priors.sparse import HorseshoeSparse
 
-LAPLACE, SVI = "laplace", "svi"
+# Names of the engines, as in ``fit(inference_method=...)``.
+LAPLACE, SVI, VAE, AE = "laplace", "svi", "vae", "ae"
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,31 @@ def test_fit_of_independent_genes_has_no_pairs(h5ad, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fit.nc", "fitted.h5ad", "report.html"]
 
 
+def test_options_of_an_auto_encoder(h5ad, tmp_path, monkeypatch):
+    """They come to `fit` as its own keywords."""
+    given = {}
+
+    def record(adata, **keywords):
+        given.update(keywords)
+        raise ValueError("no fit here")
+
+    monkeypatch.setattr(nbln, "fit", record)
+    words = {
+        "gene_likelihood": "zinb", "dispersion": "gene-label", "labels_key": "kind",
+        "decoder": "linear", "library": "latent",
+    }  # fmt: skip
+    options = [x for name, word in words.items() for x in (f"--{name.replace('_', '-')}", word)]
+    where = "--out", tmp_path
+    run("fit", h5ad, *where, "--model", "scvi", "--epochs", 2, *options)
+    assert given.items() >= words.items()
+    assert given["vae"] == nbln.VAEConfig(n_epochs=2)
+    run("fit", h5ad, *where)
+    assert given["vae"] is None
+    code, text = run("fit", h5ad, *where, "--model", "scvi", "--epochs", 0)
+    assert code == 1
+    assert "n_epochs=0): must be a whole number, at least 1" in text
+
+
 def test_a_fit_that_stops_too_early_says_so(h5ad, tmp_path):
     code, text = run("fit", h5ad, "--out", tmp_path, "--n-steps", 2)
     assert code == 0, text
@@ -147,6 +172,12 @@ def test_pooled_genes_are_no_genes(h5ad, tmp_path):
         (("--latent-dim", N_GENES), "must be a whole number from 1 to"),
         (("--gene-coverage", 2), "must lie in (0, 1]"),
         (("--n-steps", 0), "must be a whole number, at least 1"),
+        (("--dispersion", "gene-cell"), "model nbln does not use it"),
+        (("--epochs", 3), "model nbln does not use it"),
+        (("--model", "scvi", "--gene-likelihood", "normal"), "choose one of nb, zinb, poisson"),
+        (("--model", "scvi", "--decoder", "deep"), "choose one of mlp, linear"),
+        (("--model", "scvi", "--library", "known"), "choose one of observed, latent"),
+        (("--model", "scvi", "--dispersion", "gene-label"), "with labels_key="),
     ],
 )
 def test_arguments_that_cannot_be(h5ad, tmp_path, arguments, words):

@@ -27,6 +27,16 @@ class Categories:
         """The categories that cells have."""
         return cls(column, tuple(sorted(set(obs[column].astype(str)))))
 
+    @property
+    def width(self) -> int:
+        """Columns of the design."""
+        return len(self.levels)
+
+    def extended(self, obs: pd.DataFrame) -> "Categories":
+        """The same with the categories that only these cells have after its own."""
+        further = set(obs[self.column].astype(str)) - set(self.levels)
+        return Categories(self.column, (*self.levels, *sorted(further)))
+
     def codes(self, obs: pd.DataFrame, caller: str) -> Int[np.ndarray, " cell"]:
         """(cell,) number of each cell's category.
 
@@ -63,6 +73,16 @@ class Numbers:
         if np.ptp(values) == 0:  # whose standard deviation is rounding
             return cls(column, float(values[0]), 1.0)
         return cls(column, float(values.mean()), float(values.std()))
+
+    @property
+    def width(self) -> int:
+        """Columns of the design."""
+        return 1
+
+    def extended(self, obs: pd.DataFrame) -> "Numbers":
+        """The same: numbers are standardised as those of the fit."""
+        del obs
+        return self
 
     def values(self, obs: pd.DataFrame) -> Float[np.ndarray, " cell"]:
         """(cell,) standardised values."""
@@ -107,6 +127,12 @@ class Design:
         return tuple(dict.fromkeys(part.column for part in parts if part is not None))
 
     @property
+    def has_categories(self) -> bool:
+        """Whether new cells can have a value that no cell of the fit had."""
+        parts = (self.batch, self.label, *self.covariates)
+        return any(isinstance(part, Categories) for part in parts)
+
+    @property
     def n_batches(self) -> int:
         """Number of batches; 1 without any."""
         return 1 if self.batch is None else len(self.batch.levels)
@@ -134,6 +160,17 @@ class Design:
             elif part is not None:
                 parts.append(part.values(obs)[:, None])
         return np.concatenate(parts, axis=1)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Columns of `matrix` for the batch, if there is one, and for each covariate."""
+        parts = (self.batch, *self.covariates)
+        return tuple(part.width for part in parts if part is not None)
+
+    def extended(self, obs: pd.DataFrame) -> "Design":
+        """The design with the categories that only these cells have, each after its column's."""
+        batch, label = (p and p.extended(obs) for p in (self.batch, self.label))
+        return Design(batch, label, tuple(part.extended(obs) for part in self.covariates))
 
     def plain(self) -> dict[str, Any]:
         """As plain values, which a file can hold."""

@@ -218,7 +218,7 @@ def pairs(
     error = (n * (1 - found.beyond) + 0.5) / (n + 1)
     lfsr = (n * (1 - found.sign) + 0.5) / (n + 1)
     order = np.lexsort((-np.abs(found.mean), error))
-    q = np.cumsum(error[order]) / np.arange(1, len(order) + 1)
+    q = q_values(error[order])
     called = order[q <= fdr]
     low, high = _ends(draws, found.first[called], found.second[called], level)
     names = draws.gene_names
@@ -236,6 +236,14 @@ def pairs(
     )
     table.attrs = {"kind": draws.kind, "min_abs": min_abs, "fdr": fdr, "level": level}
     return table
+
+
+def q_values(error: Float[np.ndarray, " call"]) -> Float[np.ndarray, " call"]:
+    """Expected share of wrong ones among the calls down to each, the surest first.
+
+    `error` is the probability that a call is wrong, given the data (Müller et al. 2004).
+    """
+    return np.cumsum(error) / np.arange(1, len(error) + 1)
 
 
 def _ends(draws: CorrelationDraws, first, second, level: float):

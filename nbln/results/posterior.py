@@ -20,6 +20,7 @@ from nbln.priors.loadings import LoadingsPrior
 from nbln.questions import arviz, diagnostics, intervals, sampling, stability
 from nbln.questions.intervals import CorrelationDraws
 from nbln.results import files, io
+from nbln.results.answers import Answers
 
 LEVEL = 0.9  # of an interval unless another is asked for
 STEPS = ("cells", "rows", "overdispersion", "shift")  # whose proposals are accepted or not
@@ -27,7 +28,7 @@ POOL = ("log_phi_mean", "log_phi_sd", "logit_share_mean")
 
 
 @dataclass(frozen=True, eq=False)
-class PosteriorDraws:
+class PosteriorDraws(Answers):
     """Draws of everything, from `LaplaceResult.sample_posterior`.
 
     Attributes

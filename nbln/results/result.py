@@ -20,6 +20,7 @@ from nbln.questions import arviz, diagnostics, predictive
 from nbln.questions.checks import predictive_checks
 from nbln.questions.convergence import Convergence
 from nbln.results import io
+from nbln.results.answers import Answers
 from nbln.results.story import Line
 
 # Draws of the predictive checks behind a summary: a gene is outside all by chance 2 times in 41.
@@ -27,7 +28,7 @@ SUMMARY_DRAWS = 40
 
 
 @dataclass(frozen=True, eq=False)
-class Result(abc.ABC):
+class Result(Answers):
     """A fitted model.
 
     Attributes
@@ -38,7 +39,6 @@ class Result(abc.ABC):
         Name of the model, as in ``fit(model=...)``.
     """
 
-    kind: ClassVar[str]  # of the file that it is saved in
     has_programs: ClassVar[bool]  # whether it has loadings, and with them correlations
     has_capture: ClassVar[bool] = True  # whether cells have capture losses
     has_latent: ClassVar[bool] = False  # whether a figure of the cells' factors says something

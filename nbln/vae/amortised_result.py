@@ -1,6 +1,7 @@
 """What a fitted amortised model holds, and what it answers as all results do."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -23,6 +24,9 @@ from nbln.vae.decoded import Latents
 from nbln.vae.engine import Epoch
 from nbln.vae.objective import OBJECTIVES
 from nbln.vae.scvi import SCVI, Architecture
+
+LARGEST_THETA = 1e6  # of Poisson counts, whose own is infinite
+NO_EVIDENCE = "take get_reconstruction_error(), or fit with inference_method='vae'"
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +111,7 @@ class AmortisedResult(Result):
         return predictive.sampler(self.network, self.known, self.latents, ppc_level, n_samples)
 
     def _score(self, counts, n_samples, seed):
+        self._needs_prior("score", NO_EVIDENCE)
         return marginal.log_evidence(
             self.network, Cells.of(counts, self.design, "score"), n_samples, seed
         )
@@ -127,14 +132,22 @@ class AmortisedResult(Result):
         located = Parameters(mean, np.zeros((len(mean), 0)), variance, channel)
         return outliers.rows(self.fitted, counts, located, -self.latents.library_mean)
 
-    @property
+    @cached_property
     def _theta(self) -> Float[np.ndarray, " gene"]:
-        """A gene's dispersion, whatever it depends on: its mean level; large for Poisson counts."""
-        dispersion = self.network.likelihood.dispersion
-        if dispersion is None:
-            return np.full(self.fitted.n_genes, 1e6)
-        level = np.asarray(dispersion.level, np.float64)
-        return np.exp(level if level.ndim == 1 else level.mean(axis=0))
+        """A gene's dispersion: the geometric mean over cells of the fit; large for Poisson counts.
+
+        Where it depends on nothing, that is the dispersion itself.
+        """
+        log_theta = predictive.mean_log_theta(self.network, self.known, self.latents)
+        return np.exp(np.minimum(log_theta, np.log(LARGEST_THETA)))
+
+    def _needs_prior(self, question: str, remedy: str) -> None:
+        """Raise where factors have no prior, and with them cells no posterior and no evidence."""
+        if not self.has_prior:
+            raise ValueError(
+                f"{question}: this is an auto-encoder (inference_method={self.inference_method!r}),"
+                f" whose factors have no prior, so that the number would mean nothing; {remedy}"
+            )
 
     def get_map(self) -> xr.Dataset:
         """Factors and library sizes by the encoder, and dispersions."""

@@ -21,6 +21,7 @@ from nbln.arguments import choose
 from nbln.data.design import Design, read_columns
 from nbln.data.fitted import Fitted
 from nbln.data.slices import slices
+from nbln.questions.intervals import q_values
 from nbln.vae.cells import Cells, block_cells
 from nbln.vae.decoded import drawn_from
 from nbln.vae.scvi import SCVI, Batch
@@ -217,8 +218,7 @@ def _change(table: pd.DataFrame, lfc, asked: Asked) -> pd.DataFrame:
     table.insert(0, "proba_de", changed)
     table.insert(1, "bayes_factor", _log_odds(changed, asked.n_samples))
     table = table.sort_values("proba_de", ascending=False, kind="stable")
-    # The expected share of wrong ones among the genes down to each (Müller et al. 2004).
-    table["q"] = np.cumsum(1 - table["proba_de"]) / np.arange(1, len(table) + 1)
+    table["q"] = q_values(1 - table["proba_de"].to_numpy())
     table["is_de_fdr"] = table["q"] <= asked.fdr
     return table
 

@@ -1,29 +1,30 @@
-"""A fitted model for cells of new batches: weights of these batches are learned, all else is held.
+"""A fitted model for cells of new categories: weights of these alone are learned, all else is held.
 
-As in Lotfollahi et al. (2022), Nature Biotechnology 40, 121 (architecture surgery).
+As in Lotfollahi et al. (2022), Nature Biotechnology 40, 121 (architecture surgery), for batches,
+and in the same way for labels and for covariates that are categories.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool
 
-from nbln.data.design import Categories, Design
-from nbln.vae.likelihoods import PerCell, PerGroup, ZeroInflatedCounts
-from nbln.vae.objective import EvidenceBound, Reconstruction
+from nbln.data.design import Design
+from nbln.vae.objective import Objective
 from nbln.vae.scvi import SCVI, Architecture, Gaussian
 
 
-class NewBatches(EvidenceBound):
-    """The evidence bound, which only what is marked as new can raise."""
+class NewCategories(Objective):
+    """An objective that only what is marked as new can raise."""
 
     new: tuple[Bool[Array, "..."], ...]  # of each of `_places`
+    whole: Objective
     of: Architecture = eqx.field(static=True)
-    drawn: bool = eqx.field(static=True)  # whether z is, as it is not in an auto-encoder
 
     def terms(self, model, batch, key, training):
         del training  # normalisation is that of the reference: running moments, no dropout
@@ -31,29 +32,56 @@ class NewBatches(EvidenceBound):
         pairs = zip(self.new, _places(model, self.of), _places(held, self.of), strict=True)
         free = [jnp.where(new, own, still) for new, own, still in pairs]
         model = eqx.tree_at(lambda m: _places(m, self.of), held, free)
-        whole = EvidenceBound() if self.drawn else Reconstruction()
-        return whole.terms(model, batch, key, False)
+        return self.whole.terms(model, batch, key, False)
+
+    def value(self, terms, warmth):
+        return self.whole.value(terms, warmth)
 
 
-def extended_design(design: Design, batches: np.ndarray) -> Design:
-    """The design with further batches after its own."""
-    assert design.batch is not None, "checked by the caller"
-    known = design.batch.levels
-    further = tuple(sorted(set(map(str, batches)) - set(known)))
-    return replace(design, batch=Categories(design.batch.column, known + further))
+class Block(NamedTuple):
+    """Entries of one column of `obs` along an axis of weights."""
+
+    n_old: int
+    n_new: int
 
 
-def extended_architecture(of: Architecture, n_new: int) -> Architecture:
-    """Of the model with so many further batches."""
-    return replace(of, n_columns=of.n_columns + n_new, n_batches=of.n_batches + n_new)
+class Growth(NamedTuple):
+    """How many categories there are, and how many come."""
+
+    columns: tuple[Block, ...]  # of the design, in its order
+    groups: dict[str, Block]  # by field of `Groups`
+
+    @classmethod
+    def of(cls, old: Design, new: Design) -> "Growth":
+        """From one design to another that extends it."""
+        widths = zip(old.widths, new.widths, strict=True)
+        groups = {
+            "batch": Block(old.n_batches, new.n_batches - old.n_batches),
+            "label": Block(old.n_labels, new.n_labels - old.n_labels),
+        }
+        return cls(tuple(Block(n, m - n) for n, m in widths), groups)
+
+    @property
+    def is_any(self) -> bool:
+        """Whether any category comes."""
+        return any(block.n_new for block in (*self.columns, *self.groups.values()))
+
+    def architecture(self, of: Architecture) -> Architecture:
+        """Of the model with them."""
+        return replace(
+            of,
+            n_columns=of.n_columns + sum(block.n_new for block in self.columns),
+            n_batches=of.n_batches + self.groups["batch"].n_new,
+            n_labels=of.n_labels + self.groups["label"].n_new,
+        )
 
 
 def extended(
-    model: SCVI, of: Architecture, library_prior: Gaussian
+    model: SCVI, of: Architecture, growth: Growth, library_prior: Gaussian
 ) -> tuple[SCVI, tuple[Array, ...]]:
-    """The model with weights of new batches, and which entries of `_places` these are.
+    """The model with weights of new categories, and which entries of `_places` these are.
 
-    A new batch starts at the mean of those that are there.
+    A new category starts at the mean of those of its column.
 
     Parameters
     ----------
@@ -62,41 +90,42 @@ def extended(
     library_prior
         Of the new batches.
     """
-    n_new = library_prior.mean.shape[0]
-    by_group = _by_batch(model)
-    grown, new = [], []
-    for i, place in enumerate(_places(model, of)):
-        # Columns of a weight, but rows of a table of batches.
-        along = 0 if by_group and i == 0 else 1
-        end = of.n_batches if along == 0 else place.shape[1] - of.n_columns + of.n_batches
-        before, after = jnp.split(place, [end], axis=along)
-        own = lax.slice_in_dim(before, end - of.n_batches, end, axis=along)
-        mean = jnp.repeat(jnp.mean(own, axis=along, keepdims=True), n_new, axis=along)
-        grown.append(jnp.concatenate([before, mean, after], axis=along))
-        parts = [jnp.zeros(before.shape, bool), jnp.ones(mean.shape, bool)]
-        new.append(jnp.concatenate([*parts, jnp.zeros(after.shape, bool)], axis=along))
-    model = eqx.tree_at(lambda m: _places(m, of), model, grown)
+    grown = [_grown(table, 0, [growth.groups[group]]) for group, table in _tables(model).items()]
+    grown += [_grown(weight, 1, growth.columns) for weight in _weights(model, of)]
+    values, new = zip(*grown, strict=True)
+    model = eqx.tree_at(lambda m: _places(m, of), model, values)
     priors = zip(model.library_prior, library_prior, strict=True)
     prior = Gaussian(*(jnp.concatenate(pair) for pair in priors))
-    return eqx.tree_at(lambda m: m.library_prior, model, prior), tuple(new)
+    return eqx.tree_at(lambda m: m.library_prior, model, prior), new
 
 
-def _by_batch(model: SCVI) -> bool:
-    """Whether dispersions are by batch."""
+def _grown(x: Array, axis: int, blocks: Sequence[Block]) -> tuple[Array, Array]:
+    """Weights with new entries in the blocks that are last on the axis, and a mark of these."""
+    start = x.shape[axis] - sum(block.n_old for block in blocks)
+    parts = [lax.slice_in_dim(x, 0, start, axis=axis)]
+    marks = [jnp.zeros(parts[0].shape, bool)]
+    for block in blocks:
+        own = lax.slice_in_dim(x, start, start + block.n_old, axis=axis)
+        mean = jnp.repeat(jnp.mean(own, axis=axis, keepdims=True), block.n_new, axis=axis)
+        parts += [own, mean]
+        marks += [jnp.zeros(own.shape, bool), jnp.ones(mean.shape, bool)]
+        start += block.n_old
+    return jnp.concatenate(parts, axis=axis), jnp.concatenate(marks, axis=axis)
+
+
+def _tables(model: SCVI) -> dict[str, Array]:
+    """The leaves with a row for each group, by what the groups are."""
     theta = model.likelihood.dispersion
-    return isinstance(theta, PerGroup) and theta.group == "batch"
+    return {} if theta is None or theta.by is None else {theta.by: theta.level}
+
+
+def _weights(model: SCVI, of: Architecture) -> list[Array]:
+    """The leaves whose last columns are of the design."""
+    if of.linear:  # its heads see the design themselves
+        return [head.weight for head in (model.decoder.share, *model.likelihood.heads)]
+    return [layer.weight for layer in model.decoder.stack.linear]
 
 
 def _places(model: SCVI, of: Architecture) -> list[Array]:
-    """The leaves with entries of batches: dispersions first, then weights that see the design."""
-    likelihood = model.likelihood
-    found = [likelihood.dispersion.level] if _by_batch(model) else []  # type: ignore[union-attr]
-    n_layers = 0 if of.linear else of.n_layers
-    found += [model.decoder.stack.linear[i].weight for i in range(n_layers)]
-    if of.linear:
-        found.append(model.decoder.share.weight)
-        if isinstance(likelihood, ZeroInflatedCounts):
-            found.append(likelihood.dropout.weight)
-        if isinstance(likelihood.dispersion, PerCell):
-            found.append(likelihood.dispersion.head.weight)
-    return found
+    """The leaves with entries of categories."""
+    return [*_tables(model).values(), *_weights(model, of)]

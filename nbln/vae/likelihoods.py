@@ -46,6 +46,16 @@ class Dispersion(eqx.Module):
     def level(self) -> Array:
         """The leaf that says how large θ is for each gene, whatever the features: (..., gene)."""
 
+    @property
+    def by(self) -> str | None:
+        """The field of `Groups` whose groups are the rows of `level`; None where there are none."""
+        return None
+
+    @property
+    def heads(self) -> tuple[eqx.nn.Linear, ...]:
+        """Linear layers on the features."""
+        return ()
+
 
 class PerGene(Dispersion):
     """One a gene."""
@@ -75,6 +85,10 @@ class PerGroup(Dispersion):
     def level(self):
         return self.value
 
+    @property
+    def by(self):
+        return self.group
+
 
 class PerCell(Dispersion):
     """θ = f(z, design): the decoder's own word on each count."""
@@ -88,6 +102,10 @@ class PerCell(Dispersion):
     @property
     def level(self):
         return self.head.bias
+
+    @property
+    def heads(self):
+        return (self.head,)
 
 
 class ZeroInflated(eqx.Module):
@@ -156,6 +174,11 @@ class Likelihood(eqx.Module):
         """What it knows of θ."""
         return None
 
+    @property
+    def heads(self) -> tuple[eqx.nn.Linear, ...]:
+        """Linear layers on the features."""
+        return () if self.dispersion is None else self.dispersion.heads
+
 
 class PoissonCounts(Likelihood):
     """Poisson."""
@@ -191,6 +214,10 @@ class ZeroInflatedCounts(Likelihood):
     @property
     def dispersion(self):
         return self.theta
+
+    @property
+    def heads(self):
+        return (self.dropout, *self.theta.heads)
 
 
 class Sizes(NamedTuple):

@@ -89,6 +89,15 @@ def rate_spread(model: SCVI, known: Known, latents: Latents) -> tuple[np.ndarray
     return mean, np.maximum(second / n - mean**2, 0)
 
 
+def mean_log_theta(model: SCVI, known: Known, latents: Latents) -> np.ndarray:
+    """Mean over cells of each gene's log dispersion, at the encoder's mean; Poisson: ∞."""
+    total = np.zeros(model.n_genes)
+    for f, _, bound in _located(model, known, latents):
+        log_theta = np.asarray(getattr(bound, "log_r", np.inf), np.float64)
+        total += np.broadcast_to(log_theta, f.shape).sum(axis=0)
+    return total / len(latents.library_mean)
+
+
 def log_likelihood(model: SCVI, cells: Cells, posterior: xr.Dataset) -> np.ndarray:
     """Log-probability of each cell's counts at draws of z and the library, (draw, cell) (nats)."""
     z, depth = (posterior[name].values[0].astype(np.float32) for name in ("z", "log_library"))

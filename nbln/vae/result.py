@@ -5,20 +5,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import jax
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from nbln import registry
 from nbln import vocabulary as names
 from nbln.arguments import check_flag, check_seed, check_whole, choose, number
 from nbln.data.fitted import Fitted
 from nbln.vae import decoded, differential, extend, files, marginal, story
-from nbln.vae.amortised_result import AmortisedResult
+from nbln.vae.amortised_result import NO_EVIDENCE, AmortisedResult
 from nbln.vae.cells import Cells, library_prior
 from nbln.vae.config import VAEConfig
 from nbln.vae.decoded import Latents
 from nbln.vae.engine import fit_vae
-from nbln.vae.objective import Terms
+from nbln.vae.objective import OBJECTIVES, Terms
 
 MARGINAL_DRAWS = 100  # of the importance sampling; repeatable to 0.1 nats a cell on PBMC
 
@@ -27,7 +29,7 @@ MARGINAL_DRAWS = 100  # of the importance sampling; repeatable to 0.1 nats a cel
 class VAEResult(AmortisedResult):
     """A fitted scVI model, by the names of this package and by those of scvi-tools."""
 
-    kind: ClassVar[str] = "vae"
+    kind: ClassVar[str] = registry.VAE
 
     def __repr__(self):
         return story.line(self)
@@ -41,12 +43,13 @@ class VAEResult(AmortisedResult):
         ----------
         refined
             False: what the encoder says, its mean. True: the mode of each cell's own posterior, by
-            Gauss–Newton steps from there, which an encoder misses by some nats.
+            Newton steps from there, which an encoder misses by some nats.
         counts
             The AnnData of the fit; needed to refine after loading.
         """
         z = self.latents.z_mean
         if refined:
+            self._needs_prior("get_latent(refined=True)", "take get_latent()")
             z = decoded.refined(self.network, self._cells(counts))
         return self.fitted.label(z, (names.CELL, names.FACTOR), "z")
 
@@ -149,12 +152,17 @@ class VAEResult(AmortisedResult):
         check_whole(f"{call}(n_samples", n_samples)
         scale, factor = files.library_scale(f"{call}(library_size", library_size)
         cells, places = self._of(adata, layer, call), self.fitted.find(gene_list)
-        total = 0.0
         moved = differential.in_batches(self.design, cells, transform_batch, call)
-        for one in moved:
-            total = total + decoded.expression(self.network, one, places, scale, n_samples, seed)[0]
+        each = (
+            decoded.mean_expression(self.network, one, places, scale, n_samples, seed)
+            for one in moved
+        )
+        total = next(each)
+        for values in each:  # in place: of all genes of many cells a copy may not fit
+            total += values
+        total *= factor / len(moved)
         index, columns = cells.counts.cell_names, self.fitted.gene_names[places]
-        return pd.DataFrame(factor * total / len(moved), index=index, columns=columns)
+        return pd.DataFrame(total, index=index, columns=columns)
 
     def get_likelihood_parameters(self, adata=None, layer: str | None = None) -> xr.Dataset:
         """Of each count's distribution at the encoder's mean, (cell, gene).
@@ -188,6 +196,8 @@ class VAEResult(AmortisedResult):
         Called as in scvi-tools, but asked of the log2 fold change between the groups' mean shares,
         not between single pairs of cells, which differ in groups of the same mixture. Draws are of
         z of the cells and of the cells (Bayesian bootstrap). Cells and not donors are the units.
+        Of a group of more than 2,000 cells so many are taken at random, by the seed: intervals are
+        of their mean.
 
         Parameters
         ----------
@@ -250,7 +260,11 @@ class VAEResult(AmortisedResult):
         return decoded.terms(self.network, self._of(adata, layer, caller), n_samples, seed)
 
     def get_elbo(self, adata=None, layer: str | None = None, n_samples: int = 10, seed: int = 0):
-        """Evidence lower bound, mean over cells (nats); higher is better."""
+        """Evidence lower bound, mean over cells (nats); higher is better.
+
+        An auto-encoder has none: its factors have no prior.
+        """
+        self._needs_prior("get_elbo", NO_EVIDENCE)
         return float(self._terms(adata, layer, "get_elbo", n_samples, seed).elbo.mean())
 
     def get_reconstruction_error(
@@ -267,7 +281,11 @@ class VAEResult(AmortisedResult):
         n_mc_samples: int = MARGINAL_DRAWS,
         seed: int = 0,
     ) -> float:
-        """Log-evidence, mean over cells (nats), by importance sampling about refined modes."""
+        """Log-evidence, mean over cells (nats), by importance sampling about refined modes.
+
+        An auto-encoder has none: its factors have no prior.
+        """
+        self._needs_prior("get_marginal_ll", NO_EVIDENCE)
         cells = self._of(adata, layer, "get_marginal_ll")
         return float(marginal.log_evidence(self.network, cells, n_mc_samples, seed).mean())
 
@@ -283,14 +301,16 @@ class VAEResult(AmortisedResult):
     ) -> "VAEResult":
         """The model for cells of new batches, fitted to them; what `load_query_data` is for.
 
-        Weights of the new batches alone are learned, so that factors mean what they did, and cells
-        of the fit keep theirs.
+        Weights of new batches, labels and categories of covariates alone are learned, so that
+        factors mean what they did, and cells of the fit keep theirs.
 
         Parameters
         ----------
         adata
-            Cells with the genes of the fit and its columns of ``obs``, of batches that it did not
-            have, or that it had.
+            Cells with the genes of the fit and its columns of ``obs``. Batches, labels and
+            categories of covariates may be ones that it did not have, or that it had.
+            Where all are known nothing is learned: the result is the fit itself for these cells,
+            and its history that of the fit up to the epoch that was kept.
         vae
             Epochs, batch size and rate of the training.
 
@@ -301,27 +321,30 @@ class VAEResult(AmortisedResult):
         Raises
         ------
         ValueError
-            The fit was told of no batches; a gene of the fit is missing.
+            The fit was told of no categories; a gene of the fit is missing.
         """
-        if self.design.batch is None:
-            raise ValueError("extend(adata): the fit was told of no batches (batch_key=)")
+        if not self.design.has_categories:
+            raise ValueError(
+                "extend(adata): the fit was told of no batches or other categories (batch_key=, "
+                "covariates=); for any cells transform(adata) gives factors"
+            )
         counts = self.fitted.matched(adata, layer, "extend")
-        column = self.design.batch.column
-        design = extend.extended_design(self.design, counts.obs[column].astype(str).to_numpy())
+        design = self.design.extended(counts.obs)
         cells = Cells.of(counts, design, "extend")
-        n_old, n_new = self.design.n_batches, design.n_batches - self.design.n_batches
-        network, of, history = self.network, self.architecture, self.epochs
+        growth = extend.Growth.of(self.design, design)
+        network, of = self.network, growth.architecture(self.architecture)
+        history = jax.tree.map(lambda x: x[: self.best + 1], self.epochs)
         settings, seconds = self.fitted.settings, self.fitted.seconds
-        if n_new:
-            prior = library_prior(cells.known, design.n_batches, n_old)
-            network, new = extend.extended(network, of, prior)
+        if growth.is_any:
+            prior = library_prior(cells.known, design.n_batches, self.design.n_batches)
+            network, new = extend.extended(network, self.architecture, growth, prior)
             asked = VAEConfig() if vae is None else vae
             config = dataclasses.replace(asked, weight_decay=0.0, validation_share=0.0)
-            objective = extend.NewBatches(new, of, self.has_prior)
+            whole = OBJECTIVES[self.inference_method].of_draws(config.n_importance)
+            objective = extend.NewCategories(new, whole, self.architecture)
             fit = fit_vae(network, objective, cells, config, seed, progress)
             network, history = fit.model, fit.history
             settings, seconds = settings | {"seed": seed}, fit.seconds
-            of = extend.extended_architecture(of, n_new)
         return dataclasses.replace(
             self,
             fitted=Fitted.of(
@@ -333,7 +356,7 @@ class VAEResult(AmortisedResult):
             known=cells.known,
             latents=decoded.latents(network, cells),
             epochs=history,
-            best=len(history.elbo_train) - 1 if n_new else self.best,
+            best=len(history.elbo_train) - 1,
             held_out=np.zeros(0, int),
             stopped=False,
         )

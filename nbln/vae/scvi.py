@@ -59,6 +59,10 @@ class Gaussian(NamedTuple):
         """One draw."""
         return self.mean + jnp.sqrt(self.variance) * jax.random.normal(key, self.mean.shape)
 
+    def log_density(self, x: Array) -> Array:
+        """Natural log density, element by element."""
+        return -0.5 * (jnp.log(2 * jnp.pi * self.variance) + (x - self.mean) ** 2 / self.variance)
+
     def divergence(self, mean: Array | float, variance: Array | float) -> Array:
         """KL divergence to other normal distributions, element by element (nats)."""
         ratio = self.variance / variance
@@ -222,7 +226,7 @@ class SCVI(eqx.Module):
 registry.add(
     registry.Row(
         SCVI,
-        ("vae", "ae"),
+        (registry.VAE, registry.AE),
         "scvi, counts from latent factors by neural networks",
         "offer more factors (latent_dim) or train for longer; compare check('per_cell')",
     )

@@ -21,6 +21,32 @@ def test_it_reconstructs_at_least_as_well_as_with_a_prior():
     assert without.latents.z_variance.max() < 1e-3  # it draws nothing
 
 
+@pytest.fixture(scope="module")
+def short():
+    """An auto-encoder whose dispersions depend on the cell."""
+    return fit(annotated(), inference_method="ae", dispersion="gene-cell")
+
+
+QUESTIONS = {
+    "score": lambda r: r.score(annotated()),
+    "get_elbo": lambda r: r.get_elbo(),
+    "get_marginal_ll": lambda r: r.get_marginal_ll(),
+    r"get_latent\(refined=True\)": lambda r: r.get_latent(refined=True),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_it_says_nothing_that_needs_a_prior(question, short):
+    with pytest.raises(ValueError, match=f"^{question}: this is an auto-encoder .*no prior"):
+        QUESTIONS[question](short)
+
+
+def test_a_dispersion_of_each_cell_is_told_by_its_mean(short):
+    each = short.get_likelihood_parameters()["dispersion"]
+    expected = np.exp(np.log(each.astype(float)).mean("cell"))
+    np.testing.assert_allclose(short.get_map()["r"], expected, rtol=1e-4)
+
+
 def test_a_linear_decoder_finds_the_first_component():
     """Log shares of rank 1 around their means, almost without noise: singular values tell them."""
     rng = np.random.default_rng(0)

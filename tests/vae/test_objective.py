@@ -8,11 +8,12 @@ import numpyro.distributions as dist
 import pytest
 from numpyro import handlers
 from numpyro.infer.util import log_density
-from vae_cells import cells, network
+from vae_cells import annotated, cells, fit, network
 
+import nbln
 from nbln.vae import decoded
 from nbln.vae.layers import BatchNorm, Training
-from nbln.vae.objective import EvidenceBound, Reconstruction
+from nbln.vae.objective import EvidenceBound, ImportanceBound, Reconstruction
 from nbln.vae.scvi import Gaussian
 
 KINDS = {
@@ -90,6 +91,54 @@ def test_warming_weighs_the_divergence_of_factors_alone():
     whole, none = (EvidenceBound().value(terms, jnp.asarray(x)) for x in (1.0, 0.0))
     np.testing.assert_allclose(whole, terms.elbo, rtol=1e-6)
     np.testing.assert_allclose(none - whole, terms.divergence, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["nb", "latent library"])
+def test_weighing_one_draw_is_the_evidence_bound(kind):
+    assert EvidenceBound.of_draws(1) == EvidenceBound()
+    model, batch = network(**KINDS[kind]), cells()
+    keys = jax.random.split(jax.random.key(0), N_DRAWS)
+
+    def of(objective):
+        drawn = jax.jit(jax.vmap(lambda key: objective.terms(model, batch, key, False)[0].elbo))
+        return np.asarray(drawn(keys), np.float64)
+
+    one, other, more = (of(x) for x in (EvidenceBound(), ImportanceBound(1), ImportanceBound(8)))
+    error = np.hypot(one.std(axis=0), other.std(axis=0)) / np.sqrt(N_DRAWS)
+    assert np.all(np.abs(one.mean(axis=0) - other.mean(axis=0)) < 4 * error)
+    assert np.all(more.mean(axis=0) > one.mean(axis=0))
+
+
+def test_weighing_many_draws_is_the_evidence():
+    model, batch = network(latent_dim=1, linear=True, gene_likelihood="poisson"), cells(mean=1.0)
+    heads = (model.encoder.mean, model.encoder.log_variance)
+    model = eqx.tree_at(  # the prior is the guide: its draws reach all of the posterior
+        lambda m: (m.encoder.mean, m.encoder.log_variance),
+        model,
+        jax.tree.map(jnp.zeros_like, heads),
+    )
+    grid = np.linspace(-8, 8, 801)
+
+    @jax.jit
+    @jax.vmap
+    def joint(z):
+        f, bound = decoded.decoded(model, jnp.full((6, 1), z), batch.log_library, batch)
+        return jnp.sum(bound.log_prob(batch.counts, f), axis=1) + dist.Normal().log_prob(z)
+
+    evidence = jax.nn.logsumexp(joint(jnp.asarray(grid, jnp.float32)), axis=0) + np.log(0.02)
+    bounds = [
+        eqx.filter_jit(ImportanceBound(k).terms)(model, batch, jax.random.key(1), False)[0].elbo
+        for k in (1, 20_000)
+    ]
+    np.testing.assert_allclose(bounds[1], evidence, atol=0.1)
+    assert np.mean(bounds[0]) < np.mean(evidence) - 1
+
+
+def test_draws_are_weighed_where_they_are_asked_for():
+    config = nbln.VAEConfig(n_epochs=2, n_hidden=4, n_importance=3)
+    assert np.isfinite(fit(annotated(60, 12), vae=config).history).all(axis=None)
+    with pytest.raises(ValueError, match=r"VAEConfig\(n_importance=3\): only a fit with a prior"):
+        fit(annotated(60, 12), vae=config, inference_method="ae")
 
 
 def test_an_auto_encoder_draws_nothing():

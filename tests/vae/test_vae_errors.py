@@ -1,10 +1,13 @@
 """Wrong arguments of amortised models are errors that name them."""
 
+import re
+
 import numpy as np
 import pytest
 from vae_cells import annotated, fit
 
 import nbln
+from nbln.amortised import SPELLINGS
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,45 @@ def test_wrong_arguments(case, adata):
     arguments, error, message = ARGUMENTS[case]
     with pytest.raises(error, match=message):
         fit(adata, **arguments)
+
+
+ELSEWHERE = {
+    "max_epochs": r"VAEConfig\(n_epochs=",
+    "n_epochs": r"vae=nbln\.VAEConfig\(n_epochs=",
+    "n_hidden": r"vae=nbln\.VAEConfig\(n_hidden=",
+    "n_layers": r"VAEConfig\(n_layers=",
+    "dropout_rate": r"VAEConfig\(dropout=",
+    "lr": r"VAEConfig\(learning_rate=",
+    "weight_decay": r"VAEConfig\(weight_decay=",
+    "plan_kwargs": r"VAEConfig\(learning_rate=\.\.\., weight_decay=",
+    "early_stopping": r"VAEConfig\(validation_share=",
+    "train_size": r"VAEConfig\(validation_share=",
+    "n_latent": "latent_dim=",
+    "categorical_covariate_keys": "covariates=",
+    "use_gpu": "JAX_PLATFORMS",
+    "accelerator": "JAX_PLATFORMS",
+    "guide": r"svi=nbln\.SVIConfig\(guide=",
+}
+
+
+@pytest.mark.parametrize("keyword", ELSEWHERE)
+def test_what_is_set_elsewhere(keyword, adata):
+    message = rf"fit\({keyword}=\.\.\.\): unknown keyword; .*{ELSEWHERE[keyword]}"
+    with pytest.raises(TypeError, match=message):
+        fit(adata, **{keyword: 1})
+
+
+def test_every_setting_that_is_named_is_there():
+    """What a message tells a user to write must be right."""
+    for remedy in SPELLINGS.values():
+        for name in re.findall(r"(\w+)=", remedy.partition("VAEConfig(")[2]):
+            assert name in vars(nbln.VAEConfig())
+
+
+def test_a_keyword_of_another_engine_that_is_a_setting_of_this(adata):
+    message = r"batch_size=64\): model scvi does not use it; give vae=nbln\.VAEConfig\(batch_size="
+    with pytest.raises(ValueError, match=message):
+        fit(adata, batch_size=64)
 
 
 @pytest.mark.parametrize("model", ["nbln", "pln", "nbvcp"])

@@ -6,6 +6,8 @@ import pytest
 from vae_cells import annotated, fit
 
 import nbln
+from nbln.posterior.cells import over_blocks
+from nbln.vae import decoded
 
 CASES = {
     "nb": {"batch_key": "batch", "covariates": ["phase", "age"]},
@@ -65,6 +67,26 @@ def test_a_fit_answers(case, adata, tmp_path):
         np.testing.assert_array_equal(x, y)
     assert repr(loaded) == repr(result)
     np.testing.assert_array_equal(loaded.score(adata), score)
+
+
+def test_standard_deviations_that_nobody_asked_for_are_not_kept(adata, monkeypatch):
+    """They are as large as the expression of all cells."""
+    result = fit(adata, batch_key="batch")
+    kept = []
+
+    def recorded(*arguments):
+        kept.append(over_blocks(*arguments))
+        return kept[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoded, "over_blocks", recorded)
+        table = result.get_normalized_expression(transform_batch=["one", "two"], n_samples=3)
+    assert [len(arrays) for arrays in kept] == [1, 1]
+    each = [
+        result.get_normalized_expression(transform_batch=name, n_samples=3)
+        for name in ("one", "two")
+    ]
+    np.testing.assert_allclose(table, (each[0] + each[1]) / 2, rtol=1e-5)
 
 
 @pytest.mark.slow
