@@ -13,6 +13,9 @@ ODDS = "phi"
 PROBABILITY = "p"
 LOG_RATE = "x"
 COUNTS = "counts"
+TOTAL = "total"
+TOTAL_MEAN = "total_mean"
+TOTAL_DISPERSION = "total_r"
 
 # Names that users know -> names of sites.
 ALIASES = {

@@ -26,6 +26,10 @@ class Capture(eqx.Module):
     def start(self) -> Float[Array, " cell"]:
         """A first value of η."""
 
+    @abc.abstractmethod
+    def expected(self) -> Float[Array, " cell"]:
+        """The mean of η before truncation at 0, or its known value."""
+
 
 class KnownCapture(Capture):
     """η is known: frozen from an earlier fit, or the library size."""
@@ -36,6 +40,9 @@ class KnownCapture(Capture):
         return KnownCapture(self.eta[index])
 
     def start(self):
+        return self.eta
+
+    def expected(self):
         return self.eta
 
 
@@ -50,6 +57,9 @@ class LatentCapture(Capture):
 
     def start(self):
         return jnp.maximum(self.loc, 1e-3)
+
+    def expected(self):
+        return self.loc
 
     def distribution(self):
         """As a NumPyro distribution over cells."""

@@ -3,6 +3,9 @@
 import abc
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Float
+
 from nbln import registry
 from nbln import vocabulary as names
 from nbln.data.counts import Counts
@@ -33,11 +36,15 @@ class CountedResult(Result):
         return self.capture_rule.predicts_depth
 
     def get_count_moments(self):
-        return moments.count_moments(self._located()[0], self.get_map()[names.ETA].values)
+        return moments.count_moments(self._located()[0], self._losses)
+
+    @property
+    def _losses(self) -> Float[np.ndarray, " cell"]:
+        """What log-rates of counts in each cell are less than those before capture."""
+        return self.get_map()[names.ETA].values
 
     def _outliers(self, counts):
-        eta = self.get_map()[names.ETA].values
-        return outliers.rows(self.fitted, counts, self._located()[0], eta)
+        return outliers.rows(self.fitted, counts, self._located()[0], self._losses)
 
     def _augment(self, counts: Counts, capture: Capture | None = None) -> Augmentation:
         """What the model adds to any cells: by its capture prior, or with these losses."""

@@ -1,5 +1,6 @@
 """The result of a Laplace fit of a log-normal model: the face of the questions it answers."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,8 +13,10 @@ import xarray as xr
 
 from nbln import registry
 from nbln import vocabulary as names
+from nbln.data.counts import Counts
 from nbln.inference.sampler.engine import SamplerConfig
 from nbln.posterior.cells import CellsAtMode
+from nbln.posterior.totals import Totals, log_shares_constant
 from nbln.priors.capture import KnownCapture
 from nbln.questions import (
     arviz,
@@ -161,7 +164,8 @@ class LaplaceResult(LogNormalResult):
         for loadings.
         """
         posterior = distributions.of_parameters(self.parameters, self.spread, self.loadings)
-        posterior[names.ETA] = distributions.of_eta(self.cells, self.augmentation)
+        posterior[names.ETA] = distributions.of_eta(self.cells, self.has_capture)
+        posterior |= distributions.of_totals(self.totals)
         if self.cascade_source is None:
             return posterior
         held = {site: dist.Delta(self.get_map()[site].values) for site in self.frozen}
@@ -200,7 +204,7 @@ class LaplaceResult(LogNormalResult):
         ``programs``: what the gene programs explain; ``own``: the gene's own variation d;
         ``counting``: the channel's noise. They add up to 1 (law of total variance).
         """
-        return diagnostics.variance_shares(self.fitted, self.parameters, self.cells.eta)
+        return diagnostics.variance_shares(self.fitted, self.parameters, self._losses)
 
     def get_pareto_k(self, n_cells: int = 40, seed: int = 0, counts=None) -> xr.DataArray:
         """Pareto k̂ of importance ratios in z, (cell,), of a random sample of cells.
@@ -230,19 +234,25 @@ class LaplaceResult(LogNormalResult):
 
     def _sampler(self, ppc_level, n_samples, seed, counts):
         if ppc_level == predictive.PER_CELL:
-            return predictive.own_sampler(self._at_mode(counts), self.parameters, n_samples, seed)
+            at_mode, given_total = self._at_mode(counts), self._depth.has_totals
+            return predictive.own_sampler(at_mode, self.parameters, n_samples, seed, given_total)
         frozen = self._frozen_draws(n_samples, seed)
-        return predictive.fresh_sampler(self.parameters, self.cells.eta, frozen, ppc_level)
+        eta = self.cells.eta if self.has_capture else np.zeros_like(self.cells.eta)
+        return predictive.fresh_sampler(self.parameters, eta, frozen, ppc_level, self.totals)
 
     def _transform(self, counts):
-        added, source = self._augment(counts), self.cascade_source
-        if source is not None and not any(self.augmentation.columns.truncated):
+        capture, source = self.capture_rule.of(counts.library_size), self.cascade_source
+        if source is not None and not np.any(self.cells.eta_sd):
             # Capture losses are frozen: new cells have what the source says of them.
             capture = KnownCapture(jnp.asarray(source.capture_losses(counts)))
-            added = self._augment(counts, capture)
+        added = self._augment(counts, capture)
         added = scoring.with_own_cells(self.fitted, self.augmentation, counts, added)
         z, eta = scoring.modes(self.parameters, counts, added, self.search)
         z = z[:, : self.latent_dim]
+        if self.totals is not None and self.has_capture:
+            eta = self.totals.capture_losses(counts.library_size, capture).mean
+            place, same = scoring.places(self.fitted, counts)
+            eta[same] = self.cells.eta[place[same]]
         return {names.ETA: ((names.CELL,), eta), "z": ((names.CELL, names.FACTOR), z)}
 
     def draw_parameters(self, n_samples: int, seed: int) -> xr.Dataset:
@@ -251,13 +261,32 @@ class LaplaceResult(LogNormalResult):
             names.LOADINGS: (names.GENE, names.FACTOR),
             names.RESIDUAL: (names.GENE,),
             names.ETA: (names.CELL,),
+            **dict.fromkeys((names.TOTAL_MEAN, names.TOTAL_DISPERSION), ()),
             **{site.name: site.dims for site in self.parameters.channel.sites},
         }
-        return distributions.draw(self.fitted, self.get_distributions(), dims, n_samples, seed)
+        drawn = distributions.draw(self.fitted, self.get_distributions(), dims, n_samples, seed)
+        mu, W, _ = self._depth.fix(drawn[names.MU].values, drawn[names.LOADINGS].values)
+        fixed = {names.MU: np.asarray(mu), names.LOADINGS: np.asarray(W)}
+        return drawn.assign({name: drawn[name].copy(data=x) for name, x in fixed.items()})
 
     def cell_log_likelihood(self, posterior, data):
         drawn = arviz.parameters_of_draws(self.parameters, posterior)
-        return arviz.evidence_of_draws(self._at_mode(data), drawn)
+        values = arviz.evidence_of_draws(self._at_mode(data), drawn)
+        if self.totals is None:
+            return values
+        pair = (posterior[n].values[0] for n in (names.TOTAL_MEAN, names.TOTAL_DISPERSION))
+        totals = itertools.starmap(Totals, zip(*pair, strict=True))
+        return values + np.stack([self._of_totals(data, one) for one in totals])
+
+    def _of_totals(self, counts: Counts, totals: Totals) -> np.ndarray:
+        """What the totals of cells add to the evidence of their counts (nats)."""
+        library = counts.library_size
+        capture = self._depth.of_totals(self.capture_rule.of(library))
+        return log_shares_constant(library) + totals.log_prob(library, capture)
+
+    def _score(self, counts, n_samples, seed):
+        values = super()._score(counts, n_samples, seed)
+        return values if self.totals is None else values + self._of_totals(counts, self.totals)
 
     def _summary(self, counts, seed):
         return story.laplace_summary(self, counts, seed)

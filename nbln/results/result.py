@@ -40,7 +40,6 @@ class Result(abc.ABC):
 
     kind: ClassVar[str]  # of the file that it is saved in
     has_programs: ClassVar[bool]  # whether it has loadings, and with them correlations
-    has_capture: ClassVar[bool] = True  # whether cells have capture losses
     has_latent: ClassVar[bool] = False  # whether a figure of the cells' factors says something
     fitted: Fitted
     model: str
@@ -54,6 +53,11 @@ class Result(abc.ABC):
     def title(self) -> str:
         """What the model is, in a few words."""
         return registry.find(self.model).title
+
+    @property
+    def has_capture(self) -> bool:
+        """Whether cells have capture losses."""
+        return True
 
     @property
     def batches(self) -> np.ndarray | None:
@@ -153,7 +157,8 @@ class Result(abc.ABC):
         ppc_level
             ``"marginal"``: fresh log-rates and capture losses resampled among the fitted cells;
             ``"library_anchored"``: fresh log-rates, the cell's own library size;
-            ``"per_cell"``: log-rates from the cell's own posterior.
+            ``"per_cell"``: log-rates from the cell's own posterior. A model of totals (lnm) draws
+            them in the first, and has the cell's own in the last.
         n_samples
             Draws of the whole data set; memory is 4 bytes x draws x cells x genes. `check` needs
             a small part of that.

@@ -54,7 +54,6 @@ class AmortisedResult(Result):
     """
 
     has_programs: ClassVar[bool] = False
-    has_capture: ClassVar[bool] = False
     has_latent: ClassVar[bool] = True
     network: SCVI
     architecture: Architecture
@@ -169,6 +168,10 @@ class AmortisedResult(Result):
 
     def get_count_moments(self):
         return predictive.moments(self.network, self.known, self.latents)
+
+    @property
+    def has_capture(self):
+        return False
 
     @property
     def predicts_depth(self):

@@ -74,7 +74,9 @@ def update(
         old, sums.normal, sums.response, priors[names.MU], state.precision, state.damping
     )
     absorb_mean = not priors[names.MU].frozen
-    turned = expand(fitted.mu, fitted.W, sums.moments, model.loadings, state.phase, absorb_mean)
+    turned = expand(
+        fitted.mu, fitted.W, sums.moments, model.loadings, state.phase, absorb_mean, model.depth
+    )
     d = _residual(priors[names.RESIDUAL], sums)
     channel = old.channel.maximise(sums.channel, tails, priors)
     new = Parameters(turned.mu, turned.W, d, channel)
