@@ -71,7 +71,7 @@ class Priors:
             keys = _keys(row)
             if key not in keys:
                 shown = [SHOWN.get(k, k) for k in keys]
-                given_as = f"fit(priors={{{key!r}: ...}}) of model {row.name}"
+                given_as = f"fit(priors={{{SHOWN.get(key, key)!r}: ...}}) of model {row.name}"
                 choose_from(shown, key, given_as, "prior")
         sites = {s: _site_prior(s, given[s], type(defaults[s])) for s in defaults if s in given}
         capture = given.get(names.ETA)

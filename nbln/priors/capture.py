@@ -70,12 +70,19 @@ class CaptureRule(NamedTuple):
     """How capture losses follow from library sizes L, of cells of a fit and of others.
 
     Where `log_m0` is given, η has mean log M₀ - log L and standard deviation `sigma_m` (natural
-    log); otherwise η = `log_library` - log L is known, and may be negative.
+    log); where `loss` is, it has that mean in all cells. Otherwise η = `log_library` - log L is
+    known, and may be negative.
     """
 
     log_m0: float | None = None
     sigma_m: float | None = None
     log_library: float | None = None
+    loss: float | None = None
+
+    @classmethod
+    def population(cls, eta: np.ndarray) -> "CaptureRule":
+        """Cells of which nothing is known: losses like these, whatever the library size."""
+        return cls(sigma_m=float(np.std(eta)), loss=float(np.mean(eta)))
 
     @classmethod
     def mrna_content(cls, library_size: np.ndarray) -> "CaptureRule":
@@ -94,6 +101,8 @@ class CaptureRule(NamedTuple):
 
     def expected(self, library_size: np.ndarray) -> np.ndarray:
         """The mean of η, before truncation at 0, or its known value."""
+        if self.loss is not None:
+            return np.full(len(library_size), self.loss)
         top = self.log_m0 if self.log_library is None else self.log_library
         return top - np.log(library_size)
 

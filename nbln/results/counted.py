@@ -1,7 +1,7 @@
 """Results whose cells the kernel takes: capture losses, evidence of new cells, moments."""
 
 import abc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -51,6 +51,15 @@ class CountedResult(Result):
         if capture is None:
             capture = self.capture_rule.of(counts.library_size)
         return registry.find(self.model).program.augment(capture)
+
+    def _of_population(self):
+        if not self.capture_rule.predicts_depth:
+            raise ValueError(
+                f"score(depth='population'): this fit of {self.model} has fixed offsets, which are "
+                "each cell's own depth; fit it with a capture prior"
+            )
+        rule = CaptureRule.population(self.get_map()[names.ETA].values)
+        return replace(self, capture_rule=rule)
 
     def _score(self, counts, n_samples, seed):
         parameters, search = self._located()

@@ -19,6 +19,7 @@ from nbln.posterior.cells import CellsAtMode
 from nbln.posterior.totals import Totals, log_shares_constant
 from nbln.priors.capture import KnownCapture
 from nbln.questions import (
+    alr,
     arviz,
     correlation,
     denoised,
@@ -155,6 +156,33 @@ class LaplaceResult(LogNormalResult):
         """The `n` most correlated pairs: gene_a, gene_b, correlation; strongest first."""
         return correlation.top_pairs(*self._covariance(kind), n)
 
+    def get_alr(
+        self, reference: str | None = None, genes: Sequence[str] | None = None
+    ) -> xr.Dataset:
+        """Log-rates relative to one gene's, whatever a cell's depth: additive log-ratios.
+
+        Parameters
+        ----------
+        reference
+            Name of the gene; by default the one of the highest mean expression.
+        genes
+            Names of the others; all by default, which forms a matrix of their number squared.
+
+        Returns
+        -------
+        ``mu`` (gene,) and ``Sigma`` (gene, gene_), mean and covariance of log-ratios (natural log);
+        its factors ``W`` (gene, factor), ``d`` (gene,) and ``d_reference``, of which Sigma is W Wᵀ
+        + diag(d) + d_reference. ``attrs["reference"]`` names the gene.
+
+        Raises
+        ------
+        KeyError
+            An unknown gene.
+        TypeError, ValueError
+            A reference that is no name, or is among `genes`.
+        """
+        return alr.alr(self.fitted, self.parameters, reference, genes)
+
     def get_distributions(self) -> dict:
         """Posterior of each parameter and of η, as NumPyro distributions.
 
@@ -283,6 +311,10 @@ class LaplaceResult(LogNormalResult):
         library = counts.library_size
         capture = self._depth.of_totals(self.capture_rule.of(library))
         return log_shares_constant(library) + totals.log_prob(library, capture)
+
+    def _of_population(self):
+        # Totals without capture losses have a distribution that knows nothing of the cell.
+        return super()._of_population() if self.has_capture else self
 
     def _score(self, counts, n_samples, seed):
         values = super()._score(counts, n_samples, seed)

@@ -89,6 +89,10 @@ class LogNormalResult(CountedResult):
         return self._depth.has_totals or super().predicts_depth
 
     @property
+    def totals_alone(self) -> bool:
+        return self._depth.has_totals and not self._depth.has_capture
+
+    @property
     def latent_dim(self) -> int:
         """Number of factors offered."""
         return self.parameters.W.shape[1]

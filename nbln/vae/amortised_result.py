@@ -169,6 +169,12 @@ class AmortisedResult(Result):
     def get_count_moments(self):
         return predictive.moments(self.network, self.known, self.latents)
 
+    def _of_population(self):
+        raise ValueError(
+            f"score(depth='population'): model {self.model} takes or predicts totals in a way of "
+            "its own; compare it by depth='own'"
+        )
+
     @property
     def has_capture(self):
         return False
