@@ -4,6 +4,7 @@ Means and standard deviations of log r̄, log μ̄ and η under the source's pos
 priors of r, μ and η in a log-normal model; a frozen key is no longer a parameter.
 """
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -13,10 +14,13 @@ import numpy as np
 from nbln import vocabulary as names
 from nbln.arguments import find
 from nbln.data.counts import Counts
-from nbln.priors.capture import Capture, KnownCapture, LatentCapture
-from nbln.priors.marginal import MarginalDispersion, MarginalMean
+from nbln.posterior.mode import Parameters
+from nbln.priors.capture import Capture, CaptureRule, KnownCapture, LatentCapture
+from nbln.priors.marginal import R_MAX, MarginalDispersion, MarginalMean
 from nbln.priors.univariate import Frozen, LogNormal, Normal, Prior
 from nbln.results.svi import SVIResult
+
+log = logging.getLogger("nbln")
 
 KEYS = (names.DISPERSION, names.MU, names.ETA)
 VERBATIM, MARGINAL = "verbatim", "marginal"
@@ -46,6 +50,19 @@ class CascadeConfig:
     freeze: tuple[str, ...] = (names.DISPERSION, names.ETA)
     match: str = VERBATIM
     n_samples: int = 1000
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """What a log-normal model starts from: priors, capture, first values."""
+
+    priors: dict[str, Prior]
+    capture: Capture
+    rule: CaptureRule
+    mean: np.ndarray  # (gene,) first value of e^μ
+    log_r: np.ndarray  # (gene,) first value of the log dispersion
+    frozen: tuple[str, ...] = ()
+    source: SVIResult | None = None  # in the order of the counts
 
 
 @dataclass(frozen=True)
@@ -102,6 +119,15 @@ def cascade(source: SVIResult, counts: Counts, config: CascadeConfig, seed: int)
         config.freeze,
         source,
     )
+
+
+def report_matching(parameters: Parameters, config: CascadeConfig) -> None:
+    """Say how many genes marginal matching left without an overdispersion."""
+    r = parameters.channel.values().get(names.DISPERSION)
+    if r is None or config.match != MARGINAL:
+        return
+    n_poisson = int((np.asarray(r) > 0.99 * R_MAX).sum())
+    log.info("marginal matching left no overdispersion to %d genes (r = %.0f)", n_poisson, R_MAX)
 
 
 def _soften(sd, tau):

@@ -67,20 +67,27 @@ class Priors:
             raise ValueError(f"fit(priors=): expected a dict, got {type(argument).__name__}")
         given = resolve_aliases("fit(priors", argument or {}, row)
         defaults = row.program.default_priors(1)
-        keys = (*defaults, names.ETA, *((names.LOADINGS,) if row.has_loadings else ()))
         for key in given:
+            keys = _keys(row)
             if key not in keys:
                 shown = [SHOWN.get(k, k) for k in keys]
-                given_as = f"fit(priors={{{key!r}: ...}}) of model {row.name}"
+                given_as = f"fit(priors={{{SHOWN.get(key, key)!r}: ...}}) of model {row.name}"
                 choose_from(shown, key, given_as, "prior")
         sites = {s: _site_prior(s, given[s], type(defaults[s])) for s in defaults if s in given}
         capture = given.get(names.ETA)
+        fixed_offset = names.ETA in given and capture is None
+        if fixed_offset and not row.program.depth.may_be_fixed:
+            raise ValueError(
+                f"fit(priors={{'capture_efficiency': None}}) of model {row.name}: its capture "
+                "losses are what totals depend on; give (log_M0, sigma_M), or model='lnm', which "
+                "has none"
+            )
         return cls(
             row,
             sites,
             _loadings(given.get(names.LOADINGS)),
             None if capture is None else _pair("capture_efficiency", capture),
-            fixed_offset=names.ETA in given and capture is None,
+            fixed_offset=fixed_offset,
             written=None if argument is None else repr(argument),
         )
 
@@ -90,6 +97,9 @@ class Priors:
 
     def capture(self, library_size: np.ndarray) -> tuple[CaptureRule, str]:
         """How capture follows from library size, and a sentence for the log."""
+        if not self.row.program.depth.has_capture:
+            note = "depth of each cell found with its factors, by no capture prior"
+            return CaptureRule.library_offset(library_size), note
         if self.fixed_offset:
             return CaptureRule.library_offset(library_size), "fixed offsets by library size"
         if self.capture_prior is not None:
@@ -100,6 +110,13 @@ class Priors:
             f"no capture prior given: M0 = {math.exp(rule.log_m0):,.0f} counts a cell (the larger "
             f"of 100,000 and twice the largest library), sigma_M = {rule.sigma_m}"
         )
+
+
+def _keys(row: Row) -> tuple[str, ...]:
+    """What a user may give a prior of."""
+    capture = (names.ETA,) if row.program.depth.has_capture else ()
+    loadings = (names.LOADINGS,) if row.has_loadings else ()
+    return (*row.program.default_priors(1), *capture, *loadings)
 
 
 def resolve_aliases(argument: str, given: Mapping[str, Any], row: Row) -> dict[str, Any]:
@@ -153,7 +170,7 @@ def cascade_config(row: Row, tau, freeze, match, n_samples) -> CascadeConfig:
         match, n_samples below 2.
     """
     sites = {*row.program.default_priors(1), names.ETA}
-    has = [key for key in KEYS if key in sites]
+    has = [key for key in KEYS if key in sites and key in row.program.depth.takes]
     if freeze is None:
         freeze = tuple(key for key in (names.DISPERSION, names.ETA) if key in has)
     if isinstance(freeze, str):
@@ -186,6 +203,14 @@ def use_of_source(row: Row, arguments: Mapping[str, Any]) -> CascadeConfig:
         return cascade_config(row, tau, freeze, match, n_samples)
 
     defaults = {"tau": 1.0, "freeze": None, "match": VERBATIM}
+    given = {f"informative_priors_{key}": default for key, default in defaults.items()}
+    for name, default in {"informative_priors_from": False, **given}.items():
+        value = arguments[name]
+        if not row.program.depth.takes and value is not None and differs(value, default):
+            raise ValueError(
+                f"fit({name}=...): model {row.name} has nothing to take over from a fit of "
+                "independent genes; leave it out"
+            )
     asked = config(*(arguments[f"informative_priors_{key}"] for key in defaults))
     source = arguments["informative_priors_from"]
     if isinstance(source, SVIResult):
@@ -214,8 +239,9 @@ def check_taken(priors: Priors, cascade: CascadeConfig, source: SVIResult) -> No
         Names the site and the ways out.
     """
     soft = np.isfinite(cascade.tau)
+    taken = priors.row.program.depth.takes
     for site in (names.DISPERSION, names.MU):
-        if site in priors.given and (soft or site in cascade.freeze):
+        if site in taken and site in priors.given and (soft or site in cascade.freeze):
             raise ValueError(
                 f"fit(priors={{{site!r}: ...}}): informative_priors_from= sets {site}; leave its "
                 "prior out, or take starting values only with informative_priors_tau=np.inf and "
@@ -224,6 +250,11 @@ def check_taken(priors: Priors, cascade: CascadeConfig, source: SVIResult) -> No
     if not (soft or names.ETA in cascade.freeze):
         return
     rule, given = source.capture_rule, priors.capture_prior
+    if not (rule.predicts_depth or priors.row.program.depth.may_be_fixed):
+        raise ValueError(
+            f"fit(informative_priors_from=): it has fixed offsets, and model {priors.row.name} "
+            "needs capture losses; fit the source with a capture prior, or leave it out"
+        )
     if priors.fixed_offset or (given is not None and given != (rule.log_m0, rule.sigma_m)):
         raise ValueError(
             "fit(priors={'capture_efficiency': ...}): capture losses are those of "

@@ -18,7 +18,7 @@ from nbln import cascade as cascades
 from nbln import options, registry
 from nbln import vocabulary as names
 from nbln.arguments import choose, replace_settings, setting_of
-from nbln.cascade import CascadeConfig
+from nbln.cascade import Beliefs, CascadeConfig
 from nbln.channels.negative_binomial import TYPICAL_R
 from nbln.data.counts import Counts
 from nbln.data.fitted import Fitted
@@ -28,12 +28,11 @@ from nbln.inference.laplace import engine as laplace_engine
 from nbln.inference.laplace.engine import LaplaceConfig, LaplaceFit, fit_laplace
 from nbln.inference.svi import engine as svi_engine
 from nbln.inference.svi.engine import SVIConfig, fit_svi
+from nbln.inference.totals import beside as totals_beside
 from nbln.models.log_normal import LogNormalModel
 from nbln.models.nbvcp import NBVCP
 from nbln.options import Priors
-from nbln.priors.capture import Capture, CaptureRule, KnownCapture
-from nbln.priors.marginal import R_MAX
-from nbln.priors.univariate import Prior
+from nbln.priors.capture import KnownCapture
 from nbln.questions.distributions import Spread
 from nbln.registry import Row
 from nbln.results.history import History
@@ -164,19 +163,6 @@ class SVIPlan(Plan):
 
 
 @dataclass(frozen=True)
-class Beliefs:
-    """What a log-normal model starts from: priors, capture, first values."""
-
-    priors: dict[str, Prior]
-    capture: Capture
-    rule: CaptureRule
-    mean: np.ndarray  # (gene,) first value of e^μ
-    log_r: np.ndarray  # (gene,) first value of the log dispersion
-    frozen: tuple[str, ...] = ()
-    source: SVIResult | None = None  # in the order of the counts
-
-
-@dataclass(frozen=True)
 class LaplacePlan(Plan):
     """A log-normal model by the Laplace engine, with or without a source of independent genes."""
 
@@ -212,12 +198,13 @@ class LaplacePlan(Plan):
             cascade=cascade,
             source=given if isinstance(given, SVIResult) else None,
         )
-        first_stage = given is None and not plan.priors.fixed_offset
+        alone = plan.priors.fixed_offset or not row.program.depth.begins_with_source
+        first_stage = given is None and not alone
         if arguments["svi"] is not None and not first_stage:
-            raise ValueError(
-                "fit(svi=): no NBVCP is fitted first, since informative_priors_from= or fixed "
-                "offsets are given; leave svi= out"
-            )
+            why = f"model {row.name} is fitted on its own"
+            if row.program.depth.begins_with_source:
+                why = "informative_priors_from= or fixed offsets are given"
+            raise ValueError(f"fit(svi=): no NBVCP is fitted first, since {why}; leave svi= out")
         if not first_stage:
             return plan
         svi = engine_settings(arguments, "svi", SVIConfig, svi_engine.RULES, ())
@@ -254,7 +241,8 @@ class LaplacePlan(Plan):
             self._pooled(beliefs),
             saver,
         )
-        self._report_matching(fit, source)
+        if source is not None:
+            cascades.report_matching(fit.parameters, self.cascade)
         seconds = fit.seconds | {"total": time.perf_counter() - began}
         result = self._result(counts, program, fit, beliefs, formula, seconds)
         if fit.converged and result.w_prior_diagnostics["effective_rank"] == 0:
@@ -275,7 +263,8 @@ class LaplacePlan(Plan):
             log_r = np.full(counts.n_genes, np.log(TYPICAL_R))
             return Beliefs(priors, capture, rule, mean, log_r)
         taken = cascades.cascade(source, counts, self.cascade, self.seed)
-        priors |= {site: prior for site, prior in taken.priors.items() if site in priors}
+        sites = priors.keys() & {*self.row.program.depth.takes}
+        priors |= {site: prior for site, prior in taken.priors.items() if site in sites}
         if taken.capture is not None:
             capture, note = taken.capture, "capture losses taken over from the source"
             rule = source.capture_rule
@@ -286,16 +275,8 @@ class LaplacePlan(Plan):
         """Whether nobody said how overdispersed genes are: neither the user nor a source."""
         own = {names.RESIDUAL, *(site.name for site in self.row.program.channel.sites)}
         soft = beliefs.source is not None and np.isfinite(self.cascade.tau)
+        soft = soft and names.MU in self.row.program.depth.takes  # not of capture losses alone
         return not soft and not own & {*self.priors.given, *beliefs.frozen}
-
-    def _report_matching(self, fit: LaplaceFit, source: SVIResult | None) -> None:
-        r = fit.parameters.channel.values().get(names.DISPERSION)
-        if source is None or r is None or self.cascade.match != cascades.MARGINAL:
-            return
-        n_poisson = int((np.asarray(r) > 0.99 * R_MAX).sum())
-        log.info(
-            "marginal matching left no overdispersion to %d genes (r = %.0f)", n_poisson, R_MAX
-        )
 
     def _result(
         self,
@@ -314,11 +295,12 @@ class LaplacePlan(Plan):
             "informative_priors_match": self.cascade.match,
             "formula": self.formula,
         }
+        totals, cells = totals_beside(program, counts.library_size, fit.cells)
         return LaplaceResult(
             fitted=self.fitted(counts, settings, seconds),
             model=self.row.name,
             parameters=_on_host(fit.parameters),
-            cells=fit.cells,
+            cells=cells,
             augmentation=_on_host(program.augmentation),
             loadings=_on_host(fit.loadings),
             spread=Spread(
@@ -343,6 +325,7 @@ class LaplacePlan(Plan):
             priors=beliefs.priors,
             pooled=self._pooled(beliefs),
             formula=formula,
+            totals=totals,
         )
 
 

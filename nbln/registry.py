@@ -8,6 +8,8 @@ from typing import Any
 
 from nbln import vocabulary as names
 from nbln.arguments import choose
+from nbln.models.lnm import LNM
+from nbln.models.lnmvcp import LNMVCP
 from nbln.models.nbln import NBLN
 from nbln.models.nbvcp import NBVCP, PARAMETERIZATIONS
 from nbln.models.pln import PLN
@@ -117,6 +119,22 @@ add(
     )
 )
 add(Row(NBLN, (LAPLACE,), "nbln, negative-binomial log-normal counts"))
+add(
+    Row(
+        LNM,
+        (LAPLACE,),
+        "lnm, logistic-normal multinomial counts",
+        "shares vary more than multinomial counts of log-normal rates: try model='nbln'",
+    )
+)
+add(
+    Row(
+        LNMVCP,
+        (LAPLACE,),
+        "lnmvcp, logistic-normal multinomial counts, totals by capture",
+        "shares vary more than multinomial counts of log-normal rates: try model='nbln'",
+    )
+)
 
 LOADINGS_PRIORS: dict[str, type[LoadingsPrior]] = {
     "none": Flat,

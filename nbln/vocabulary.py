@@ -15,6 +15,9 @@ LOG_RATE = "x"
 EFFECTS = "beta"
 EFFECTS_SD = "beta_sd"
 COUNTS = "counts"
+TOTAL = "total"
+TOTAL_MEAN = "total_mean"
+TOTAL_DISPERSION = "total_r"
 
 # Names that users know -> names of sites.
 ALIASES = {

@@ -1,11 +1,12 @@
 """What engines and questions may ask of a model."""
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpyro
 from jaxtyping import Array, Float
 
-from nbln.posterior.mode import Augmentation, Columns
+from nbln.models.depth import Depth
+from nbln.posterior.mode import Augmentation
 from nbln.priors.capture import Capture, LatentCapture
 from nbln.priors.univariate import Prior
 from nbln.vocabulary import Site
@@ -14,7 +15,8 @@ from nbln.vocabulary import Site
 class Model(Protocol):
     """A NumPyro program over a block of cells, and what is known of it without running it."""
 
-    name: str
+    name: ClassVar[str]
+    depth: ClassVar[Depth]
     priors: dict[str, Prior]
     capture: Capture
 
@@ -51,11 +53,3 @@ def sample_capture(name: str, capture: Capture):
     if isinstance(capture, LatentCapture):
         return numpyro.sample(name, capture.distribution().to_event(1))
     return numpyro.deterministic(name, capture.start())
-
-
-def capture_column(capture: Capture) -> Augmentation:
-    """A latent capture loss is a column of -1 with a standardised coordinate; a known one, none."""
-    if isinstance(capture, LatentCapture):
-        column = Columns(value=(-1.0,), precision=(1.0,), truncated=(True,))
-        return Augmentation(-capture.loc, capture.scale[:, None], column)
-    return Augmentation.of_offset(-capture.start())

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 
 from nbln import vocabulary as names
 from nbln.channels.base import Channel
-from nbln.models.base import capture_column, sample_capture, sample_site
+from nbln.models.base import sample_capture, sample_site
+from nbln.models.depth import Depth, InCounts
 from nbln.posterior.mode import Augmentation
 from nbln.priors.capture import Capture
 from nbln.priors.loadings import LoadingsPrior
@@ -43,6 +44,7 @@ class LogNormalModel(eqx.Module):
 
     name: ClassVar[str]
     channel: ClassVar[type[Channel]]
+    depth: ClassVar[Depth] = InCounts()
     priors: dict[str, Prior]
     loadings: LoadingsPrior
     capture: Capture
@@ -62,18 +64,27 @@ class LogNormalModel(eqx.Module):
         d = sample_site(names.RESIDUAL, self.priors[names.RESIDUAL], (n_genes,))
         variance = jnp.sum(W**2, axis=1) + d
         mu = sample_site(names.MU, self.priors[names.MU].at(variance), (n_genes,))
+        mu, W, _ = self.depth.fix(mu, W)
         values = {
             site.name: sample_site(
                 site.name, self.priors[site.name].at(variance), (n_genes,) * len(site.dims)
             )
             for site in self.channel.sites
         }
-        eta = sample_capture(names.ETA, self.capture)
+        depth = self.sample_depth()
         mean = mu if self.covariates is None else mu + self._sample_effects(n_genes)
         with numpyro.plate(names.CELL, n_cells):
             x = numpyro.sample(names.LOG_RATE, dist.LowRankMultivariateNormal(mean, W, d))
-            count = self.channel.of(values).distribution(x - jnp.asarray(eta)[:, None])
-            numpyro.sample(names.COUNTS, count.to_event(1), obs=counts)
+            self.observe(counts, x, self.channel.of(values), depth)
+
+    def sample_depth(self):
+        """Sample what the depths of the cells depend on; `observe` is given it."""
+        return sample_capture(names.ETA, self.capture)
+
+    def observe(self, counts, x: Array, channel: Channel, depth) -> None:
+        """Observe the counts of the cells given their log-rates before capture."""
+        count = channel.distribution(x - jnp.asarray(depth)[:, None])
+        numpyro.sample(names.COUNTS, count.to_event(1), obs=counts)
 
     def _sample_effects(self, n_genes: int) -> Float[Array, "cell gene"]:
         """Sample what covariates do to each gene; β v of each cell."""
@@ -92,7 +103,12 @@ class LogNormalModel(eqx.Module):
             for site in self.loadings.sites(self.latent_dim)
         )
         effects = () if self.covariates is None else EFFECTS
-        return (*scales, *SITES, *effects, *self.channel.sites, names.ETA_SITE, LOG_RATE)
+        return (*scales, *SITES, *effects, *self.channel.sites, *self.depth_sites, LOG_RATE)
+
+    @property
+    def depth_sites(self) -> tuple[Site, ...]:
+        """Those of `sample_depth`."""
+        return (names.ETA_SITE,)
 
     @classmethod
     def default_priors(cls, n_cells: int) -> dict[str, Prior]:
@@ -116,7 +132,7 @@ class LogNormalModel(eqx.Module):
     @classmethod
     def augment(cls, capture: Capture) -> Augmentation:
         """How the capture loss enters the log-rates."""
-        return capture_column(capture)
+        return cls.depth.augment(capture)
 
     @property
     def augmentation(self) -> Augmentation:

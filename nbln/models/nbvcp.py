@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 from nbln import vocabulary as names
 from nbln.channels.base import Channel
 from nbln.channels.negative_binomial import NegativeBinomial
-from nbln.models.base import capture_column, sample_capture, sample_site
+from nbln.models.base import sample_capture, sample_site
+from nbln.models.depth import Depth, InCounts
 from nbln.posterior.mode import Augmentation
 from nbln.priors.capture import Capture
 from nbln.priors.coordinates import transform
@@ -128,6 +129,7 @@ class NBVCP(eqx.Module):
 
     name: ClassVar[str] = "nbvcp"
     channel: ClassVar[type[Channel]] = NegativeBinomial
+    depth: ClassVar[Depth] = InCounts()
     priors: dict[str, Prior]
     capture: Capture
     parameterization: Parameterization
@@ -172,4 +174,4 @@ class NBVCP(eqx.Module):
     @classmethod
     def augment(cls, capture: Capture) -> Augmentation:
         """How the capture loss enters the log-rates."""
-        return capture_column(capture)
+        return cls.depth.augment(capture)

@@ -49,9 +49,19 @@ def evidence_after(
 def capture_loss(
     cells: Cells, columns: Columns, z: Float[Array, "all_columns cell"], covariance
 ) -> tuple[Float[Array, " cell"], Float[Array, " cell"], Float[Array, " cell"]]:
-    """η of every cell: its mean, and location and scale of the Gaussian before truncation at 0."""
-    if not any(columns.truncated):
+    """η of every cell: its mean, and location and scale of the Gaussian before truncation at 0.
+
+    Log-rates are those before capture less η: where the depth of a cell is a flat column, it is
+    that column's, with the other sign.
+    """
+    if not columns.value:
         return -cells.offset, -cells.offset, jnp.zeros_like(cells.offset)
+    if not any(columns.truncated):
+        weight = jnp.asarray(columns.value, z.dtype)[:, None] * cells.scale.T
+        k = z.shape[0] - len(columns.value)
+        loc = -(cells.offset + jnp.sum(weight * z[k:], axis=0))
+        spread = jnp.einsum("in,ijn,jn->n", weight, covariance[k:, k:], weight)
+        return loc, loc, jnp.sqrt(spread)
     loc, sd = _gaussian_eta(cells, columns, z, covariance)
     return truncated_at_zero(loc, sd).mean, loc, sd
 

@@ -26,6 +26,10 @@ class Capture(eqx.Module):
     def start(self) -> Float[Array, " cell"]:
         """A first value of η."""
 
+    @abc.abstractmethod
+    def expected(self) -> Float[Array, " cell"]:
+        """The mean of η before truncation at 0, or its known value."""
+
 
 class KnownCapture(Capture):
     """η is known: frozen from an earlier fit, or the library size."""
@@ -36,6 +40,9 @@ class KnownCapture(Capture):
         return KnownCapture(self.eta[index])
 
     def start(self):
+        return self.eta
+
+    def expected(self):
         return self.eta
 
 
@@ -51,6 +58,9 @@ class LatentCapture(Capture):
     def start(self):
         return jnp.maximum(self.loc, 1e-3)
 
+    def expected(self):
+        return self.loc
+
     def distribution(self):
         """As a NumPyro distribution over cells."""
         return dist.TruncatedNormal(self.loc, self.scale, low=0.0)
@@ -60,12 +70,19 @@ class CaptureRule(NamedTuple):
     """How capture losses follow from library sizes L, of cells of a fit and of others.
 
     Where `log_m0` is given, η has mean log M₀ - log L and standard deviation `sigma_m` (natural
-    log); otherwise η = `log_library` - log L is known, and may be negative.
+    log); where `loss` is, it has that mean in all cells. Otherwise η = `log_library` - log L is
+    known, and may be negative.
     """
 
     log_m0: float | None = None
     sigma_m: float | None = None
     log_library: float | None = None
+    loss: float | None = None
+
+    @classmethod
+    def population(cls, eta: np.ndarray) -> "CaptureRule":
+        """Cells of which nothing is known: losses like these, whatever the library size."""
+        return cls(sigma_m=float(np.std(eta)), loss=float(np.mean(eta)))
 
     @classmethod
     def mrna_content(cls, library_size: np.ndarray) -> "CaptureRule":
@@ -84,6 +101,8 @@ class CaptureRule(NamedTuple):
 
     def expected(self, library_size: np.ndarray) -> np.ndarray:
         """The mean of η, before truncation at 0, or its known value."""
+        if self.loss is not None:
+            return np.full(len(library_size), self.loss)
         top = self.log_m0 if self.log_library is None else self.log_library
         return top - np.log(library_size)
 

@@ -16,6 +16,7 @@ from nbln.data.fitted import Fitted
 from nbln.posterior import importance, mode
 from nbln.posterior.cells import CellPosterior, CellsAtMode
 from nbln.posterior.mode import Parameters
+from nbln.posterior.totals import Totals
 from nbln.questions import psis
 from nbln.questions.checks import extreme, misfits
 from nbln.text import visible
@@ -121,6 +122,13 @@ def variance(shares: xr.Dataset) -> Iterator[Row]:
     """Mean over genes of what `variance_shares` gives."""
     for part, mean in shares.mean(names.GENE).items():
         yield Row(f"variance_{part}", float(mean))
+
+
+def totals(found: Totals | None) -> Iterator[Row]:
+    """The distribution of totals, of a model that has one."""
+    if found is not None:
+        yield Row("total_mean", found.mean)
+        yield Row("total_r", found.r)
 
 
 def variance_shares(

@@ -13,7 +13,8 @@ from nbln import vocabulary as names
 from nbln.data.fitted import Fitted
 from nbln.linalg import small
 from nbln.posterior.cells import CellPosterior
-from nbln.posterior.mode import Augmentation, Parameters
+from nbln.posterior.mode import Parameters
+from nbln.posterior.totals import Totals
 from nbln.priors.loadings import FittedLoadings, Rows
 
 
@@ -48,11 +49,23 @@ def of_parameters(
     }
 
 
-def of_eta(cells: CellPosterior, augmentation: Augmentation) -> dist.Distribution:
-    """Posterior of the capture loss of each cell."""
-    if not any(augmentation.columns.truncated):
+def of_eta(cells: CellPosterior, positive: bool) -> dist.Distribution:
+    """Posterior of the capture loss of each cell, or of its depth, which may be negative."""
+    if not np.any(cells.eta_sd):
         return dist.Delta(jnp.asarray(cells.eta_loc))
+    if not positive:
+        return dist.Normal(cells.eta_loc, cells.eta_sd)
     return dist.TruncatedNormal(cells.eta_loc, cells.eta_sd, low=0.0)
+
+
+def of_totals(totals: Totals | None) -> dict[str, dist.Distribution]:
+    """Posterior of the mean and the dispersion of totals, of a model that has them."""
+    if totals is None:
+        return {}
+    return {
+        names.TOTAL_MEAN: dist.LogNormal(np.log(totals.mean), totals.mean_sd),
+        names.TOTAL_DISPERSION: dist.LogNormal(np.log(totals.r), totals.r_sd),
+    }
 
 
 def membership(

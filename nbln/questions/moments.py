@@ -4,9 +4,14 @@ import numpy as np
 from jaxtyping import Float
 
 from nbln.posterior.mode import Parameters
+from nbln.posterior.totals import Totals
+from nbln.questions.predictive import fresh_rates, relative
 
 # Cells are pooled into at most so many groups alike in depth, whose width is a thousandth of it.
 DEPTH_GROUPS = 512
+# Compositions drawn for moments of shares, and at once: means of genes err by a fiftieth of their
+# standard deviation over cells.
+N_DRAWS, BLOCK = 2500, 250
 
 
 def count_moments(
@@ -28,3 +33,27 @@ def count_moments(
     mean, variance = parameters.channel.moments(located - loss[:, None], spread)
     overall = weight @ mean
     return overall, weight @ (variance + mean**2) - overall**2
+
+
+def share_moments(
+    parameters: Parameters,
+    totals: Totals,
+    losses: Float[np.ndarray, " cell"],
+    covariates: Float[np.ndarray, "cell covariate"],
+) -> tuple[Float[np.ndarray, " gene"], Float[np.ndarray, " gene"]]:
+    """The same where counts are shares of totals that do not depend on them.
+
+    With p a gene's share, u ~ Binomial(L, p): E u = E L · E p and
+    Var u = E L · E p + (E L² - E L) E p² - (E u)² (law of total variance).
+    """
+    rng = np.random.default_rng(0)
+    first, second = np.zeros((2, len(parameters.mu)))
+    for _ in range(N_DRAWS // BLOCK):
+        like = covariates[rng.integers(len(covariates), size=BLOCK)]
+        shares = np.exp(relative(fresh_rates(parameters, None, like, rng)), dtype=np.float64)
+        shares /= shares.sum(axis=1, keepdims=True)
+        first += shares.sum(axis=0) / N_DRAWS
+        second += (shares**2).sum(axis=0) / N_DRAWS
+    total, square = totals.moments(losses)
+    mean = total * first
+    return mean, mean + (square - total) * second - mean**2

@@ -3,9 +3,12 @@
 Three levels. ``marginal``: fresh log-rates, capture losses resampled among the fitted cells.
 ``library_anchored``: fresh log-rates; given the cell's own total L, rates λ_g with the channel's
 variation and u ~ Multinomial(L, λ/Σλ). ``per_cell``: log-rates from the cell's own posterior.
+A model whose totals have a distribution of their own draws a total in ``marginal``, and shares it
+out; in ``per_cell`` the cell has its own.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -21,13 +24,26 @@ from nbln.data.slices import slices
 from nbln.posterior import draws, mode
 from nbln.posterior.cells import CellsAtMode
 from nbln.posterior.mode import Parameters
+from nbln.posterior.totals import Totals
 
 MARGINAL, ANCHORED, PER_CELL = "marginal", "library_anchored", "per_cell"
 LEVELS = (MARGINAL, ANCHORED, PER_CELL)
 BLOCK_BYTES = 2**27  # of the draws that are held at once: little beside the counts
 
-# For some cells: one draw after another of their log-rates and of the channel.
-Rates = Iterator[tuple[Float[np.ndarray, "cell gene"], Channel]]
+
+class Shares(NamedTuple):
+    """Counts of cells whose totals are given, drawn like those of a channel."""
+
+    channel: Channel
+    totals: Float[np.ndarray, " cell"]
+
+    def sample(self, rng: np.random.Generator, f: Float[np.ndarray, "cell gene"]):
+        """Counts that share the totals out in proportion to rates."""
+        return _anchored(f, self.channel, self.totals, rng)
+
+
+# For some cells: one draw after another of their log-rates and of what draws counts of them.
+Rates = Iterator[tuple[Float[np.ndarray, "cell gene"], Any]]
 Sampler = Callable[[slice, np.random.Generator], Rates]
 Draws = Iterator[tuple[slice, Int[np.ndarray, "draw cell gene"]]]
 Frozen = Sequence[Mapping[str, np.ndarray]]  # for each draw, the sites that a source has drawn
@@ -61,11 +77,10 @@ def count_draws(
     for block in slices(fitted.n_cells, size):
         rng = np.random.default_rng([seed, block.start])
         drawn = np.empty((n_samples, block.stop - block.start, fitted.n_genes), np.int32)
-        for i, (f, channel) in enumerate(sampler(block, rng)):
+        for i, (f, drawer) in enumerate(sampler(block, rng)):
             if ppc_level == ANCHORED:
-                drawn[i] = _anchored(f, channel, fitted.library_size[block], rng)
-            else:
-                drawn[i] = channel.sample(rng, f)
+                drawer = Shares(drawer, fitted.library_size[block])
+            drawn[i] = drawer.sample(rng, f)
         yield block, drawn
 
 
@@ -84,8 +99,12 @@ def fresh_sampler(
     covariates: Float[np.ndarray, "cell covariate"],
     frozen: Frozen,
     ppc_level: str,
+    totals: Totals | None = None,
 ) -> Sampler:
-    """New log-rates of a log-normal model, with covariates and capture losses of fitted cells."""
+    """New log-rates of a log-normal model, with covariates and capture losses of fitted cells.
+
+    Where cells have totals of their own distribution, losses are in these.
+    """
     channels = [_channel(parameters.channel, values) for values in frozen]
 
     def fresh(block, rng):
@@ -93,17 +112,23 @@ def fresh_sampler(
         for values, channel in zip(frozen, channels, strict=True):
             mu = values.get(names.MU)
             if ppc_level == ANCHORED:
-                yield _fresh_rates(parameters, mu, covariates[block], rng), channel
+                yield fresh_rates(parameters, mu, covariates[block], rng), channel
             else:
                 like = rng.integers(len(eta), size=n_cells)
-                x = _fresh_rates(parameters, mu, covariates[like], rng)
-                yield x - values.get(names.ETA, eta)[like, None], channel
+                x = fresh_rates(parameters, mu, covariates[like], rng)
+                losses = values.get(names.ETA, eta)[like]
+                if totals is None:
+                    yield x - losses[:, None], channel
+                else:
+                    yield x, Shares(channel, totals.draw(rng, losses, n_cells))
 
     return fresh
 
 
-def own_sampler(cells: CellsAtMode, parameters: Parameters, n_samples: int, seed: int) -> Sampler:
-    """Log-rates from the posterior of each cell."""
+def own_sampler(
+    cells: CellsAtMode, parameters: Parameters, n_samples: int, seed: int, given_total: bool = False
+) -> Sampler:
+    """Log-rates from the posterior of each cell, whose total may be given."""
     n_cells, n_genes = cells.counts.n_cells, cells.counts.n_genes
     size = block_cells(n_samples, n_cells, n_genes)  # one shape: the kernel is compiled once
 
@@ -113,7 +138,10 @@ def own_sampler(cells: CellsAtMode, parameters: Parameters, n_samples: int, seed
         key = jax.random.fold_in(jax.random.key(seed), block.start)
         drawn = draw_cells(key, parameters, block_of, cells.augmentation.columns, z, n_samples)
         n = block.stop - block.start
-        return ((np.asarray(f)[:n], parameters.channel) for f in drawn)
+        drawer = parameters.channel
+        if given_total:
+            drawer = Shares(drawer, cells.counts.library_size[block])
+        return ((np.asarray(f)[:n], drawer) for f in drawn)
 
     return own
 
@@ -157,10 +185,10 @@ def compositions(
 
     def row(values):
         like = rng.integers(len(covariates), size=1)
-        return _fresh_rates(parameters, values.get(names.MU), covariates[like], rng)[0]
+        return fresh_rates(parameters, values.get(names.MU), covariates[like], rng)[0]
 
     rows = [row(values) for values in frozen]
-    shares = np.exp(_relative(np.stack(rows)))
+    shares = np.exp(relative(np.stack(rows)))
     shares /= shares.sum(axis=1, keepdims=True)
     dims = names.CHAIN, names.DRAW, names.GENE
     return fitted.label(shares[None], dims, "composition")
@@ -173,7 +201,7 @@ def _channel(channel: Channel, values: Mapping[str, np.ndarray]) -> Channel:
     return channel.of(own | drawn) if drawn else channel
 
 
-def _fresh_rates(parameters: Parameters, mu, covariates, rng):
+def fresh_rates(parameters: Parameters, mu, covariates, rng):
     """x ~ N(μ + β v, W Wᵀ + diag(d)) for new cells with these covariates v, (cell, gene)."""
     W, d = np.asarray(parameters.W), np.asarray(parameters.d)
     mu = np.asarray(parameters.mu) if mu is None else mu
@@ -182,14 +210,14 @@ def _fresh_rates(parameters: Parameters, mu, covariates, rng):
     return mu + covariates @ np.asarray(parameters.effects).T + z @ W.T + noise * np.sqrt(d)
 
 
-def _relative(x):
+def relative(x):
     """Log-rates less the largest of their cell: shares are the same, and exp cannot overflow."""
     return x - x.max(axis=1, keepdims=True)
 
 
 def _anchored(x, channel: Channel, library_size, rng):
     """Counts of each cell's own total, shared out in proportion to rates."""
-    rates = channel.rates(rng, _relative(x)).astype(np.float64)
+    rates = channel.rates(rng, relative(x)).astype(np.float64)
     # A cell has counts, so not all of its genes are structural zeros.
-    rates = np.where(rates.sum(axis=1, keepdims=True) > 0, rates, np.exp(_relative(x)))
+    rates = np.where(rates.sum(axis=1, keepdims=True) > 0, rates, np.exp(relative(x)))
     return rng.multinomial(library_size.astype(int), rates / rates.sum(axis=1, keepdims=True))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from nbln.data.counts import Counts
 from nbln.data.fitted import Fitted
@@ -65,10 +65,17 @@ def with_own_cells(
         Of `counts`, as if all of them were new.
     """
     offset, scale = (np.array(x, np.float32) for x in added[:2])
-    place = pd.Index(fitted.cell_names).get_indexer(pd.Index(counts.cell_names))
-    same = (place >= 0) & (fitted.library_size[place] == counts.library_size)
+    place, same = places(fitted, counts)
     offset[same], scale[same] = own.offset[place[same]], own.scale[place[same]]
     return added._replace(offset=offset, scale=scale)
+
+
+def places(
+    fitted: Fitted, counts: Counts
+) -> tuple[Int[np.ndarray, " cell"], Bool[np.ndarray, " cell"]]:
+    """Where a fit has each cell, and whether it is one of its cells at all."""
+    place = pd.Index(fitted.cell_names).get_indexer(pd.Index(counts.cell_names))
+    return place, (place >= 0) & (fitted.library_size[place] == counts.library_size)
 
 
 @eqx.filter_jit

@@ -7,13 +7,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nbln.results.result import Result
+from nbln.results.result import OWN_DEPTH, Result
 
 log = logging.getLogger("nbln")
 
 
 def compare(
-    results: Mapping[str, Any], adata, layer: str | None = None, n_samples: int = 1
+    results: Mapping[str, Any],
+    adata,
+    layer: str | None = None,
+    n_samples: int = 1,
+    depth: str = OWN_DEPTH,
 ) -> pd.DataFrame:
     """Compare fitted models by their evidence for the same, preferably held-out, cells.
 
@@ -27,6 +31,9 @@ def compare(
         The layer that holds the counts; by default that of each fit.
     n_samples
         1: Laplace evidence; more: importance sampling with so many draws a cell.
+    depth
+        What is known of a cell's depth before its counts, as in `Result.score`: ``"own"``, or
+        ``"population"``, which puts models of capture losses and models of totals on one footing.
 
     Returns
     -------
@@ -51,14 +58,21 @@ def compare(
                 f"compare(results=): {first[0]!r} and {name!r} were fitted to different genes, so "
                 "their evidence is not comparable; fit both with the same genes and gene_coverage"
             )
-    if len({result.predicts_depth for result in results.values()}) > 1:
+    alone = {result.totals_alone for result in results.values()}
+    if depth == OWN_DEPTH and len(alone) > 1:
+        log.warning(
+            "compare(results=): some fits have a capture prior that is centred by each cell's own "
+            "depth, and some a distribution of totals; compare(..., depth='population') puts them "
+            "on one footing"
+        )
+    elif len({result.predicts_depth for result in results.values()}) > 1:
         log.warning(
             "compare(results=): some fits have fixed offsets and some a capture prior; those with "
             "offsets are given each cell's depth, the others have to predict it"
         )
     scores = pd.DataFrame(
         {
-            name: np.asarray(result.score(adata, layer=layer, n_samples=n_samples), np.float64)
+            name: np.asarray(result.score(adata, n_samples, layer, depth=depth), np.float64)
             for name, result in results.items()
         }
     )

@@ -1,7 +1,7 @@
 """Results whose cells the kernel takes: capture losses, evidence of new cells, moments."""
 
 import abc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -48,12 +48,16 @@ class CountedResult(Result):
         return self.capture_rule.predicts_depth
 
     def get_count_moments(self):
-        eta = self.get_map()[names.ETA].values
-        return moments.count_moments(self._located()[0], eta, self.covariates)
+        return moments.count_moments(self._located()[0], self._losses, self.covariates)
+
+    @property
+    def _losses(self) -> Float[np.ndarray, " cell"]:
+        """What log-rates of counts in each cell are less than those before capture."""
+        return self.get_map()[names.ETA].values
 
     def _outliers(self, counts):
-        eta = self.get_map()[names.ETA].values
-        return outliers.rows(self.fitted, counts, self._located()[0], eta, self.covariates)
+        located = self._located()[0]
+        return outliers.rows(self.fitted, counts, located, self._losses, self.covariates)
 
     def _augment(self, counts: Counts, caller: str, capture: Capture | None = None) -> Augmentation:
         """What the model adds to any cells: by its capture prior, or with these losses."""
@@ -61,6 +65,15 @@ class CountedResult(Result):
             capture = self.capture_rule.of(counts.library_size)
         added = registry.find(self.model).program.augment(capture)
         return added._replace(covariates=self._covariates(counts, caller))
+
+    def _of_population(self):
+        if not self.capture_rule.predicts_depth:
+            raise ValueError(
+                f"score(depth='population'): this fit of {self.model} has fixed offsets, which are "
+                "each cell's own depth; fit it with a capture prior"
+            )
+        rule = CaptureRule.population(self.get_map()[names.ETA].values)
+        return replace(self, capture_rule=rule)
 
     def _score(self, counts, n_samples, seed):
         parameters, search = self._located()

@@ -62,7 +62,7 @@ def write_laplace(result, adata: AnnData, key: str) -> None:
     """Write a Laplace result; see `LaplaceResult.write_to`."""
     channel = result.channel_parameters
     by_gene = {str(n): x.values for n, x in channel.items() if x.dims == (names.GENE,)}
-    shared = {str(n): float(x) for n, x in channel.items() if not x.dims}
+    shared = {str(n): float(x) for n, x in result.get_map().items() if not x.dims}
     sizes = result.w_prior_diagnostics
     beta = result.beta
     for covariate, effects in zip(beta[names.COVARIATE].values, beta.values.T, strict=True):

@@ -11,6 +11,7 @@ from nbln.data.formula import Formula
 from nbln.inference.sampler.engine import Draws
 from nbln.posterior.cells import CellPosterior
 from nbln.posterior.mode import Augmentation, Columns, Parameters, Search
+from nbln.posterior.totals import Totals
 from nbln.posterior.variational import POSTERIORS
 from nbln.priors.capture import CaptureRule
 from nbln.priors.loadings import FittedLoadings
@@ -55,6 +56,7 @@ def laplace_groups(result) -> io.Groups:
         "capture": result.capture_rule._asdict(),
         "search": result.search._asdict(),
         "formula": None if result.formula is None else result.formula.plain(),
+        "totals": None if result.totals is None else result.totals._asdict(),
     }
     groups = {
         "data": io.of_fitted(result.fitted),
@@ -113,7 +115,10 @@ def laplace_parts(groups: io.Groups) -> dict:
     loadings = io.arrays(groups["loadings"])
     spread = io.arrays(groups["spread"])
     history = {n: _boolean(n, x) for n, x in io.arrays(groups["history"]).items()}
-    channel = registry.find(plain["model"], "load(model").program.channel
+    program, totals = registry.find(plain["model"], "load(model").program, plain.get("totals")
+    if program.depth.has_totals != (totals is not None):
+        raise ValueError(f"fit must hold totals if its model has them; the model is {program.name}")
+    channel = program.channel
     return {
         "fitted": io.to_fitted(groups["data"]),
         "model": plain["model"],
@@ -151,6 +156,7 @@ def laplace_parts(groups: io.Groups) -> dict:
         "frozen": tuple(plain["frozen"]),
         "match": plain["match"],
         "formula": None if plain.get("formula") is None else Formula.restore(plain["formula"]),
+        "totals": None if totals is None else Totals(**totals),
         **beliefs(groups.get("priors")),
     }
 

@@ -1,5 +1,6 @@
 """The result of a Laplace fit of a log-normal model: the face of the questions it answers."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,10 +13,13 @@ import xarray as xr
 
 from nbln import registry
 from nbln import vocabulary as names
+from nbln.data.counts import Counts
 from nbln.inference.sampler.engine import SamplerConfig
 from nbln.posterior.cells import CellsAtMode
+from nbln.posterior.totals import Totals, log_shares_constant
 from nbln.priors.capture import KnownCapture
 from nbln.questions import (
+    alr,
     arviz,
     correlation,
     denoised,
@@ -152,6 +156,33 @@ class LaplaceResult(LogNormalResult):
         """The `n` most correlated pairs: gene_a, gene_b, correlation; strongest first."""
         return correlation.top_pairs(*self._covariance(kind), n)
 
+    def get_alr(
+        self, reference: str | None = None, genes: Sequence[str] | None = None
+    ) -> xr.Dataset:
+        """Log-rates relative to one gene's, whatever a cell's depth: additive log-ratios.
+
+        Parameters
+        ----------
+        reference
+            Name of the gene; by default the one of the highest mean expression.
+        genes
+            Names of the others; all by default, which forms a matrix of their number squared.
+
+        Returns
+        -------
+        ``mu`` (gene,) and ``Sigma`` (gene, gene_), mean and covariance of log-ratios (natural log);
+        its factors ``W`` (gene, factor), ``d`` (gene,) and ``d_reference``, of which Sigma is W Wᵀ
+        + diag(d) + d_reference. ``attrs["reference"]`` names the gene.
+
+        Raises
+        ------
+        KeyError
+            An unknown gene.
+        TypeError, ValueError
+            A reference that is no name, or is among `genes`.
+        """
+        return alr.alr(self.fitted, self.parameters, reference, genes)
+
     def get_distributions(self) -> dict:
         """Posterior of each parameter and of η, as NumPyro distributions.
 
@@ -161,7 +192,8 @@ class LaplaceResult(LogNormalResult):
         for loadings.
         """
         posterior = distributions.of_parameters(self.parameters, self.spread, self.loadings)
-        posterior[names.ETA] = distributions.of_eta(self.cells, self.augmentation)
+        posterior[names.ETA] = distributions.of_eta(self.cells, self.has_capture)
+        posterior |= distributions.of_totals(self.totals)
         if self.cascade_source is None:
             return posterior
         held = {site: dist.Delta(self.get_map()[site].values) for site in self.frozen}
@@ -202,8 +234,8 @@ class LaplaceResult(LogNormalResult):
         ``counting``: the channel's noise; with a formula also ``covariates``. They add up to 1
         (law of total variance).
         """
-        eta = self.cells.eta
-        return diagnostics.variance_shares(self.fitted, self.parameters, eta, self.covariates)
+        given = self.fitted, self.parameters, self._losses, self.covariates
+        return diagnostics.variance_shares(*given)
 
     def get_covariate_effects(self) -> xr.Dataset:
         """Effect of each covariate on each gene's log-rate: ``mean`` and ``sd``, (gene, covariate).
@@ -261,20 +293,26 @@ class LaplaceResult(LogNormalResult):
 
     def _sampler(self, ppc_level, n_samples, seed, counts):
         if ppc_level == predictive.PER_CELL:
-            return predictive.own_sampler(self._at_mode(counts), self.parameters, n_samples, seed)
+            at_mode, given_total = self._at_mode(counts), self._depth.has_totals
+            return predictive.own_sampler(at_mode, self.parameters, n_samples, seed, given_total)
         frozen = self._frozen_draws(n_samples, seed)
-        given = self.parameters, self.cells.eta, self.covariates
-        return predictive.fresh_sampler(*given, frozen, ppc_level)
+        eta = self.cells.eta if self.has_capture else np.zeros_like(self.cells.eta)
+        given = self.parameters, eta, self.covariates
+        return predictive.fresh_sampler(*given, frozen, ppc_level, self.totals)
 
     def _transform(self, counts):
-        added, source = self._augment(counts, "transform"), self.cascade_source
-        if source is not None and not any(self.augmentation.columns.truncated):
+        capture, source = self.capture_rule.of(counts.library_size), self.cascade_source
+        if source is not None and not np.any(self.cells.eta_sd):
             # Capture losses are frozen: new cells have what the source says of them.
             capture = KnownCapture(jnp.asarray(source.capture_losses(counts)))
-            added = self._augment(counts, "transform", capture)
+        added = self._augment(counts, "transform", capture)
         added = scoring.with_own_cells(self.fitted, self.augmentation, counts, added)
         z, eta = scoring.modes(self.parameters, counts, added, self.search)
         z = z[:, : self.latent_dim]
+        if self.totals is not None and self.has_capture:
+            eta = self.totals.capture_losses(counts.library_size, capture).mean
+            place, same = scoring.places(self.fitted, counts)
+            eta[same] = self.cells.eta[place[same]]
         return {names.ETA: ((names.CELL,), eta), "z": ((names.CELL, names.FACTOR), z)}
 
     def draw_parameters(self, n_samples: int, seed: int) -> xr.Dataset:
@@ -284,13 +322,37 @@ class LaplaceResult(LogNormalResult):
             names.EFFECTS: (names.GENE, names.COVARIATE),
             names.RESIDUAL: (names.GENE,),
             names.ETA: (names.CELL,),
+            **dict.fromkeys((names.TOTAL_MEAN, names.TOTAL_DISPERSION), ()),
             **{site.name: site.dims for site in self.parameters.channel.sites},
         }
-        return distributions.draw(self.fitted, self.get_distributions(), dims, n_samples, seed)
+        drawn = distributions.draw(self.fitted, self.get_distributions(), dims, n_samples, seed)
+        rows = [n for n in (names.MU, names.EFFECTS, names.LOADINGS) if n in drawn]
+        *fixed, _ = self._depth.fix(*(drawn[name].values for name in rows))
+        fixed = {n: drawn[n].copy(data=np.asarray(x)) for n, x in zip(rows, fixed, strict=True)}
+        return drawn.assign(fixed)
 
     def cell_log_likelihood(self, posterior, data):
         drawn = arviz.parameters_of_draws(self.parameters, posterior)
-        return arviz.evidence_of_draws(self._at_mode(data), drawn)
+        values = arviz.evidence_of_draws(self._at_mode(data), drawn)
+        if self.totals is None:
+            return values
+        pair = (posterior[n].values[0] for n in (names.TOTAL_MEAN, names.TOTAL_DISPERSION))
+        totals = itertools.starmap(Totals, zip(*pair, strict=True))
+        return values + np.stack([self._of_totals(data, one) for one in totals])
+
+    def _of_totals(self, counts: Counts, totals: Totals) -> np.ndarray:
+        """What the totals of cells add to the evidence of their counts (nats)."""
+        library = counts.library_size
+        capture = self._depth.of_totals(self.capture_rule.of(library))
+        return log_shares_constant(library) + totals.log_prob(library, capture)
+
+    def _of_population(self):
+        # Totals without capture losses have a distribution that knows nothing of the cell.
+        return super()._of_population() if self.has_capture else self
+
+    def _score(self, counts, n_samples, seed):
+        values = super()._score(counts, n_samples, seed)
+        return values if self.totals is None else values + self._of_totals(counts, self.totals)
 
     def _summary(self, counts, seed):
         return story.laplace_summary(self, counts, seed)

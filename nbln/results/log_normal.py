@@ -7,11 +7,14 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float
 
+from nbln import registry
 from nbln import vocabulary as names
 from nbln.data.formula import Formula
 from nbln.linalg import gauge
+from nbln.models.depth import Depth
 from nbln.posterior.cells import CellPosterior
 from nbln.posterior.mode import Augmentation, Parameters, Search
+from nbln.posterior.totals import Totals
 from nbln.priors.loadings import FittedLoadings, Scales
 from nbln.priors.univariate import Prior
 from nbln.questions import programs
@@ -56,6 +59,8 @@ class LogNormalResult(CountedResult):
         What is known of the covariates; None where there are none.
     pooled
         Whether overdispersion is learned over all genes, not under priors of d and r by gene.
+    totals
+        The distribution of cells' totals; None where totals are the sums of counts, no more.
     """
 
     has_programs: ClassVar[bool] = True
@@ -73,6 +78,23 @@ class LogNormalResult(CountedResult):
     priors: dict[str, Prior] | None = None
     pooled: bool = False
     formula: Formula | None = None
+    totals: Totals | None = None
+
+    @property
+    def _depth(self) -> Depth:
+        return registry.find(self.model).program.depth
+
+    @property
+    def has_capture(self) -> bool:
+        return self._depth.has_capture
+
+    @property
+    def predicts_depth(self) -> bool:
+        return self._depth.has_totals or super().predicts_depth
+
+    @property
+    def totals_alone(self) -> bool:
+        return self._depth.has_totals and not self._depth.has_capture
 
     @property
     def latent_dim(self) -> int:
@@ -124,8 +146,21 @@ class LogNormalResult(CountedResult):
 
     @property
     def eta(self) -> xr.DataArray:
-        """(cell,) capture loss, natural log; capture efficiency is exp(-eta)."""
+        """(cell,) capture loss, natural log; capture efficiency is exp(-eta).
+
+        Of a model without capture losses (lnm), what log-rates lack of those of the counts, whose
+        mean over genes is that of x: the cell's depth with the other sign.
+        """
         return self.fitted.label(self.cells.eta, (names.CELL,), names.ETA)
+
+    @property
+    def _losses(self):
+        columns = self.augmentation.columns
+        if not self._depth.has_totals:
+            return self.cells.eta
+        extra = self.cells.z[:, self.latent_dim :]
+        rise = (extra * self.augmentation.scale) @ np.asarray(columns.value, np.float32)
+        return -(self.augmentation.offset + rise)
 
     @property
     def scales(self) -> Scales:
@@ -172,6 +207,9 @@ class LogNormalResult(CountedResult):
         values = [self.mu, self.W, self.d, self.eta, self.get_latent()]
         if self.formula is not None:
             values.append(self.beta)
+        if self.totals is not None:
+            pair = names.TOTAL_MEAN, names.TOTAL_DISPERSION
+            values += [xr.DataArray(x, name=n) for n, x in zip(pair, self.totals, strict=False)]
         return self.channel_parameters.merge({value.name: value for value in values})
 
     @property

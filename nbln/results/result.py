@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from nbln import registry
 from nbln import vocabulary as names
-from nbln.arguments import check_whole
+from nbln.arguments import check_whole, choose
 from nbln.data.counts import Counts
 from nbln.data.fitted import Fitted
 from nbln.questions import arviz, diagnostics, predictive
@@ -25,6 +25,8 @@ from nbln.results.story import Line
 
 # Draws of the predictive checks behind a summary: a gene is outside all by chance 2 times in 41.
 SUMMARY_DRAWS = 40
+# What is known of a new cell's depth before its counts.
+DEPTHS = OWN_DEPTH, POPULATION = "own", "population"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +42,6 @@ class Result(Answers):
     """
 
     has_programs: ClassVar[bool]  # whether it has loadings, and with them correlations
-    has_capture: ClassVar[bool] = True  # whether cells have capture losses
     has_latent: ClassVar[bool] = False  # whether a figure of the cells' factors says something
     fitted: Fitted
     model: str
@@ -56,6 +57,11 @@ class Result(Answers):
         return registry.find(self.model).title
 
     @property
+    def has_capture(self) -> bool:
+        """Whether cells have capture losses."""
+        return True
+
+    @property
     def batches(self) -> np.ndarray | None:
         """(cell,) name of each cell's batch; None where the fit was told of none."""
         return None
@@ -69,6 +75,10 @@ class Result(Answers):
     @abc.abstractmethod
     def _score(self, counts: Counts, n_samples: int, seed: int) -> Float[np.ndarray, " cell"]:
         """Log-evidence of cells with the genes of the fit (nats)."""
+
+    @abc.abstractmethod
+    def _of_population(self) -> "Result":
+        """The same fit, to which the depth of a new cell is like those of its own cells."""
 
     @abc.abstractmethod
     def _transform(self, counts: Counts) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
@@ -104,6 +114,11 @@ class Result(Answers):
     @abc.abstractmethod
     def predicts_depth(self) -> bool:
         """Whether the evidence of a cell has to predict its depth, which offsets tell."""
+
+    @property
+    def totals_alone(self) -> bool:
+        """Whether totals have a distribution in which nothing is said of the cell itself."""
+        return False
 
     @property
     @abc.abstractmethod
@@ -153,7 +168,8 @@ class Result(Answers):
         ppc_level
             ``"marginal"``: fresh log-rates and capture losses resampled among the fitted cells;
             ``"library_anchored"``: fresh log-rates, the cell's own library size;
-            ``"per_cell"``: log-rates from the cell's own posterior.
+            ``"per_cell"``: log-rates from the cell's own posterior. A model of totals (lnm) draws
+            them in the first, and has the cell's own in the last.
         n_samples
             Draws of the whole data set; memory is 4 bytes x draws x cells x genes. `check` needs
             a small part of that.
@@ -235,7 +251,12 @@ class Result(Answers):
         return diagnostics.table(itertools.chain(*rows))
 
     def score(
-        self, adata, n_samples: int = 1, layer: str | None = None, seed: int = 0
+        self,
+        adata,
+        n_samples: int = 1,
+        layer: str | None = None,
+        seed: int = 0,
+        depth: str = OWN_DEPTH,
     ) -> xr.DataArray:
         """Log-evidence of cells that the model was not fitted to, (cell,), in nats.
 
@@ -253,6 +274,11 @@ class Result(Answers):
             The layer that holds the counts; by default that of the fit.
         seed
             Of the importance sampling.
+        depth
+            ``"own"``: the prior of a cell's capture loss is centred by its own library size, as in
+            fits. ``"population"``: new cells are as deep as those of the fit, the prior has mean
+            and standard deviation of their losses. Only then is the evidence a probability of
+            counts, to be compared with that of a model of totals (lnm), which it always is.
 
         Raises
         ------
@@ -260,8 +286,10 @@ class Result(Answers):
             A gene of the fit is missing (named), or the counts are not counts.
         """
         check_whole("n_samples", n_samples)
+        choose("score(depth", depth, DEPTHS)
+        model = self._of_population() if depth == POPULATION else self
         counts = self.fitted.matched(adata, layer, "score")
-        values = self._score(counts, n_samples, seed)
+        values = model._score(counts, n_samples, seed)
         coords = {names.CELL: counts.cell_names}
         return xr.DataArray(values, dims=(names.CELL,), coords=coords, name="log_evidence")
 

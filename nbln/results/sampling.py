@@ -13,7 +13,8 @@ from nbln.arguments import choose
 from nbln.inference import overdispersion
 from nbln.inference.checkpoint import Saver
 from nbln.inference.sampler import engine
-from nbln.inference.sampler.engine import SamplerConfig, Start
+from nbln.inference.sampler.engine import Draws, SamplerConfig, Start
+from nbln.models.depth import Depth
 from nbln.posterior.mode import Parameters
 from nbln.priors.loadings import FittedLoadings
 from nbln.questions.diagnostics import doubts
@@ -49,7 +50,7 @@ def sample(
     posterior = PosteriorDraws(
         fitted=fitted,
         model=result.model,
-        draws=samples.draws,
+        draws=_fixed(samples.draws, registry.find(result.model).program.depth),
         prior=start.loadings.prior,
         reference=np.asarray(start.parameters.W),
         z_mean=samples.z_mean,
@@ -59,6 +60,12 @@ def sample(
     for doubt in doubts(posterior.summary()):
         log.warning("sample_posterior: %s", doubt)
     return posterior
+
+
+def _fixed(draws: Draws, depth: Depth) -> Draws:
+    """Draws with what is not identified in means and loadings at 0."""
+    mu, W, level = (np.asarray(x) for x in depth.fix(draws.mu, draws.W))
+    return draws._replace(mu=mu, W=W, centre=draws.centre - level[..., 1:])
 
 
 def _start(result: LogNormalResult, data, capture: str) -> Start:

@@ -49,6 +49,7 @@ def laplace_summary(result, counts: Counts | None, seed: int) -> Iterator[Row]:
         result.w_prior_diagnostics, result.get_gauge_diagnostics(), result.loadings.learned
     )
     yield from diagnostics.variance(result.get_variance_shares())
+    yield from diagnostics.totals(result.totals)
     if counts is not None:
         yield diagnostics.k_hat(result.get_pareto_k(diagnostics.N_CELLS, seed, counts))
 
@@ -90,6 +91,10 @@ def of_laplace(result) -> Iterator[Line]:
     yield "Effective rank", f"{rank} of {result.latent_dim} programs offered carry signal"
     if rank == result.latent_dim:
         yield "", "all of them: the data may hold more, offer more (latent_dim)"
+    if result.totals is not None:
+        mean, r = result.totals[:2]
+        full = " at full capture" if result.has_capture else ""
+        yield "Totals", f"mean {mean:,.0f} counts a cell{full}; dispersion {r:.2g}"
     if rank:
         ratio = result.get_gauge_diagnostics()["gauge_contamination_ratio"]
         yield "Gauge ratio", f"{ratio:.2f}: variation shared by all genes, relative to the rest;"

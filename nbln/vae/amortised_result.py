@@ -58,7 +58,6 @@ class AmortisedResult(Result):
     """
 
     has_programs: ClassVar[bool] = False
-    has_capture: ClassVar[bool] = False
     has_latent: ClassVar[bool] = True
     network: SCVI
     architecture: Architecture
@@ -182,6 +181,16 @@ class AmortisedResult(Result):
 
     def get_count_moments(self):
         return predictive.moments(self.network, self.known, self.latents)
+
+    def _of_population(self):
+        raise ValueError(
+            f"score(depth='population'): model {self.model} takes or predicts totals in a way of "
+            "its own; compare it by depth='own'"
+        )
+
+    @property
+    def has_capture(self):
+        return False
 
     @property
     def predicts_depth(self):

@@ -7,6 +7,7 @@ from dense_reference import precision_of
 
 from nbln.inference.laplace.basis import Rotation, expand
 from nbln.linalg import gauge, small
+from nbln.models.depth import InCounts
 from nbln.priors.columnwise import HorseshoeColumnwise
 from nbln.priors.shrinkage import Phase
 from nbln.priors.sparse import HorseshoeSparse
@@ -33,7 +34,8 @@ def run(fitted, prior, phase=None, absorb_mean=True):
     mu, W, z = fitted
     phase = Phase.start() if phase is None else phase
     none = jnp.zeros((len(mu), 0))
-    turned = expand(jnp.asarray(mu), none, jnp.asarray(W), moments(z), prior, phase, absorb_mean)
+    given = jnp.asarray(mu), none, jnp.asarray(W), moments(z), prior, phase, absorb_mean
+    turned = expand(*given, InCounts())
     return turned, np.asarray(turned.rotation(jnp.asarray(z.T), jnp.zeros((len(z), 0)))).T
 
 
@@ -98,7 +100,7 @@ def test_a_settled_sparse_prior_turns_to_sparse_axes():
 
 def test_extra_columns_stay_as_they_are():
     z = jnp.arange(12.0).reshape(4, 3)
-    rotation = Rotation(2 * jnp.eye(2), jnp.asarray([[1.0], [0.0]]))
+    rotation = Rotation(2 * jnp.eye(2), jnp.asarray([[1.0], [0.0]]), jnp.zeros(3))
     turned = rotation(z, jnp.zeros((3, 0)))
     np.testing.assert_array_equal(turned[2:], z[2:])
     np.testing.assert_array_equal(turned[0], 2 * (z[0] - 1))

@@ -11,6 +11,7 @@ from nbln.inference.laplace import engine, statistics, update
 from nbln.inference.laplace.basis import expand
 from nbln.inference.stream import CellStream
 from nbln.linalg import small
+from nbln.models.depth import InCounts
 from nbln.models.nbln import NBLN
 from nbln.posterior import mode
 from nbln.posterior.cells import CellsAtMode
@@ -99,7 +100,8 @@ def test_columns_are_compared_in_the_basis_that_they_are_in():
     phase = Phase(jnp.asarray(10), jnp.asarray(1))
     n_cells = 1000.0
     moments = jnp.asarray([n_cells, 0.0, 0.0, n_cells, 0.0, n_cells])
-    turned = expand(jnp.zeros(n_genes), jnp.zeros((n_genes, 0)), W, moments, prior, phase, True)
+    none = jnp.zeros((n_genes, 0))
+    turned = expand(jnp.zeros(n_genes), none, W, moments, prior, phase, True, InCounts())
     scales = prior.start(jnp.ones(2), n_genes) | {"lambda": jnp.asarray([2.0, 0.1])}
     rows = Rows(W, jnp.zeros((2, 2, n_genes)) + 1e-4 * jnp.eye(2)[:, :, None],
                 jnp.zeros(2), jnp.ones((n_genes, 2)))  # fmt: skip

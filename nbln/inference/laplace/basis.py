@@ -12,28 +12,37 @@ from jaxtyping import Array, Float
 
 from nbln.linalg import small
 from nbln.linalg.products import dot
+from nbln.models.depth import Depth
 from nbln.priors.loadings import LoadingsPrior, Turn
 from nbln.priors.shrinkage import Phase
 
 
 class Rotation(NamedTuple):
-    """z ← matrix (z - shift [1, x]): how an update changes the meaning of the cells' factors."""
+    """z ← matrix (z - shift [1, x]): how an update changes the meaning of the cells' factors.
+
+    Extra columns take on level · [1, x, z], what was taken from the means, effects and loadings of
+    all genes alike; it is 0 where that is identified.
+    """
 
     matrix: Float[Array, "factor factor"]
     shift: Float[Array, "factor known"]
+    level: Float[Array, " row"]
 
     @classmethod
     def identity(cls, n_factors: int, n_covariates: int) -> "Rotation":
         """No change."""
-        return cls(jnp.eye(n_factors), jnp.zeros((n_factors, 1 + n_covariates)))
+        nothing = jnp.zeros((n_factors, 1 + n_covariates))
+        return cls(jnp.eye(n_factors), nothing, jnp.zeros(1 + n_covariates + n_factors))
 
     def __call__(
         self, z: Float[Array, "all_columns cell"], covariates: Float[Array, "cell covariate"]
     ) -> Float[Array, "all_columns cell"]:
-        """Coordinates in the new basis; extra columns stay as they are."""
+        """Coordinates in the new basis."""
         k = len(self.shift)
         shift = self.shift[:, :1] + dot(self.shift[:, 1:], covariates.T)
-        return z.at[:k].set(dot(self.matrix, z[:k] - shift))
+        known = jnp.concatenate([covariates.T, z[:k]])
+        risen = self.level[0] + dot(self.level[1:], known)
+        return z.at[:k].set(dot(self.matrix, z[:k] - shift)).at[k:].add(risen)
 
 
 class Expansion(NamedTuple):
@@ -55,10 +64,12 @@ def expand(
     prior: LoadingsPrior,
     phase: Phase,
     absorb_mean: bool,
+    depth: Depth,
 ) -> Expansion:
     """Absorb mean and covariance of the factors; turn to the axes that the loadings prior asks for.
 
-    Their mean is the regression on the covariates, if there are any.
+    Their mean is the regression on the covariates, if there are any. What the model's `depth` does
+    not identify in means, effects and loadings goes to the cells first.
 
     Parameters
     ----------
@@ -68,6 +79,7 @@ def expand(
         False where μ is frozen: the factors then keep their mean.
     """
     known = 1 + effects.shape[1]
+    mu, effects, W, level = depth.fix(mu, effects, W)
     second = small.unpack_bordered(moments[None])[:, :, 0]
     if not absorb_mean:
         second = second.at[0].set(0).at[:, 0].set(0).at[0, 0].set(1)
@@ -81,5 +93,5 @@ def expand(
     whiten = small.inverse_lower(root)[:, :, 0]
     W = dot(W, root[:, :, 0])
     turn = prior.turn(W, phase)
-    rotation = Rotation(dot(turn.axes.T, whiten), shift)
+    rotation = Rotation(dot(turn.axes.T, whiten), shift, level)
     return Expansion(mu, effects, dot(W, turn.axes), dot(root[:, :, 0], turn.axes), turn, rotation)

@@ -190,6 +190,7 @@ def _first_state(model, plain: Parameters, sums, probes) -> State:
     variance = jnp.sum(W**2, axis=1) + plain.d
     prior = model.priors[names.MU].at(variance)
     mu = jnp.broadcast_to(prior.mode(), variance.shape) if prior.frozen else plain.mu - variance / 2
+    mu, W, _ = model.depth.fix(mu, W)
     # All columns get the scale of the largest: a column must be able to fall, not to rise.
     norms = gauge.squared_norms(W)
     scales = model.loadings.start(jnp.full_like(norms, jnp.max(norms)), n_genes)

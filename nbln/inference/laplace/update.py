@@ -91,6 +91,7 @@ def update(
         model.loadings,
         state.phase,
         absorb_mean=not priors[names.MU].frozen,
+        depth=model.depth,
     )
     d = _residual(priors[names.RESIDUAL], sums)
     channel = old.channel.maximise(sums.channel, tails, priors)
