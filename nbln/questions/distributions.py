@@ -32,8 +32,7 @@ def of_parameters(
     parameters: Parameters, spread: Spread, loadings: FittedLoadings
 ) -> dict[str, dist.Distribution]:
     """Conditional posterior of each parameter that was learned, as a NumPyro distribution."""
-    sd = np.sqrt(np.diagonal(_row_covariance(spread, loadings), axis1=0, axis2=1).T)
-    w = len(sd) - parameters.W.shape[1]  # where the factors begin
+    sd, w = _row_sd(spread, loadings)
     shape = spread.residual_shape
     values = parameters.channel.values()
     return {
@@ -47,6 +46,12 @@ def of_parameters(
             if np.all(sd_of_log > 0)  # a frozen one is not spread at all
         },
     }
+
+
+def effects_sd(spread: Spread, loadings: FittedLoadings) -> Float[np.ndarray, "gene covariate"]:
+    """Of the effects of covariates, conditional on the cells' factors."""
+    sd, w = _row_sd(spread, loadings)
+    return sd[1:w].T
 
 
 def of_eta(cells: CellPosterior, positive: bool) -> dist.Distribution:
@@ -107,6 +112,12 @@ def draw(
         values = np.asarray(distribution.sample(key, (n_samples,)))
         drawn[site] = fitted.label(values[None], (names.CHAIN, names.DRAW, *dims[site]))
     return xr.Dataset(drawn)
+
+
+def _row_sd(spread: Spread, loadings: FittedLoadings) -> tuple[Float[np.ndarray, "row gene"], int]:
+    """Conditional standard deviation of [μ, β, w] of each gene, and where w begins."""
+    sd = np.sqrt(np.diagonal(_row_covariance(spread, loadings), axis1=0, axis2=1).T)
+    return sd, len(sd) - loadings.precision.shape[1]
 
 
 def _row_covariance(spread: Spread, loadings: FittedLoadings) -> Float[np.ndarray, "row row gene"]:

@@ -25,6 +25,7 @@ from nbln.questions import (
     denoised,
     diagnostics,
     distributions,
+    effects,
     predictive,
     programs,
     scoring,
@@ -252,15 +253,8 @@ class LaplaceResult(LogNormalResult):
         ValueError
             The fit had no formula.
         """
-        if self.formula is None:
-            raise ValueError(
-                "get_covariate_effects(): this fit has no covariates; fit with "
-                "formula='~ column', columns of adata.obs"
-            )
-        spread = self.get_distributions()[names.EFFECTS]
-        beta, units = self.beta, self.formula.units
-        sd = beta.copy(data=np.asarray(spread.scale))
-        return xr.Dataset({"mean": beta / units, "sd": sd / units})
+        sd = distributions.effects_sd(self.spread, self.loadings)
+        return effects.of_covariates(self.beta, sd, self.formula)
 
     def get_pareto_k(self, n_cells: int = 40, seed: int = 0, counts=None) -> xr.DataArray:
         """Pareto k̂ of importance ratios in z, (cell,), of a random sample of cells.

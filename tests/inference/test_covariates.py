@@ -10,6 +10,7 @@ import nbln
 from nbln.inference.laplace import statistics
 from nbln.inference.laplace.basis import expand
 from nbln.inference.laplace.rows import Damping, regress
+from nbln.models.depth import InCounts
 from nbln.posterior import mode
 from nbln.posterior.mode import Parameters
 from nbln.priors.columnwise import HorseshoeColumnwise
@@ -91,7 +92,7 @@ def test_factors_give_covariates_what_is_theirs(absorb_mean):
     v = np.hstack([np.ones((C, 1)), x, z])
     with precision_of("float64"):
         given = map(jnp.asarray, (mu, beta, W, packed(v.T @ v)))
-        turned = expand(*given, HorseshoeColumnwise(), Phase.start(), absorb_mean)
+        turned = expand(*given, HorseshoeColumnwise(), Phase.start(), absorb_mean, InCounts())
         new = np.asarray(turned.rotation(jnp.asarray(z.T), jnp.asarray(x))).T
         new_mu, new_beta, new_W = map(np.asarray, (turned.mu, turned.effects, turned.W))
     before, after = mu + x @ beta.T + z @ W.T, new_mu + x @ new_beta.T + new @ new_W.T
