@@ -173,11 +173,7 @@ def fit(
     check_keywords("fit", unknown, ["adata", "strict", "checkpoint", *defaults], _elsewhere)
     for flag in ("progress", "strict"):
         check_flag(f"fit({flag}", given[flag])
-    if not isinstance(checkpoint, str | os.PathLike | Checkpoint | None):
-        raise TypeError(
-            f"fit(checkpoint={checkpoint!r}): expected a path, an nbln.Checkpoint or None; got "
-            f"{type(checkpoint).__name__}"
-        )
+    _check_checkpoint(checkpoint)
     check_seed("fit(seed", seed)
     built = plan.make({name: given[name] for name in defaults}, defaults)
     with Saver(checkpoint) as saver:
@@ -189,6 +185,14 @@ def fit(
             strict=strict,
         )
         return built.run(counts, saver)
+
+
+def _check_checkpoint(given: Any) -> None:
+    if not isinstance(given, str | os.PathLike | Checkpoint | None):
+        raise TypeError(
+            f"fit(checkpoint={given!r}): expected a path, an nbln.Checkpoint or None; got "
+            f"{type(given).__name__}"
+        )
 
 
 def _elsewhere(keyword: str) -> str:

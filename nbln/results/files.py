@@ -46,7 +46,7 @@ def laplace_groups(result) -> io.Groups:
     channel = parameters.channel.state()
     dims = {site.name: site.dims for site in parameters.channel.sites}
     scale_dims = {s.name: s.dims for s in loadings.prior.sites(parameters.W.shape[1])}
-    offset, scale, columns, covariates = result.augmentation
+    offset, scale, columns, _ = result.augmentation
     spread = {f"{n}_sd": (dims[n], x) for n, x in result.spread.channel_sd.items()}
     plain = {
         "model": result.model,
@@ -55,7 +55,6 @@ def laplace_groups(result) -> io.Groups:
         "match": result.match,
         "capture": result.capture_rule._asdict(),
         "search": result.search._asdict(),
-        "formula": None if result.formula is None else result.formula.plain(),
         "totals": None if result.totals is None else result.totals._asdict(),
     }
     groups = {
@@ -66,7 +65,6 @@ def laplace_groups(result) -> io.Groups:
                 names.MU: (GENE, parameters.mu),
                 names.LOADINGS: ((*GENE, *FACTOR), parameters.W),
                 names.RESIDUAL: (GENE, parameters.d),
-                **_if_given(names.EFFECTS, (*GENE, *COVARIATE), result.formula, parameters.effects),
             }
         ),
         "channel": io.group({n: (GENE * np.ndim(x), x) for n, x in channel.items()}),
@@ -74,12 +72,7 @@ def laplace_groups(result) -> io.Groups:
             {n: (CELL_DIMS.get(n, CELL), _plain(x)) for n, x in result.cells._asdict().items()}
         ),
         "augmentation": io.group(
-            {
-                "offset": (CELL, offset),
-                "scale": ((*CELL, "extra"), scale),
-                **_if_given("covariates", (*CELL, *COVARIATE), result.formula, covariates),
-            },
-            columns._asdict(),
+            {"offset": (CELL, offset), "scale": ((*CELL, "extra"), scale)}, columns._asdict()
         ),
         "loadings": io.group(
             {
@@ -89,11 +82,7 @@ def laplace_groups(result) -> io.Groups:
             prior_values(loadings.prior),
         ),
         "spread": io.group(
-            {
-                "normal": ((*GENE, "moment"), result.spread.normal),
-                **_if_given("effects", COVARIATE, result.formula, result.spread.effect_sd),
-                **spread,
-            },
+            {"normal": ((*GENE, "moment"), result.spread.normal), **spread},
             {"residual_shape": float(result.spread.residual_shape)},
         ),
         "priors": beliefs_group(result.priors, result.pooled),
@@ -101,6 +90,8 @@ def laplace_groups(result) -> io.Groups:
             {n: (HISTORY_DIMS[n], _plain(x)) for n, x in result.history._asdict().items()}
         ),
     }
+    if result.formula is not None:
+        groups["covariates"] = _covariates_group(result)
     if result.cascade_source is not None:
         groups |= io.nest(result.cascade_source.to_groups(), "cascade_source")
     return groups
@@ -114,6 +105,7 @@ def laplace_parts(groups: io.Groups) -> dict:
     columns = {n: tuple(x) for n, x in io.values(groups["augmentation"]).items()}
     loadings = io.arrays(groups["loadings"])
     spread = io.arrays(groups["spread"])
+    known = _covariates(groups.get("covariates"))
     history = {n: _boolean(n, x) for n, x in io.arrays(groups["history"]).items()}
     program, totals = registry.find(plain["model"], "load(model").program, plain.get("totals")
     if program.depth.has_totals != (totals is not None):
@@ -127,7 +119,7 @@ def laplace_parts(groups: io.Groups) -> dict:
             arrays[names.LOADINGS],
             arrays[names.RESIDUAL],
             channel.restore(io.arrays(groups["channel"])),
-            arrays.get(names.EFFECTS),
+            known.get(names.EFFECTS),
         ),
         "cells": CellPosterior(
             **{n: _boolean(n, x) for n, x in io.arrays(groups["cells"]).items()}
@@ -136,7 +128,7 @@ def laplace_parts(groups: io.Groups) -> dict:
             augmentation["offset"],
             augmentation["scale"],
             Columns(**columns),
-            augmentation.get("covariates"),
+            known.get("values"),
         ),
         "loadings": FittedLoadings(
             prior_of(io.values(groups["loadings"])),
@@ -145,9 +137,9 @@ def laplace_parts(groups: io.Groups) -> dict:
         ),
         "spread": Spread(
             spread["normal"],
-            {n.removesuffix("_sd"): x for n, x in spread.items() if n.endswith("_sd")},
+            {n.removesuffix("_sd"): x for n, x in spread.items() if n != "normal"},
             io.values(groups["spread"])["residual_shape"],
-            spread.get("effects"),
+            known.get(names.EFFECTS_SD),
         ),
         "history": History(**history),
         "capture_rule": CaptureRule(**plain["capture"]),
@@ -155,15 +147,27 @@ def laplace_parts(groups: io.Groups) -> dict:
         "converged": plain["converged"],
         "frozen": tuple(plain["frozen"]),
         "match": plain["match"],
-        "formula": None if plain.get("formula") is None else Formula.restore(plain["formula"]),
+        "formula": known.get("formula"),
         "totals": None if totals is None else Totals(**totals),
         **beliefs(groups.get("priors")),
     }
 
 
-def _if_given(name: str, dims: tuple[str, ...], given, values) -> dict:
-    """An array of a part that not every fit has."""
-    return {} if given is None else {name: (dims, np.asarray(values))}
+def _covariates_group(result):
+    """Covariates of the cells, their effects on genes, and the formula."""
+    arrays = {
+        names.EFFECTS: ((*GENE, *COVARIATE), result.parameters.effects),
+        names.EFFECTS_SD: (COVARIATE, result.spread.effect_sd),
+        "values": ((*CELL, *COVARIATE), result.augmentation.covariates),
+    }
+    return io.group(arrays, result.formula.plain())
+
+
+def _covariates(dataset) -> dict:
+    """The reverse of `_covariates_group`; nothing for a file without it."""
+    if dataset is None:
+        return {}
+    return {**io.arrays(dataset), "formula": Formula.restore(io.values(dataset))}
 
 
 def draws_groups(posterior) -> io.Groups:
