@@ -116,9 +116,9 @@ def log1pmx(r: ArrayLike) -> Array:
 def log_ratio_excess(ratio: Array, r: Array, rest: ArrayLike = 0.0) -> Array:
     """``log(ratio) − r + rest`` for ``ratio`` = 1 + r, both given: neither is exact everywhere.
 
-    Near zero r alone is used, elsewhere the ratio, which may be near zero itself. What else is
-    added is added before the choice: sums in front of a sum over cells go, on a CPU, to a library
-    that takes four times as long for them as the loop of which a choice makes them a part.
+    Near zero r alone is used, elsewhere the ratio, which may be near zero itself. The rest is added
+    before the choice, not after: a sum in front of a sum over cells XLA hands, with that sum, to a
+    library that takes several times as long on a CPU as the loop which ends in a choice.
     """
     small = jnp.abs(r) < 0.5
     return jnp.where(
