@@ -33,6 +33,7 @@ from nbln.distributions.special import (
     bd0,
     bounded_exp,
     digamma_increment,
+    digamma_rise,
     log_ratio_excess,
     stirling_remainder,
 )
@@ -109,10 +110,32 @@ def _log_total_excess_jvp(primals, tangents):
     return log_total_excess(x, log_mean, concentration), tangent
 
 
+@jax.custom_jvp
 def score_concentration(x: Array, log_mean: Array, concentration: Array) -> Array:
-    """∂ log P(x) / ∂θ; x is data."""
-    increment = digamma_increment(x, concentration)
-    return log_total_excess(x, log_mean, concentration) + increment
+    """∂ log P(x) / ∂θ; x is data.
+
+    Where ψ is moved up, from θ to z, the two logarithms of L + [ψ(n) − log n] − [ψ(θ) − log θ] are
+    one: with ε = (x θ/z − μ) / t it is log(1 + ε) − ε + x (R − (1 − θ/z) / t).
+    """
+    mean = bounded_exp(log_mean)
+    z, rise = digamma_rise(x, concentration)
+    lowered, moved = concentration / z, (z - concentration) / z
+    inverse = 1 / (concentration + mean)
+    ratio = lowered * (z + x) * inverse
+    # `mean` stops growing where `bounded_exp` clips; log t goes on as log μ.
+    rest = x * (rise - moved * inverse) - jnp.maximum(log_mean - LOG_MEAN_BOUND, 0)
+    return log_ratio_excess(ratio, (x * lowered - mean) * inverse, rest)
+
+
+@score_concentration.defjvp
+def _score_concentration_jvp(primals, tangents):
+    x, log_mean, concentration = primals
+    _, dlog_mean, dconcentration = tangents
+    v, _ = shares(log_mean, concentration)
+    delta = relative_residual(x, log_mean, concentration)
+    bend = jax.jvp(lambda t: digamma_increment(x, t), (concentration,), (dconcentration,))[1]
+    tangent = v * delta * dlog_mean + delta * delta / (x + concentration) * dconcentration + bend
+    return score_concentration(*primals), tangent
 
 
 def half_deviance(x: Array, log_mean: Array, concentration: Array, residual: Array) -> Array:

@@ -113,13 +113,17 @@ def log1pmx(r: ArrayLike) -> Array:
     return _log1pmx(*as_float(r))
 
 
-def log_ratio_excess(ratio: Array, r: Array) -> Array:
-    """``log(ratio) − r`` for ``ratio`` = 1 + r, both given because neither is exact everywhere.
+def log_ratio_excess(ratio: Array, r: Array, rest: ArrayLike = 0.0) -> Array:
+    """``log(ratio) − r + rest`` for ``ratio`` = 1 + r, both given: neither is exact everywhere.
 
-    Near zero r alone is used, elsewhere the ratio, which may be near zero itself.
+    Near zero r alone is used, elsewhere the ratio, which may be near zero itself. The rest is added
+    before the choice, not after: a sum in front of a sum over cells XLA hands, with that sum, to a
+    library that takes several times as long on a CPU as the loop which ends in a choice.
     """
     small = jnp.abs(r) < 0.5
-    return jnp.where(small, _log1pmx_series(jnp.where(small, r, 0)), jnp.log(ratio) - r)
+    return jnp.where(
+        small, _log1pmx_series(jnp.where(small, r, 0)) + rest, jnp.log(ratio) - r + rest
+    )
 
 
 def bd0(x: ArrayLike, m: ArrayLike, d: ArrayLike | None = None) -> Array:
@@ -196,28 +200,39 @@ def digamma_remainder(t: ArrayLike) -> Array:
     return a * _polynomial(_DIGAMMA[:terms], a) + jnp.where(small, steps, 0)
 
 
-def digamma_increment(x: ArrayLike, t: ArrayLike) -> Array:
-    """Increase of ``digamma − log`` from t to t + x, exact also where x ≪ t.
+def digamma_rise(x: Array, t: Array) -> tuple[Array, Array]:
+    """z ≥ t and R with ``digamma(t + x) − digamma(t)`` = log((z + x) / z) + x R, for x ≥ 0, t > 0.
 
-    ∂/∂t [lgamma(t + x) − lgamma(t)] is this increment plus log((t + x) / t).
+    R has no logarithm, and z has the shape of t: with another logarithm of what depends on x,
+    this one makes a single one.
     """
-    x, t = as_float(x, t)
     shift, terms = _digamma_expansion(t)
     small = t < shift
     z = jnp.where(small, t + shift, t)
     # Divisions of what has the shape of t alone are few; those by x + t are what takes time.
     inverse_z, inverse_n = 1 / z, 1 / (z + x)
     slope = _divided_difference(_DIGAMMA[:terms], inverse_z**2, inverse_n**2)
-    far = x * (inverse_n * inverse_z) * (0.5 + (inverse_z + inverse_n) * slope)
+    far = inverse_n * inverse_z * (0.5 + (inverse_z + inverse_n) * slope)
     s = jnp.where(small, t, 1)
     m = s + x
-    # Σ_k x / ((s + k) (m + k)), two terms over one denominator.
+    inverse = [jnp.where(small, 1 / (s + k), 0) for k in range(shift)]
+    # Σ_k 1 / ((s + k) (m + k)), two terms over one denominator.
     steps = sum(
-        ((m + (k + 1)) * (1 / (s + k)) + (m + k) * (1 / (s + (k + 1)))) / ((m + k) * (m + (k + 1)))
+        ((m + (k + 1)) * inverse[k] + (m + k) * inverse[k + 1]) / ((m + k) * (m + (k + 1)))
         for k in range(0, shift, 2)
     )
-    excess = x * steps - jnp.log1p(x * (shift / s) / (m + shift))
-    return far + jnp.where(small, excess, 0)
+    return z, far + steps
+
+
+def digamma_increment(x: ArrayLike, t: ArrayLike) -> Array:
+    """Increase of ``digamma − log`` from t to t + x, exact also where x ≪ t.
+
+    ∂/∂t [lgamma(t + x) − lgamma(t)] is this increment plus log((t + x) / t).
+    """
+    x, t = as_float(x, t)
+    z, rise = digamma_rise(x, t)
+    # log((t + x) / t) − log((z + x) / z)
+    return x * rise - jnp.log1p(x * ((z - t) / t / (z + x)))
 
 
 def _divided_difference(coefficients, a: Array, b: Array) -> Array:

@@ -18,14 +18,25 @@ from nbln.distributions.negative_binomial import (
     score_log_mean,
 )
 from nbln.distributions.sampling import sample_negative_binomial
-from nbln.distributions.special import as_float, as_parameters
+from nbln.distributions.special import LOG_MEAN_BOUND, as_float, as_parameters, bounded_exp
 
 
+@jax.custom_jvp
 def _log_zero(log_mean: Array, concentration: Array) -> Array:
-    """log P(0) of the counts before inflation, at a part of the cost of any count's."""
-    none = jnp.zeros_like(log_mean)
-    excess = log_total_excess(none, log_mean, concentration)
-    return concentration * excess + score_log_mean(none, log_mean, concentration)
+    """log P(0) = −θ log(1 + μ/θ) of the counts before inflation, at a part of any count's cost."""
+    ratio = bounded_exp(log_mean) / concentration
+    # `ratio` stops growing where `bounded_exp` clips; log(1 + μ/θ) goes on as log μ.
+    return -concentration * (jnp.log1p(ratio) + jnp.maximum(log_mean - LOG_MEAN_BOUND, 0))
+
+
+@_log_zero.defjvp
+def _log_zero_jvp(primals, tangents):
+    dlog_mean, dconcentration = tangents
+    none = jnp.zeros_like(primals[0])
+    # ∂/∂θ as automatic differentiation has it is a difference of almost equal numbers.
+    tangent = score_log_mean(none, *primals) * dlog_mean
+    tangent = tangent + log_total_excess(none, *primals) * dconcentration
+    return _log_zero(*primals), tangent
 
 
 @jax.custom_jvp

@@ -89,14 +89,13 @@ def fit_vae(
     assert n_epochs is not None, "by default the number of cells decides"
     cycle = Cycle.of(pools.n_steps, n_epochs, config)
     state, history = _restored(stage, _first(model, cycle))
-    started = time.perf_counter()
+    started, root = time.perf_counter(), jax.random.key(seed)
     with Progress("VAE", n_epochs, progress) as bar:
         bar.advance(steps=len(history))
         while len(history) < n_epochs and not (len(held_out) and stalled(history, config)):
-            key = jax.random.fold_in(jax.random.key(seed), len(history))
+            key = _fold_in(root, len(history))
             for resident, order in pools.of(len(history)):
-                key, own = jax.random.split(key)
-                state, bad = _run(state, objective, resident, order, own, cycle)
+                state, bad, key = _run(state, objective, resident, order, key, cycle)
                 _check_finite(state.model, bad)
             state, epoch = judge(state, objective, resident, order[-1])
             history.append(epoch)
@@ -131,9 +130,14 @@ def _first(model: SCVI, cycle: Cycle) -> State:
     return strong(State(model, adam, jnp.asarray(0), model, jnp.asarray(-jnp.inf)))
 
 
+# Compiled, as all that an epoch computes: an operation on its own takes as long as four cells.
+_fold_in = jax.jit(jax.random.fold_in)
+
+
 @eqx.filter_jit
 def _run(state: State, objective: Objective, resident: Resident, order, key, cycle: Cycle):
-    """One step a batch of `order`; and the first step gone bad, with the parameters it hit."""
+    """One step a batch of `order`; the first step gone bad, with the parameters it hit; a key."""
+    following_key, key = jax.random.split(key)
     adam = cycle.optimiser(trainable(state.model)[0])
 
     def step(carry, given):
@@ -161,7 +165,7 @@ def _run(state: State, objective: Objective, resident: Resident, order, key, cyc
     start = state.model, state.adam, state.step, (jnp.asarray(-1), jnp.ones(n_leaves, bool))
     numbered = jnp.arange(len(order)), order
     (model, memory, count, bad), _ = lax.scan(step, strong(start), numbered)
-    return state._replace(model=model, adam=memory, step=count), bad
+    return state._replace(model=model, adam=memory, step=count), bad, following_key
 
 
 def _check_finite(model: SCVI, bad) -> None:
@@ -184,21 +188,20 @@ class Judge:
 
     def __init__(self, cells: Cells, held_out: np.ndarray):
         self._resident, self._order = None, None
+        self._key = jax.random.key(0)  # the same noise each time: what differs is the model
         if len(held_out):
             self._resident = Resident.of(cells, held_out)
             size = block_cells(len(held_out), cells.counts.n_genes)
             self._order = jnp.asarray(batches(np.arange(len(held_out)), size))
 
-    def __call__(self, state: State, objective: Objective, last: Resident, index: Array):
+    def __call__(self, state: State, objective: Objective, last: Resident, index: np.ndarray):
         """The state with the best model so far, and the epoch's figures."""
-        key = jax.random.key(0)  # the same noise each time: what differs is the model
-        train = _evaluate(state.model, objective, last, index[None, :N_TRAINED], key)
+        train = _evaluate(state.model, objective, last, index[None, :N_TRAINED], self._key)
         if self._resident is None:
             judged = train
         else:
-            judged = _evaluate(state.model, objective, self._resident, self._order, key)
-        better = judged.elbo > state.best_elbo
-        if better:
+            judged = _evaluate(state.model, objective, self._resident, self._order, self._key)
+        if float(judged.elbo) > float(state.best_elbo):
             state = state._replace(best=state.model, best_elbo=judged.elbo)
         figures = (train.elbo, judged.elbo, judged.reconstruction, judged.divergence)
         return state, Epoch(*(np.asarray(x) for x in figures))

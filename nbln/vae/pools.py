@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from nbln.vae.cells import Cells, Resident, batches
 from nbln.vae.config import VAEConfig
@@ -45,17 +44,17 @@ class Pools:
     def _batches_a_pool(self) -> int:
         return -(-self._pool_cells // self._config.batch_size)
 
-    def of(self, epoch: int) -> Iterator[tuple[Resident, Array]]:
+    def of(self, epoch: int) -> Iterator[tuple[Resident, np.ndarray]]:
         """Cells, and their numbers among these batch by batch; each cell once."""
         rng = np.random.default_rng((self._seed, epoch))
         if self._all is not None:
             order = rng.permutation(len(self._train))
-            yield self._all, jnp.asarray(batches(order, self._config.batch_size))
+            yield self._all, batches(order, self._config.batch_size)
             return
         for part in np.array_split(rng.permutation(self._n_runs), self._n_pools):
             yield self._pool(np.sort(part), rng)
 
-    def _pool(self, runs: np.ndarray, rng: np.random.Generator) -> tuple[Resident, Array]:
+    def _pool(self, runs: np.ndarray, rng: np.random.Generator) -> tuple[Resident, np.ndarray]:
         """Cells of some runs, in random order; all pools have one shape."""
         cells, most, edges = self._cells, self._pool_cells, self._edges
         parts = [np.arange(int(edges[run]), int(edges[run + 1])) for run in runs]
@@ -69,4 +68,4 @@ class Pools:
         known = jax.tree.map(jnp.asarray, cells.known.take(spare))
         order = rng.permutation(np.flatnonzero(self._sees[index]))
         dealt = batches(order, self._config.batch_size, self._batches_a_pool)
-        return Resident(jnp.asarray(rows), known), jnp.asarray(dealt)
+        return Resident(jnp.asarray(rows), known), dealt

@@ -89,7 +89,8 @@ class Encoder(eqx.Module):
     ) -> tuple[Gaussian, tuple[Moments, ...]]:
         """The distribution of each cell, and the moments of the layers."""
         none = jnp.zeros((counts.shape[0], 0))
-        h, moments = self.stack(jnp.log1p(counts), none, training)
+        # 1 + u is exact where u is a count: log1p would say the same and take half as long again.
+        h, moments = self.stack(jnp.log(1 + counts), none, training)
         variance = jnp.exp(apply(self.log_variance, h)) + LEAST_VARIANCE
         return Gaussian(apply(self.mean, h), variance), moments
 
