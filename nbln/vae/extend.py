@@ -25,14 +25,14 @@ class NewBatches(EvidenceBound):
     of: Architecture = eqx.field(static=True)
     drawn: bool = eqx.field(static=True)  # whether z is, as it is not in an auto-encoder
 
-    def terms(self, model, batch, key, training):
-        del training  # normalisation is that of the reference: running moments, no dropout
+    def terms(self, model, batch, key, now):
+        del now  # normalisation is that of the reference: running moments, no dropout
         held = jax.tree.map(lambda x: lax.stop_gradient(x) if eqx.is_array(x) else x, model)
         pairs = zip(self.new, _places(model, self.of), _places(held, self.of), strict=True)
         free = [jnp.where(new, own, still) for new, own, still in pairs]
         model = eqx.tree_at(lambda m: _places(m, self.of), held, free)
         whole = EvidenceBound() if self.drawn else Reconstruction()
-        return whole.terms(model, batch, key, False)
+        return whole.terms(model, batch, key, None)
 
 
 def extended_design(design: Design, batches: np.ndarray) -> Design:

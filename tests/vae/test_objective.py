@@ -69,7 +69,7 @@ def test_bound_is_the_log_joint_less_the_guide(kind):
     @jax.jit
     @jax.vmap
     def bound(key):
-        return jnp.sum(EvidenceBound().terms(model, batch, key, False)[0].elbo)
+        return jnp.sum(EvidenceBound().terms(model, batch, key, None)[0].elbo)
 
     theirs = np.asarray(ratio(jax.random.split(jax.random.key(1), N_DRAWS)))
     ours = np.asarray(bound(jax.random.split(jax.random.key(2), N_DRAWS)))
@@ -95,7 +95,7 @@ def test_warming_weighs_the_divergence_of_factors_alone():
 def test_an_auto_encoder_draws_nothing():
     model, batch = network(latent_library=True), cells()
     terms = eqx.filter_jit(Reconstruction().terms)
-    one, two = (terms(model, batch, jax.random.key(seed), False)[0] for seed in (0, 1))
+    one, two = (terms(model, batch, jax.random.key(seed), None)[0] for seed in (0, 1))
     np.testing.assert_array_equal(one.reconstruction, two.reconstruction)
     value = Reconstruction().value(one, jnp.asarray(0.3))
     np.testing.assert_array_equal(value, one.reconstruction)
