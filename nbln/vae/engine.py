@@ -7,7 +7,7 @@ cycle of the rate; weight decay.
 
 import time
 from functools import partial
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -31,9 +31,6 @@ MOST_HELD_OUT = 5_000  # cells; more would not judge better, only longer
 N_TRAINED = 32
 
 
-N = TypeVar("N", bound=Network)
-
-
 class Epoch(NamedTuple):
     """What an epoch left, in nats a cell."""
 
@@ -43,10 +40,10 @@ class Epoch(NamedTuple):
     divergence: Float[Array, ""]  # of their z from its prior
 
 
-class VAEFit(NamedTuple, Generic[N]):
+class VAEFit(NamedTuple):
     """What the engine returns."""
 
-    model: N
+    model: Any  # of the kind that was given
     history: Epoch  # (epoch,) each
     best: int  # the epoch whose model this is, from 0
     held_out: np.ndarray  # numbers of the cells that training did not see
@@ -65,14 +62,14 @@ class State(NamedTuple):
 
 
 def fit_vae(
-    model: N,
+    model: Network,
     objective: Objective,
     cells: Cells,
     config: TrainingConfig,
     seed: int = 0,
     progress: bool = False,
     saver: Saver = OFF,
-) -> VAEFit[N]:
+) -> VAEFit:
     """Train a model on all cells but some that are held out.
 
     Raises
@@ -100,7 +97,7 @@ def fit_vae(
             for resident, order in pools.of(len(history)):
                 key, own = jax.random.split(key)
                 state, bad = _run(state, objective, resident, order, own, cycle)
-                _check_finite(state.model, bad)
+                _check_finite(state.model, bad, config)
             state, epoch = judge(state, objective, resident, order[-1])
             history.append(epoch)
             bar.advance(f"elbo {float(epoch.elbo_validation):.1f}")
@@ -168,7 +165,7 @@ def _run(state: State, objective: Objective, resident: Resident, order, key, cyc
     return state._replace(model=model, adam=memory, step=count), bad
 
 
-def _check_finite(model: Network, bad) -> None:
+def _check_finite(model: Network, bad, config: TrainingConfig) -> None:
     step = int(bad[0])
     if step < 0:
         return
@@ -178,8 +175,8 @@ def _check_finite(model: Network, bad) -> None:
     raise FloatingPointError(
         f"fit(model={model.name!r}): step {step + 1} gave a gradient that is not finite in "
         f"{', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}; lower "
-        "VAEConfig(learning_rate=...), or leave out cells with extreme counts (summary() of a "
-        "model='nbvcp' fit names them)"
+        f"{type(config).__name__}(learning_rate=...), or leave out cells with extreme counts "
+        "(summary() of a model='nbvcp' fit names them)"
     )
 
 
