@@ -62,7 +62,8 @@ class TrainingConfig(abc.ABC):
     def _steps(self, steps_an_epoch: int) -> tuple[int, int, float, float]:
         """Steps of all epochs and of the warm-up, the rate, the decay."""
         n_epochs, rate = self.n_epochs, self.learning_rate
-        assert n_epochs is not None and rate is not None, "by default the number of cells decides"
+        assert n_epochs is not None, "by default the number of cells decides"
+        assert rate is not None, "a default"
         warm = steps_an_epoch * self.warmup_epochs
         return steps_an_epoch * n_epochs, warm, float(rate), float(self.weight_decay or 0)
 

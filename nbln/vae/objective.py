@@ -33,9 +33,7 @@ class Objective(eqx.Module):
     has_prior: ClassVar[bool] = True  # whether z is held to its prior, and drawn
 
     @abc.abstractmethod
-    def terms(
-        self, model: Any, batch: Any, key: Array, now: Now | None
-    ) -> tuple[Terms, Seen]:
+    def terms(self, model: Any, batch: Any, key: Array, now: Now | None) -> tuple[Terms, Seen]:
         """The parts for each cell, and the moments of the layers of each stack.
 
         Parameters
@@ -118,4 +116,3 @@ def _terms(model: SCVI, batch: Batch, key: Array, now: Now | None, draw: bool):
         of_library,
     )
     return terms, (first, *second, third)
-
