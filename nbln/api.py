@@ -23,8 +23,7 @@ from nbln.vae.negbio.result import NegBioResult
 from nbln.vae.result import VAEResult
 
 RESULTS: dict[str, Any] = {
-    kind.kind: kind
-    for kind in (SVIResult, LaplaceResult, PosteriorDraws, VAEResult, NegBioResult)
+    kind.kind: kind for kind in (SVIResult, LaplaceResult, PosteriorDraws, VAEResult, NegBioResult)
 }
 
 

@@ -95,6 +95,11 @@ class Fitted:
         return len(self.gene_names)
 
     @property
+    def counted(self) -> bool:
+        """Whether the data are counts."""
+        return self.library_size is not None
+
+    @property
     def real_genes(self) -> np.ndarray:
         """(gene,) True for genes, False for the pool of the rarest."""
         mask = np.ones(self.n_genes, bool)

@@ -26,6 +26,11 @@ class Posterior(eqx.Module):
     def variance(self) -> Latent:
         """Variance of the code."""
 
+    @property
+    def dispersion(self) -> Latent | None:
+        """r of counts, whose variance is mean + mean²/r; None of codes that are no counts."""
+        return None
+
     @abc.abstractmethod
     def draw(self, key: Array, relaxation: Relaxation | None) -> Latent:
         """One draw of each latent.

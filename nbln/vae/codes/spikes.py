@@ -52,6 +52,10 @@ class NegativeBinomialCounts(Posterior):
     def variance(self):
         return self.mean * (1 + jnp.exp(-self.logit_p))
 
+    @property
+    def dispersion(self):
+        return jnp.broadcast_to(jnp.exp(self.log_r), self.logit_p.shape)
+
     def draw(self, key, relaxation):
         of_rate, of_count = jax.random.split(key)
         r = jnp.broadcast_to(jnp.exp(self.log_r), self.logit_p.shape)
@@ -117,6 +121,10 @@ class PoissonCounts(Posterior):
     @property
     def variance(self):
         return self.mean
+
+    @property
+    def dispersion(self):
+        return jnp.full_like(self.log_rate, jnp.inf)
 
     def draw(self, key, relaxation):
         return _counts(key, self.log_rate, relaxation)

@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Iterator
+from typing import cast
 
 import equinox as eqx
 import jax
@@ -18,7 +19,7 @@ from nbln.questions.predictive import PER_CELL, Sampler, block_cells
 from nbln.vae.cells import Cells, padded
 from nbln.vae.codes import Posterior
 from nbln.vae.negbio.model import Alone, Data, NegBio, prior_draws
-from nbln.vae.negbio.observed import bounded
+from nbln.vae.negbio.observed import Counted, bounded
 from nbln.vae.objective import Terms
 
 Host = Float[np.ndarray, "cell ..."]
@@ -75,10 +76,25 @@ class _AtMean(Visit):
         return (_decoded(model, q.mean),)
 
 
+class _Divergences(Visit):
+    def __call__(self, model, key, q):
+        return (q.divergence(model.code.prior()),)
+
+
+class _Dispersions(Visit):
+    def __call__(self, model, key, q):
+        return (jnp.broadcast_to(q.dispersion, q.mean.shape),)
+
+
 class _DataMoments(Visit):
     def __call__(self, model, key, q):
         f = model.decode(q.draw(key, None))[0]
         return model.observed.mean(f), model.observed.variance(f)
+
+
+class _LogRates(Visit):
+    def __call__(self, model, key, q):
+        return (bounded(model.decode(q.draw(key, None))[0]),)
 
 
 def _decoded(model: NegBio, z: Array) -> Array:
@@ -90,15 +106,31 @@ def _visited(visit: Visit, model: NegBio, key: Array, said: Array) -> tuple[Arra
     return visit(model, key, model.code.posterior(said))
 
 
+def by_block(
+    model: NegBio, said: Said, visit: Visit, seed: int = 0
+) -> Iterator[tuple[slice, list[Host]]]:
+    """What `visit` gives for samples of which the encoder said this, block by block."""
+    size = block_cells(1, len(said), max(model.n_features, said[0].size))
+    for block in slices(len(said), size):
+        key = jax.random.fold_in(jax.random.key(seed), block.start)
+        found = _visited(visit, model, key, padded(said[block], size))
+        yield block, [np.asarray(x)[: block.stop - block.start] for x in found]
+
+
 def by_cell(model: NegBio, said: Said, visit: Visit, seed: int = 0) -> list[Host]:
-    """What `visit` gives for all samples, of which the encoder said this, block by block."""
+    """The same for all samples."""
+    parts = [found for _, found in by_block(model, said, visit, seed)]
+    return [np.concatenate(x) for x in zip(*parts, strict=True)]
 
-    def blocks() -> Iterator:
-        size = block_cells(1, len(said), max(model.n_features, said[0].size))
-        for block in slices(len(said), size):
-            yield block, padded(said[block], size)
 
-    return over_blocks(lambda key, some: _visited(visit, model, key, some), blocks(), seed)
+def divergences(model: NegBio, said: Said) -> Float[np.ndarray, "cell latent"]:
+    """KL divergence of each latent of each sample from the prior (nats)."""
+    return by_cell(model, said, _Divergences())[0]
+
+
+def dispersions(model: NegBio, said: Said) -> Float[np.ndarray, "cell latent"]:
+    """r of each latent of each sample, of a code of counts."""
+    return by_cell(model, said, _Dispersions())[0]
 
 
 def moments(model: NegBio, said: Said) -> tuple[Host, Host]:
@@ -119,9 +151,12 @@ def reconstructions(model: NegBio, said: Said, n_samples: int, seed: int) -> Hos
 
 
 @eqx.filter_jit
-def of_prior(model: NegBio, n: int, seed: int) -> Float[Array, "sample feature"]:
-    """The decoder's numbers at draws of the prior."""
-    return model.decode(prior_draws(model.code.prior(), jax.random.key(seed), n))[0]
+def of_prior(model: NegBio, n: int, seed: int, noise: bool) -> Float[Array, "sample feature"]:
+    """Decoded means at draws of the prior, or draws of data."""
+    first, second = jax.random.split(jax.random.key(seed))
+    f = model.decode(prior_draws(model.code.prior(), first, n))[0]
+    drawn = model.observed.distribution(f).sample(second) if noise else model.observed.mean(f)
+    return jnp.asarray(drawn)
 
 
 def terms(model: NegBio, cells: Cells, n_samples: int, seed: int) -> Terms:
@@ -170,9 +205,18 @@ def _importance(model: NegBio, batch: Data, key: Array, n_samples: int) -> Array
     return logsumexp(ratios, axis=0) - np.log(n_samples)
 
 
+def log_likelihood(model: NegBio, z: np.ndarray, cells: Cells) -> np.ndarray:
+    """Log probability of each sample at draws of its code, (draw, cell) (nats)."""
+    values = np.empty(z.shape[:2], np.float32)
+    for block, batch in cells.blocks():
+        for i, drawn in enumerate(z):
+            nats = _log_likelihood(model, padded(drawn[block], len(batch.x)), batch)
+            values[i, block] = np.asarray(nats)[: block.stop - block.start]
+    return values
+
+
 @eqx.filter_jit
-def log_likelihood(model: NegBio, z: Array, batch: Data) -> Float[Array, " cell"]:
-    """Log probability of data at given codes (nats)."""
+def _log_likelihood(model: NegBio, z: Array, batch: Data) -> Array:
     return jnp.sum(model.observed.log_prob(batch.x, model.decode(z)[0]), axis=1)
 
 
@@ -182,7 +226,7 @@ def sampler(model: NegBio, said: Said, ppc_level: str, n_samples: int) -> Sample
     A fresh cell has the code of some cell of the fit, as in the other amortised models; the
     prior's own draws are what `sample_prior` is for.
     """
-    n_cells = len(said)
+    n_cells, observed = len(said), cast(Counted, model.observed)
     size = block_cells(n_samples, n_cells, model.n_features)
 
     def rates(block, rng):
@@ -192,7 +236,7 @@ def sampler(model: NegBio, said: Said, ppc_level: str, n_samples: int) -> Sample
             of = own if ppc_level == PER_CELL else rng.choice(n_cells, n)
             key = jax.random.key(int(rng.integers(2**31)))
             f = np.asarray(_rates(model, padded(said[of], size), key))[:n]
-            yield f.astype(np.float64), model.observed.channel
+            yield f.astype(np.float64), observed.channel
 
     return rates
 
@@ -204,7 +248,38 @@ def _rates(model: NegBio, said: Array, key: Array) -> Array:
 
 
 def data_moments(model: NegBio, said: Said, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of each feature by the model in these samples, at a draw of each code."""
-    found = by_cell(model, said, _DataMoments(), seed)
-    mean, within = (x.astype(np.float64) for x in found)
-    return mean.mean(axis=0), within.mean(axis=0) + mean.var(axis=0)
+    """Mean and variance of each feature by the model in these samples, at a draw of each code.
+
+    The law of total variance: the mean of the variances, and the variance of the means.
+    """
+    mean, within, between = _Running(model.n_features), np.zeros(model.n_features), len(said)
+    for _, (means, variances) in by_block(model, said, _DataMoments(), seed):
+        mean.add(means)
+        within += variances.sum(axis=0, dtype=np.float64)
+    return mean.first / between, within / between + mean.variance(between)
+
+
+def rate_spread(
+    model: NegBio, said: Said, depth: Float[np.ndarray, " cell"], seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance over cells of each gene's log-rate less the log `depth` of the cell."""
+    share = _Running(model.n_features)
+    for block, (f,) in by_block(model, said, _LogRates(), seed):
+        share.add(f - depth[block, None])
+    return share.first / len(said), share.variance(len(said))
+
+
+class _Running:
+    """Sums over samples of each feature and of its square."""
+
+    def __init__(self, n_features: int):
+        self.first, self.second = np.zeros((2, n_features))
+
+    def add(self, values: Host) -> None:
+        """Of some samples."""
+        self.first += values.sum(axis=0, dtype=np.float64)
+        self.second += np.square(values, dtype=np.float64).sum(axis=0)
+
+    def variance(self, n: int) -> np.ndarray:
+        """Over all n samples."""
+        return np.maximum(self.second / n - (self.first / n) ** 2, 0)

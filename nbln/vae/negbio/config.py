@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from nbln.arguments import Rule, check_flag, check_settings, number, one_of, whole
 from nbln.vae.config import RULES as TRAINING_RULES
 from nbln.vae.config import TrainingConfig
@@ -28,6 +30,10 @@ RULES: dict[str, Rule] = {
     "last_temperature": number(open_=True),
     "straight_through": check_flag,
 }
+
+
+# A code is learned at a rate that does not rise, and at temperatures that must fall slowly.
+EPOCH_CELLS, EPOCHS = 1_000_000, (20, 200)
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,9 @@ class NegBioConfig(TrainingConfig):
         Whether the decoder sees whole counts in training, with gradients of the relaxed ones.
     n_hidden, n_layers, dropout
         Of multi-layer perceptrons; the published ones are convolutions.
+    n_epochs
+        By default 200 (the most of the published), and from 5,000 samples on a million by their
+        number, at least 20.
     learning_rate
         Of Adam, the same all along, by default 0.001 (published); gradients are clipped at a norm
         of 1 (published).
@@ -87,6 +96,10 @@ class NegBioConfig(TrainingConfig):
 
     def __post_init__(self):
         check_settings(self, RULES)
+
+    def of(self, n_cells, **own):
+        n_epochs = int(np.clip(round(EPOCH_CELLS / n_cells), *EPOCHS))
+        return super().of(n_cells, **{"n_epochs": n_epochs, **own})
 
     def bound(self, reparameterization: str, latent_dim: int) -> CodedBound:
         """What training climbs."""

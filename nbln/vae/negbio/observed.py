@@ -70,6 +70,10 @@ class Observed(eqx.Module):
         """Leaves that start at moments."""
         return []
 
+    def parameters(self) -> dict[str, Array]:
+        """What it has learned of the noise of data, by name: one number, or one a feature."""
+        return {}
+
     @staticmethod
     def seen(x: Matrix) -> Matrix:
         """What an encoder sees of data."""
@@ -114,6 +118,9 @@ class Gaussian(Observed):
     def levels(self):
         return [self.log_sd]
 
+    def parameters(self):
+        return {"sigma": self.sd}
+
 
 class Counted(Observed):
     """Counts of a channel of the house, at log-rates f."""
@@ -141,6 +148,9 @@ class Counted(Observed):
 
     def distribution(self, f):
         return self.channel.distribution(bounded(f))
+
+    def parameters(self):
+        return self.channel.values()
 
 
 class PoissonCounts(Counted):

@@ -45,9 +45,7 @@ CODES: dict[str, Callable[[int, CodeKind], Code]] = {
     "categorical": lambda n, kind: codes.CategoricalCode.start(n),
 }
 
-
-def _relaxation(word: str) -> Callable[[Array, int, bool], Relaxation]:
-    return RELAXATIONS[word]
+_RELAXED: dict[str, Callable[..., Relaxation]] = dict(RELAXATIONS)
 
 
 class Relaxing(NamedTuple):
@@ -62,4 +60,4 @@ class Relaxing(NamedTuple):
     def at(self, share: Array) -> Relaxation:
         """Once this share of the steps is done."""
         temperature = jnp.asarray(self.first + (self.last - self.first) * share, jnp.float32)
-        return _relaxation(self.word)(temperature, self.n_counts, self.straight_through)
+        return _RELAXED[self.word](temperature, self.n_counts, self.straight_through)
