@@ -1,0 +1,106 @@
+"""The same promises of every family of codes."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nbln.vae.codes import CODES, DIVERGENCES, RELAXATIONS, ExactSum, NegativeBinomialCode
+
+LATENTS, CELLS = 3, 5
+
+
+def codes():
+    for word, family in CODES.items():
+        yield pytest.param(family.start(LATENTS), id=word)
+    for word, divergence in DIVERGENCES.items():
+        yield pytest.param(NegativeBinomialCode.start(LATENTS, divergence()), id=word)
+
+
+each_code = pytest.mark.parametrize("code", list(codes()))
+
+
+def heads(code, scale=1.0):
+    shape = CELLS, code.n_heads, LATENTS
+    return scale * jax.random.normal(jax.random.key(1), shape)
+
+
+def relaxations():
+    return [None, *(kind(jnp.float32(0.5)) for kind in RELAXATIONS.values())]
+
+
+@each_code
+def test_shapes(code):
+    posterior, prior = code.posterior(heads(code)), code.prior()
+    values = () if code.n_values == 1 else (code.n_values,)
+    key = jax.random.key(0)
+    for relaxation in relaxations():
+        assert posterior.draw(key, relaxation).shape == (CELLS, LATENTS, *values)
+        assert prior.draw(key, relaxation).shape == (LATENTS, *values)
+        assert code.divergence(posterior, key, relaxation).shape == (CELLS, LATENTS)
+    assert posterior.mean.shape == posterior.variance.shape == (CELLS, LATENTS, *values)
+    assert posterior.divergence(prior).shape == (CELLS, LATENTS)
+    assert posterior.log_prob(posterior.draw(key, None)).shape == (CELLS, LATENTS)
+    assert code.latent_dim == LATENTS
+
+
+@each_code
+def test_draws_have_the_moments_that_they_say(code):
+    posterior, n = code.posterior(heads(code, 0.5)), 20_000
+    z = jax.vmap(lambda key: posterior.draw(key, None))(jax.random.split(jax.random.key(0), n))
+    error = 5 * np.sqrt(posterior.variance / n)
+    assert np.all(np.abs(z.mean(0) - posterior.mean) < error)
+    np.testing.assert_allclose(z.var(0), posterior.variance, rtol=0.2)
+
+
+@each_code
+def test_divergence_is_the_expected_log_ratio(code):
+    posterior, prior, n = code.posterior(heads(code, 0.5)), code.prior(), 20_000
+    z = jax.vmap(lambda key: posterior.draw(key, None))(jax.random.split(jax.random.key(0), n))
+    ratio = posterior.log_prob(z) - prior.log_prob(z)
+    error = 5 * np.asarray(ratio.std(0)) / np.sqrt(n) + 1e-5
+    assert np.all(np.abs(ratio.mean(0) - posterior.divergence(prior)) < error)
+
+
+@each_code
+@pytest.mark.parametrize("scale", [0.0, 1.0, 100.0])
+def test_training_is_finite_and_without_loops(code, scale):
+    """Value and derivatives, in prior and heads, whatever an encoder says."""
+    key = jax.random.key(2)
+
+    def loss(learned, relaxation):
+        code, heads = learned
+        posterior = code.posterior(heads)
+        return jnp.sum(posterior.draw(key, relaxation)) + jnp.sum(
+            code.divergence(posterior, key, relaxation)
+        )
+
+    for relaxation in relaxations()[1:]:
+        step = eqx.filter_value_and_grad(loss)
+        learned = code, heads(code, scale)
+        for leaf in jax.tree.leaves(eqx.filter_jit(step)(learned, relaxation)):
+            assert np.isfinite(leaf).all()
+        assert "while" not in str(eqx.filter_make_jaxpr(step)(learned, relaxation)[0])
+
+
+def test_the_encoder_says_less_where_dispersion_is_shared():
+    shared = NegativeBinomialCode.start(LATENTS, DIVERGENCES["dispersion_sharing"]())
+    assert (shared.n_heads, NegativeBinomialCode.start(LATENTS).n_heads) == (1, 2)
+    posterior = shared.posterior(heads(shared))
+    assert posterior.log_r.shape == (LATENTS,)
+
+
+def test_a_program_serves_all_temperatures():
+    """A temperature is traced: another one compiles nothing."""
+    code = NegativeBinomialCode.start(LATENTS, ExactSum())
+    traced = []
+
+    @eqx.filter_jit
+    def draw(posterior, relaxation):
+        traced.append(1)
+        return posterior.draw(jax.random.key(0), relaxation)
+
+    for temperature in (1.0, 0.3, 0.1):
+        draw(code.posterior(heads(code)), RELAXATIONS["gumbel"](jnp.float32(temperature)))
+    assert len(traced) == 1
