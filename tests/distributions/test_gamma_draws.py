@@ -9,7 +9,7 @@ from scipy import special, stats
 from nbln.distributions.gamma import _log_quantile, sample_log_gamma
 
 SHAPES = (0.05, 0.3, 1.0, 4.0, 100.0)
-DRAWS = 200_000
+DRAWS = 100_000
 
 
 @jax.jit

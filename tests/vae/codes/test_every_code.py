@@ -46,21 +46,18 @@ def test_shapes(code):
 
 
 @each_code
-def test_draws_have_the_moments_that_they_say(code):
-    posterior, n = code.posterior(heads(code, 0.5)), 20_000
-    z = jax.vmap(lambda key: posterior.draw(key, None))(jax.random.split(jax.random.key(0), n))
+def test_draws_agree_with_what_is_said_of_them(code):
+    """Mean and variance, and the divergence as the expectation of a log ratio."""
+    posterior, prior, n = code.posterior(heads(code, 0.5)), code.prior(), 10_000
+    many = code.posterior(jnp.repeat(heads(code, 0.5), n, axis=0))
+    z = jax.jit(lambda key: many.draw(key, None))(jax.random.key(0))
+    ratio = np.asarray(many.log_prob(z) - prior.log_prob(z)).reshape(CELLS, n, LATENTS)
+    error = 5 * ratio.std(1) / np.sqrt(n) + 1e-5
+    assert np.all(np.abs(ratio.mean(1) - posterior.divergence(prior)) < error)
+    z = np.asarray(z).reshape(CELLS, n, *z.shape[1:])
     error = 5 * np.sqrt(posterior.variance / n)
-    assert np.all(np.abs(z.mean(0) - posterior.mean) < error)
-    np.testing.assert_allclose(z.var(0), posterior.variance, rtol=0.2)
-
-
-@each_code
-def test_divergence_is_the_expected_log_ratio(code):
-    posterior, prior, n = code.posterior(heads(code, 0.5)), code.prior(), 20_000
-    z = jax.vmap(lambda key: posterior.draw(key, None))(jax.random.split(jax.random.key(0), n))
-    ratio = posterior.log_prob(z) - prior.log_prob(z)
-    error = 5 * np.asarray(ratio.std(0)) / np.sqrt(n) + 1e-5
-    assert np.all(np.abs(ratio.mean(0) - posterior.divergence(prior)) < error)
+    assert np.all(np.abs(z.mean(1) - posterior.mean) < error)
+    np.testing.assert_allclose(z.var(1), posterior.variance, rtol=0.25)
 
 
 @each_code

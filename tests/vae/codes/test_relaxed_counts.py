@@ -9,7 +9,7 @@ from scipy import stats
 from nbln.vae.codes import ContinuousTime, Gumbel, annealed
 from nbln.vae.codes.spikes import NegativeBinomialCounts, PoissonCounts
 
-DRAWS = 50_000
+DRAWS = 20_000
 
 
 def times(posterior):
@@ -89,7 +89,7 @@ def test_cold_draws_are_poisson(kind):
 @pytest.mark.parametrize("kind", [Gumbel, ContinuousTime])
 @pytest.mark.parametrize("parameters", [(0.3, 0.2), (2.5, -1.5), (-2.0, -0.5)])
 def test_derivatives_are_finite_differences(kind, parameters):
-    """With the same noise, in float64, of a curved objective; the second has rates beyond places."""
+    """Of a curved objective, with the same noise, in float64; some rates are beyond all places."""
     with jax.enable_x64(True):
         relaxation = kind(jnp.asarray(0.7), 16)
 
