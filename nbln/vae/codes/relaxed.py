@@ -50,7 +50,7 @@ class Relaxation(eqx.Module):
         A static number of places cannot hold the counts of any rate, and a truncated Poisson has
         a smaller mean: with 5 places, 3.5 instead of 10. So of a rate λ above `largest_rate` the
         excess e is drawn apart (a sum of Poissons is one), as a normal of mean e and of variance
-        e²/(1 + e), which is smooth in e at 0 where e is not.
+        e²/(1 + e), which is smooth in e at 0 where √e is not and lacks less than 1 of λ.
         """
         few, many = random.split(key)
         log_rate = jnp.clip(log_rate, *_LOG_RATES)
