@@ -1,5 +1,7 @@
 """A code of categories: each latent is one of a few, and is decoded from its indicator."""
 
+from typing import Self
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -28,7 +30,7 @@ class Categories(Posterior):
             return jax.nn.one_hot(chosen, self.logits.shape[-1], dtype=self.logits.dtype)
         return relaxation.categories(key, self.logits)
 
-    def divergence(self, prior):
+    def divergence(self, prior: Self):
         ratio = jax.nn.log_softmax(self.logits) - jax.nn.log_softmax(prior.logits)
         return jnp.sum(self.mean * ratio, axis=-1)
 

@@ -1,6 +1,7 @@
 """What every family of latent codes is: its prior, its posteriors, their divergence, draws."""
 
 import abc
+from typing import Self
 
 import equinox as eqx
 from jax import Array
@@ -40,7 +41,7 @@ class Posterior(eqx.Module):
         """
 
     @abc.abstractmethod
-    def divergence(self, prior: "Posterior") -> Float[Array, "cell latent"]:
+    def divergence(self, prior: Self) -> Float[Array, "cell latent"]:
         """KL(self ‖ prior) of each latent, in nats: deterministic, and exact to about 1e-6."""
 
     @abc.abstractmethod

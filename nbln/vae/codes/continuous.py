@@ -1,5 +1,7 @@
 """Codes that are real numbers: Gaussian, and Laplace. Relaxations do not concern them."""
 
+from typing import Self
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -36,7 +38,7 @@ class Gaussian(_LocationScale):
         noise = jax.random.normal(key, self.location.shape, self.location.dtype)
         return self.location + jnp.exp(self.log_scale) * noise
 
-    def divergence(self, prior):
+    def divergence(self, prior: Self):
         ratio = self.log_scale - prior.log_scale
         shift = (self.location - prior.location) * jnp.exp(-prior.log_scale)
         return 0.5 * (jnp.expm1(2 * ratio) + shift * shift) - ratio
@@ -57,7 +59,7 @@ class Laplace(_LocationScale):
         noise = jax.random.laplace(key, self.location.shape, self.location.dtype)
         return self.location + jnp.exp(self.log_scale) * noise
 
-    def divergence(self, prior):
+    def divergence(self, prior: Self):
         ratio = self.log_scale - prior.log_scale
         distance = jnp.abs(self.location - prior.location)
         shift = distance * jnp.exp(-prior.log_scale)

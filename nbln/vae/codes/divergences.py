@@ -25,11 +25,8 @@ from nbln.distributions.divergence import kl_negative_binomial
 from nbln.distributions.special import (
     as_float,
     bd0,
-    bernoulli_gap,
-    digamma_increment,
-    digamma_remainder,
+    inverse_gap,
     log1pmx,
-    stirling_remainder,
 )
 from nbln.vae.codes.relaxed import Relaxation
 
@@ -56,13 +53,15 @@ class _Integrand(eqx.Module):
 
     t: Array
     step: Array
+    decay_q: Array  # e^(−r_q t)
+    decay_p: Array
     decay: Array  # e^(−r_p t) − e^(−r_q t)
     bracket: Array
     s: Array  # 1 − e^(−t)
     y: Array  # m s / r_q
     curved: Array  # log1p(y) − y
     generating: Array  # E e^(−z t)
-    w: Array  # log of e^(m t) E e^(−z t)
+    excess: Array  # e^(−m t) / E e^(−z t) − 1
 
 
 def _integrand(log_mean: Array, log_q: Array, log_p: Array, n_terms: int) -> _Integrand:
@@ -79,13 +78,16 @@ def _integrand(log_mean: Array, log_q: Array, log_p: Array, n_terms: int) -> _In
     curved = log1pmx(y)
     exponent = q * (y + curved)
     generating = jnp.exp(-exponent)
-    between = 1 - bernoulli_gap(t) / t  # 1 / s − 1 / t
-    w = m * t * s * between - q * curved
-    bracket = -jnp.expm1(-exponent) * between + generating * jnp.expm1(-w) / t
-    apart = log_q - log_p
-    gap = low * jnp.expm1(jnp.abs(apart))
-    decay = -jnp.sign(apart) * jnp.exp(-low * t) * jnp.expm1(-gap * t)
-    return _Integrand(t, step, decay, bracket, s, y, curved, generating, w)
+    between = inverse_gap(t, s)
+    excess = jnp.expm1(q * curved - m * t * s * between)
+    bracket = generating * excess / t - jnp.expm1(-exponent) * between
+    # Of two exponentials the larger is factored out, which leaves no difference of near equals.
+    larger = jnp.exp(-low * t)
+    fall = larger * jnp.expm1(-low * jnp.expm1(jnp.abs(log_q - log_p)) * t)
+    decay_q = larger + jnp.where(log_q > log_p, fall, 0)
+    decay_p = larger + jnp.where(log_q > log_p, 0, fall)
+    decay = jnp.where(log_q > log_p, -fall, fall)
+    return _Integrand(t, step, decay_q, decay_p, decay, bracket, s, y, curved, generating, excess)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -98,17 +100,17 @@ def _gap(log_mean: Array, log_q: Array, log_p: Array, n_terms: int) -> Array:
 def _gap_jvp(n_terms, primals, tangents):
     log_mean, log_q, log_p = primals
     f = _integrand(log_mean, log_q, log_p, n_terms)
-    m, q, p = jnp.exp(log_mean), jnp.exp(log_q), jnp.exp(log_p)
     value = f.step * jnp.sum(f.decay * f.bracket, axis=0)
     share = f.y / (1 + f.y)
-    by_mean = f.decay * f.generating * (-share - jnp.expm1(-f.w))
-    by_p = -f.t * jnp.exp(-p * f.t) * f.bracket
-    # log1p(y) − y / (1 + y)
-    bend = f.curved + f.y * share
-    by_q = f.t * jnp.exp(-q * f.t) * f.bracket + f.decay * f.generating * bend / f.s
-    tangent = m * jnp.sum(by_mean, axis=0) * tangents[0]
-    tangent = tangent + q * jnp.sum(by_q, axis=0) * tangents[1]
-    tangent = tangent + p * jnp.sum(by_p, axis=0) * tangents[2]
+    by_mean = -f.decay * f.generating * (share + f.excess)
+    bend = f.curved + f.y * share  # log1p(y) − y / (1 + y)
+    by_q = f.t * f.decay_q * f.bracket + f.decay * f.generating * bend / f.s
+    by_p = -f.t * f.decay_p * f.bracket
+    slopes = (jnp.exp(log_mean), by_mean), (jnp.exp(log_q), by_q), (jnp.exp(log_p), by_p)
+    tangent = sum(
+        scale * jnp.sum(slope, axis=0) * tangent
+        for (scale, slope), tangent in zip(slopes, tangents, strict=True)
+    )
     return value, f.step * tangent
 
 
@@ -139,19 +141,42 @@ def dispersion_gap(log_mean, log_r_q, log_r_p, n_terms: int = 48) -> Array:
 
 @jax.custom_jvp
 def _log_rising(z: Array, r: Array) -> Array:
-    """lgamma(z + r) − lgamma(r) for real z ≥ 0, by Stirling's series with its remainder."""
-    n = z + r
-    bulk = z * jnp.log(n) - z + (r - 0.5) * jnp.log1p(z / r)
-    return bulk + stirling_remainder(n) - stirling_remainder(r)
+    """lgamma(z + r) − lgamma(r) for real z ≥ 0, off by less than 1e-8 but for rounding."""
+    return _rising(z, r)[0]
+
+
+def _rising(z: Array, r: Array) -> tuple[Array, Array, Array]:
+    """That and its derivatives: Stirling's series (DLMF 5.11) four higher, and recurrence."""
+    low, high = r + 4, z + r + 4
+    (below, below_slope), (above, above_slope) = _stirling(low), _stirling(high)
+    product, product_slope = _product(z + r)
+    first, first_slope = _product(r)
+    log_ratio, log_high = jnp.log1p(z / low), jnp.log(high)
+    value = z * log_high - z + (low - 0.5) * log_ratio + (above - below)
+    by_z = log_high + above_slope - product_slope
+    by_r = log_ratio + (above_slope - below_slope) - (product_slope - first_slope)
+    return value - jnp.log(product / first), by_z, by_r
+
+
+def _stirling(n: Array) -> tuple[Array, Array]:
+    """lgamma(n) − (n − ½) log n + n − ½ log 2π, and digamma(n) − log n, for n ≥ 4."""
+    inverse = 1 / n
+    a = inverse * inverse
+    value = inverse * (1 / 12 - a * (1 / 360 - a * (1 / 1260 - a * (1 / 1680 - a / 1188))))
+    slope = a * (1 / 12 - a * (1 / 120 - a * (1 / 252 - a * (1 / 240 - a / 132))))
+    return value, -0.5 * inverse - slope
+
+
+def _product(n: Array) -> tuple[Array, Array]:
+    """n (n + 1) (n + 2) (n + 3), and the derivative of its logarithm."""
+    outer, inner = n * (n + 3), (n + 1) * (n + 2)
+    return outer * inner, (2 * n + 3) * (1 / outer + 1 / inner)
 
 
 @_log_rising.defjvp
 def _log_rising_jvp(primals, tangents):
-    z, r = primals
-    n = z + r
-    by_z = jnp.log(n) - 0.5 / n - digamma_remainder(n)
-    by_r = jnp.log1p(z / r) + digamma_increment(z, r)
-    return _log_rising(z, r), by_z * tangents[0] + by_r * tangents[1]
+    value, by_z, by_r = _rising(*primals)
+    return value, by_z * tangents[0] + by_r * tangents[1]
 
 
 def log_ratio(z: Array, q: Counts, p: Counts) -> Array:
@@ -176,13 +201,14 @@ class Divergence(eqx.Module):
 
 
 class MonteCarlo(Divergence):
-    """Mean of log q − log p over draws of q, five of them in the paper.
+    """Mean of log q − log p over draws of q: five in the paper, which found no gain from more.
 
     In training the draws are relaxed, as in the paper, and so is its value: 2.09 where it is 1.34
     at temperature 1, 1.35 at 0.1. With hard draws it is unbiased, but has no gradient.
     """
 
-    n_samples: int = eqx.field(static=True, default=5)
+    # A batch averages over its cells; each further draw costs as much as the code that is decoded.
+    n_samples: int = eqx.field(static=True, default=1)
 
     def __check_init__(self):
         check_whole("MonteCarlo(n_samples", self.n_samples, 1)
@@ -206,7 +232,8 @@ class DispersionSharing(Divergence):
 class ExactSum(Divergence):
     """The divergence itself, without draws: a closed form and the sum of `dispersion_gap`."""
 
-    n_terms: int = eqx.field(static=True, default=32)
+    # Off by 1e-6 where r and the mean are within e^±3, and by 2e-4 of D at worst.
+    n_terms: int = eqx.field(static=True, default=24)
 
     def __check_init__(self):
         check_whole("ExactSum(n_terms", self.n_terms, 2)

@@ -32,7 +32,7 @@ def annealed(epoch: Array | float) -> Array:
 class Relaxation(eqx.Module):
     """How counts and categories are drawn in training."""
 
-    temperature: Float[Array, ""]
+    temperature: Float[Array, ""]  # no derivative is taken in it
     straight_through: eqx.AbstractVar[bool]  # exact values, with the derivatives of relaxed ones
 
     @property
@@ -50,7 +50,7 @@ class Relaxation(eqx.Module):
         A static number of places cannot hold the counts of any rate, and a truncated Poisson has
         a smaller mean: with 5 places, 3.5 instead of 10. So of a rate λ above `largest_rate` the
         excess e is drawn apart (a sum of Poissons is one), as a normal of mean e and of variance
-        e²/(1 + e), which is smooth in e at 0 where e is not.
+        e²/(1 + e), which is smooth in e at 0 where √e is not and lacks less than 1 of λ.
         """
         few, many = random.split(key)
         log_rate = jnp.clip(log_rate, *_LOG_RATES)
@@ -81,7 +81,7 @@ class Gumbel(Relaxation):
     """
 
     temperature: Float[Array, ""]
-    n_counts: int = eqx.field(static=True, default=32)
+    n_counts: int = eqx.field(static=True, default=16)
     straight_through: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
@@ -92,13 +92,38 @@ class Gumbel(Relaxation):
         return jnp.asarray(pdtri(self.n_counts - 1, 1 - _OVERFLOW), jnp.float32)
 
     def _few(self, key, log_rate):
-        shape = (self.n_counts, *log_rate.shape)
-        k = jnp.arange(self.n_counts, dtype=log_rate.dtype)
-        k = k.reshape(-1, *[1] * log_rate.ndim)
-        log_weight = k * log_rate - lax.lgamma(k + 1)
-        scores = log_weight + random.gumbel(key, shape, log_rate.dtype)
-        soft = jnp.sum(k * jax.nn.softmax(scores / self.temperature, axis=0), axis=0)
-        return self._through(scores.argmax(0), soft)
+        noise = random.gumbel(key, (self.n_counts, *log_rate.shape), log_rate.dtype)
+        soft = _soft_count(log_rate, noise, self.temperature)
+        if not self.straight_through:
+            return soft
+        return self._through(_scores(log_rate, noise).argmax(0), soft)
+
+
+def _scores(log_rate: Array, noise: Array) -> Array:
+    """log Poisson(k) + g_k, up to what all k have in common."""
+    k = jnp.arange(noise.shape[0], dtype=noise.dtype).reshape(-1, *[1] * log_rate.ndim)
+    return k * log_rate - lax.lgamma(k + 1) + noise
+
+
+def _soft_moments(log_rate: Array, noise: Array, temperature: Array) -> tuple[Array, Array]:
+    """Mean of k and of k² under the softmax; products with k are cheaper than sums of terms."""
+    scores = _scores(log_rate, noise) / temperature
+    weight = jnp.exp(scores - scores.max(0))
+    k = jnp.arange(noise.shape[0], dtype=noise.dtype)
+    total, first, second = jnp.tensordot(jnp.stack([jnp.ones_like(k), k, k * k]), weight, 1)
+    return first / total, second / total
+
+
+@jax.custom_jvp
+def _soft_count(log_rate: Array, noise: Array, temperature: Array) -> Array:
+    return _soft_moments(log_rate, noise, temperature)[0]
+
+
+@_soft_count.defjvp
+def _soft_count_jvp(primals, tangents):
+    # The derivative, Var k / temperature, comes with the value: nothing of size n_counts is kept.
+    first, second = _soft_moments(*primals)
+    return first, (second - first * first) / primals[2] * tangents[0]
 
 
 class ContinuousTime(Relaxation):
@@ -110,7 +135,7 @@ class ContinuousTime(Relaxation):
     """
 
     temperature: Float[Array, ""]
-    n_events: int = eqx.field(static=True, default=32)
+    n_events: int = eqx.field(static=True, default=16)
     straight_through: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
@@ -122,9 +147,27 @@ class ContinuousTime(Relaxation):
         return jnp.asarray(pdtri(self.n_events, 1 - _OVERFLOW), jnp.float32) / until
 
     def _few(self, key, log_rate):
-        n = self.n_events
-        waits = random.exponential(key, (n, *log_rate.shape), log_rate.dtype)
+        waits = random.exponential(key, (self.n_events, *log_rate.shape), log_rate.dtype)
         # A product with ones is many times faster than a cumulative sum.
-        times = jnp.tensordot(jnp.tri(n, dtype=waits.dtype), waits, 1) * jnp.exp(-log_rate)
-        soft = jnp.sum(jax.nn.sigmoid((1 - times) / self.temperature), axis=0)
-        return self._through(jnp.sum(times <= 1, axis=0), soft)
+        unit_times = jnp.tensordot(jnp.tri(self.n_events, dtype=waits.dtype), waits, 1)
+        soft = _soft_arrivals(log_rate, unit_times, self.temperature)
+        if not self.straight_through:
+            return soft
+        return self._through(jnp.sum(unit_times <= jnp.exp(log_rate), axis=0), soft)
+
+
+def _arrivals(log_rate: Array, unit_times: Array, temperature: Array) -> tuple[Array, Array]:
+    times = unit_times * jnp.exp(-log_rate)
+    return times, jax.nn.sigmoid((1 - times) / temperature)
+
+
+@jax.custom_jvp
+def _soft_arrivals(log_rate: Array, unit_times: Array, temperature: Array) -> Array:
+    return jnp.sum(_arrivals(log_rate, unit_times, temperature)[1], axis=0)
+
+
+@_soft_arrivals.defjvp
+def _soft_arrivals_jvp(primals, tangents):
+    times, arrived = _arrivals(*primals)
+    slope = jnp.sum(arrived * (1 - arrived) * times, axis=0) / primals[2]
+    return jnp.sum(arrived, axis=0), slope * tangents[0]

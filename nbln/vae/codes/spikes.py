@@ -1,5 +1,7 @@
 """Codes that are counts: negative binomial, and Poisson as its limit of equal mean and variance."""
 
+from typing import Self
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -62,7 +64,7 @@ class NegativeBinomialCounts(Posterior):
         log_rate = sample_log_gamma(of_rate, r) - self.logit_p
         return _counts(of_count, log_rate, relaxation)
 
-    def divergence(self, prior):
+    def divergence(self, prior: Self):
         return _REPORTED(self, prior, None, None)
 
     def log_prob(self, z):
@@ -129,7 +131,7 @@ class PoissonCounts(Posterior):
     def draw(self, key, relaxation):
         return _counts(key, self.log_rate, relaxation)
 
-    def divergence(self, prior):
+    def divergence(self, prior: Self):
         return kl_poisson(self.log_rate, prior.log_rate)
 
     def log_prob(self, z):
