@@ -173,7 +173,9 @@ NONSENSE = {
     "words": ({"x": np.array([["a", "b"]])}, TypeError, r"has dtype <U1"),
     "one axis": ({"x": np.ones(4)}, ValueError, r"shape \(4,\)"),
     "one sample": ({"x": np.ones((1, 4))}, ValueError, "a single sample"),
-    "not a number": ({"x": np.array([[1, 2], [3, np.nan]])}, ValueError, r'sample "1", feature "1" is nan'),
+    "not a number": (
+        {"x": np.array([[1, 2], [3, np.nan]])}, ValueError, r'sample "1", feature "1" is nan',
+    ),
     "too large": ({"x": np.array([[1, 2], [3, 1e60]])}, ValueError, r"is 1e\+60; must hold finite"),
     "above one": ({"x": 2 * np.ones((3, 4)), "likelihood": "bernoulli"}, ValueError, "from 0 to 1"),
     "no counts": ({"x": np.full((3, 4), 0.5), "likelihood": "nb"}, ValueError, "counts are whole"),

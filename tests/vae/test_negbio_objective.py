@@ -18,27 +18,40 @@ from nbln.vae.network import Now
 
 RELAXING = Relaxing("gumbel", 16, False, 1.0, 0.05)
 BEFORE = Now(jnp.asarray(1.0), jnp.asarray(0.0))
-every_code = pytest.mark.parametrize("code", EVERY_CODE)
 every_likelihood = pytest.mark.parametrize("likelihood", LIKELIHOODS)
 
 
-@every_code
-@every_likelihood
-def test_the_program_has_the_bound_for_its_log_joint(code, likelihood):
-    """At a draw: log p(x, z) less log q(z) has the bound for its mean, the divergence in it."""
+@pytest.mark.parametrize(
+    ("code", "likelihood"),
+    [*((code, "gaussian") for code in EVERY_CODE), *(("nb", word) for word in LIKELIHOODS[1:])],
+)
+def test_the_program_has_the_parts_of_the_bound(code, likelihood):
+    """At a draw z of the code: log p(x, z) is what the decoder says, and the prior's density."""
     model, given = small(code, likelihood), batch(likelihood)
-    q = model.posterior(given.x)
+    given = given._replace(x=jnp.round(given.x)) if likelihood == "bernoulli" else given
+    z = model.posterior(given.x).draw(jax.random.key(0), None)
+    joint = log_density(model, (given,), {}, {"z": z})[0]
+    own = jnp.sum(model.observed.log_prob(given.x, model.decode(z)[0]))
+    prior = jnp.sum(model.code.prior().log_prob(z))
+    assert float(joint) == pytest.approx(float(own + prior), rel=1e-5)
+
+
+def test_the_bound_is_the_log_joint_less_the_guide():
+    """On average over draws, whose divergence the bound has in closed form."""
+    model, given = small(), batch("gaussian")
+    q, prior = model.posterior(given.x), model.code.prior()
 
     @eqx.filter_jit
+    @jax.vmap
     def ratio(key):
         z = q.draw(key, None)
-        return log_density(model, (given,), {}, {"z": z})[0] - jnp.sum(q.log_prob(z))
+        own = model.observed.log_prob(given.x, model.decode(z)[0])
+        return jnp.sum(own) + jnp.sum(prior.log_prob(z) - q.log_prob(z))
 
-    keys = jax.random.split(jax.random.key(1), 1_500)
-    theirs = np.asarray(jax.lax.map(ratio, keys))
-    terms = answers._terms(model, given, jax.random.key(2), 1_500)
+    theirs = np.asarray(ratio(jax.random.split(jax.random.key(1), 2_000)))
+    ours = answers._terms(model, given, jax.random.key(2), 2_000).elbo
     error = 2 * theirs.std() / np.sqrt(len(theirs))
-    assert abs(float(jnp.sum(terms.elbo)) - theirs.mean()) < 4 * error
+    assert abs(float(jnp.sum(ours)) - theirs.mean()) < 4 * error
 
 
 def test_sites_are_those_of_the_program():
@@ -53,7 +66,7 @@ def test_sites_are_those_of_the_program():
 def test_likelihoods_are_normalised(likelihood):
     observed = small(likelihood=likelihood).observed
     f = jnp.full(FEATURES, 0.3)
-    steps = {"gaussian": np.linspace(-8, 8, 4_001), "bernoulli": np.array([0.0, 1.0])}
+    steps = {"gaussian": np.linspace(-20, 20, 4_001), "bernoulli": np.array([0.0, 1.0])}
     x = steps.get(likelihood, np.arange(400.0))
     width = x[1] - x[0]
     density = np.exp(observed.log_prob(jnp.asarray(x)[:, None], f[None]))
@@ -80,20 +93,17 @@ def test_the_published_objective_is_the_bound_of_one_variance():
 
 
 def test_under_the_published_objective_sigma_follows_the_errors():
-    model, given = small("nb"), batch("gaussian")
-    objective = PublishedObjective(RELAXING, 1.0, 3)
+    """Its gradient is that of the likelihood, and the decoder's that of the squared error."""
+    observed = small().observed
+    x, f = jnp.asarray([[1.0, 2.0]]), jnp.asarray([[0.5, 3.0]])
 
-    def loss(model):
-        terms, _ = objective.terms(model, given, jax.random.key(0), BEFORE)
-        return -jnp.sum(objective.value(terms, BEFORE))
+    def published(observed, f):
+        return jnp.sum(observed.fidelity(x, f))
 
-    gradient = eqx.filter_grad(loss)(model)
-    f, _ = model.decode(
-        model.posterior(given.x).draw(jax.random.split(jax.random.key(0), 4)[1], RELAXING.at(0.0)),
-        None,
-    )
-    assert float(gradient.observed.log_sd) != 0
-    assert np.isfinite(f).all()
+    own, by_f = jax.grad(published, (0, 1))(observed, f)
+    theirs = jax.grad(lambda observed: jnp.sum(observed.log_prob(x, f)))(observed)
+    assert float(own.log_sd) == pytest.approx(float(theirs.log_sd), rel=1e-6)
+    np.testing.assert_allclose(by_f, 2 * (x - f), rtol=1e-6)
 
 
 def test_judged_models_have_exact_draws_and_divergence():
@@ -118,20 +128,22 @@ def test_temperatures_fall_in_a_line():
     np.testing.assert_allclose(found, [1.0, 0.525, 0.05], rtol=1e-6)
 
 
-@pytest.mark.parametrize("word", ["gumbel", "continuous_time"])
 @pytest.mark.parametrize(
-    ("code", "elbo"),
-    [("nb", "exact"), ("nb", "monte_carlo"), ("nb", "dispersion_sharing"), ("poisson", "exact")],
+    ("code", "elbo", "word"),
+    [
+        ("nb", "exact", "gumbel"),
+        ("nb", "monte_carlo", "continuous_time"),
+        ("nb", "dispersion_sharing", "continuous_time"),
+    ],
 )
 def test_gradients_are_those_of_finite_differences(code, elbo, word):
-    """Of the relaxed objective with the same noise, along random directions, in 64 bits."""
+    """Of the relaxed objective with the same noise, along a random direction, in 64 bits."""
     with jax.enable_x64(True):
         model, given = double(small(code, "nb", elbo)), double(batch("nb"))
-        objective = CodedBound(Relaxing(word, 16, False, 0.5, 0.5), 1.0)
+        objective = CodedBound(Relaxing(word, 8, False, 0.5, 0.5), 1.0)
         arrays, rest = eqx.partition(model, eqx.is_inexact_array)
         leaves, structure = jax.tree.flatten(arrays)
 
-        @jax.jit
         def value(leaves):
             whole = eqx.combine(jax.tree.unflatten(structure, leaves), rest)
             terms, _ = objective.terms(whole, given, jax.random.key(3), BEFORE)
@@ -139,12 +151,14 @@ def test_gradients_are_those_of_finite_differences(code, elbo, word):
 
         rng = np.random.default_rng(0)
         along = [jnp.asarray(rng.normal(size=x.shape)) for x in leaves]
-        gradient = jax.grad(value)(leaves)
-        ours = sum(float(jnp.sum(g * d)) for g, d in zip(gradient, along, strict=True))
-        ends = [
-            float(value([x + h * d for x, d in zip(leaves, along, strict=True)]))
-            for h in (1e-5, -1e-5)
-        ]
+
+        @jax.jit
+        def both(h):
+            at = [x + h * d for x, d in zip(leaves, along, strict=True)]
+            return jax.jvp(value, (at,), (along,))
+
+        ends = [float(both(h)[0]) for h in (1e-5, -1e-5)]
+        ours = float(both(0.0)[1])
     assert ours == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=2e-4)
 
 

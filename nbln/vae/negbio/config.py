@@ -87,9 +87,9 @@ class NegBioConfig(TrainingConfig):
     objective: str = ELBO
     beta: float = 1.0
     dispersion: float = 1.0
-    n_draws: int = 5
-    n_terms: int = 32
-    n_counts: int = 32
+    n_draws: int = 1
+    n_terms: int = 24
+    n_counts: int = 16
     first_temperature: float = 1.0
     last_temperature: float = 0.05
     straight_through: bool = False
