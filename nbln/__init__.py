@@ -10,6 +10,8 @@ from nbln.results.compare import compare
 from nbln.results.laplace import LaplaceResult
 from nbln.results.svi import SVIResult
 from nbln.vae.config import VAEConfig
+from nbln.vae.negbio.config import NegBioConfig
+from nbln.vae.negbio.result import NegBioResult
 from nbln.vae.result import VAEResult
 
 __version__ = "0.1.0"
@@ -17,6 +19,8 @@ __all__ = [
     "Checkpoint",
     "LaplaceConfig",
     "LaplaceResult",
+    "NegBioConfig",
+    "NegBioResult",
     "SVIConfig",
     "SVIResult",
     "Shrinkage",

@@ -1,27 +1,37 @@
-"""Plans of amortised models: variational auto-encoders, and auto-encoders without a prior."""
+"""Plans of amortised models: auto-encoders with or without a prior, and with counts as code."""
 
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
 
 from nbln import registry
-from nbln.arguments import choose, one_of
+from nbln.arguments import check_whole, choose, one_of, optional
 from nbln.data.counts import Counts
 from nbln.data.design import Design
+from nbln.data.doors import DOORS, Data
 from nbln.inference.checkpoint import OFF
 from nbln.plan import PLANS, Plan, engine_settings
 from nbln.results.laplace import LaplaceResult
 from nbln.vae import config as config_rules
 from nbln.vae import decoded, start
 from nbln.vae.cells import Cells, library_prior
+from nbln.vae.codes import RELAXATIONS
 from nbln.vae.config import VAEConfig
 from nbln.vae.engine import fit_vae
 from nbln.vae.likelihoods import DISPERSIONS, LIKELIHOODS
+from nbln.vae.negbio import answers
+from nbln.vae.negbio import config as negbio_config
+from nbln.vae.negbio import start as negbio_start
+from nbln.vae.negbio.config import NegBioConfig
+from nbln.vae.negbio.model import CodedArchitecture
+from nbln.vae.negbio.observed import OBSERVED
+from nbln.vae.negbio.result import NegBioResult
+from nbln.vae.negbio.words import CODES, ELBOS, CodeKind
 from nbln.vae.objective import OBJECTIVES, EncoderBound
 from nbln.vae.result import VAEResult
 from nbln.vae.scvi import SCVI, Architecture
@@ -30,6 +40,7 @@ log = logging.getLogger("nbln")
 
 DECODERS = ("mlp", "linear")
 LIBRARIES = ("observed", "latent")
+NB, EXACT, GUMBEL, GAUSSIAN = "nb", "exact", "gumbel", "gaussian"
 MOMENTS = "moments"
 FEWEST_A_BATCH = 10  # cells, on average; with fewer the column is hardly one of batches
 
@@ -77,6 +88,12 @@ RULES = {
     "decoder": one_of(DECODERS),
     "library": one_of(LIBRARIES),
 }
+CODE_RULES = {
+    "code": one_of(CODES),
+    "elbo": one_of(ELBOS),
+    "reparameterization": one_of(RELAXATIONS),
+    "likelihood": optional(one_of(OBSERVED)),
+}
 
 
 @dataclass(frozen=True)
@@ -108,7 +125,7 @@ class VAEPlan(Plan):
         words = {name: arguments[name] for name in RULES}
         for name, rule in RULES.items():
             rule(f"fit({name}", words[name])
-        config = engine_settings(arguments, "vae", VAEConfig, config_rules.RULES, ())
+        config = engine_settings(arguments, "vae", VAEConfig, config_rules.OWN_RULES, ())
         OBJECTIVES[cls.engine].of_draws(config.n_importance)  # an objective may refuse them
         return cls(
             **cls._common(row, arguments),
@@ -201,7 +218,103 @@ class AEPlan(VAEPlan):
     title: ClassVar[str] = "AE"
 
 
-PLANS.update({plan.engine: plan for plan in (VAEPlan, AEPlan)})
+@dataclass(frozen=True)
+class CodePlan(Plan):
+    """An auto-encoder whose code may be counts."""
+
+    engine: ClassVar[str] = registry.CODE_VAE
+    settings: ClassVar[tuple[str, type]] = ("negbio", NegBioConfig)
+    title: ClassVar[str] = "code VAE"
+    uses: ClassVar[tuple[str, ...]] = (
+        "latent_dim", "code", "elbo", "reparameterization", "likelihood", "negbio",
+    )  # fmt: skip
+    latent_dim: int
+    code: str
+    elbo: str
+    reparameterization: str
+    likelihood: str | None
+    config: NegBioConfig
+
+    @classmethod
+    def of(cls, row, arguments):
+        if arguments["priors"] is not None:
+            raise ValueError(f"fit(priors=): model {row.name} has none to set; leave it out")
+        words = {name: arguments[name] for name in CODE_RULES}
+        for name, rule in CODE_RULES.items():
+            rule(f"fit({name}", words[name])
+        if words["code"] != NB and words["elbo"] != EXACT:
+            raise ValueError(
+                f"fit(elbo={words['elbo']!r}): the divergence of code={words['code']!r} has one "
+                "form; leave it out"
+            )
+        config = engine_settings(arguments, "negbio", NegBioConfig, negbio_config.RULES, ())
+        latent_dim = check_whole("fit(latent_dim", arguments["latent_dim"])
+        return cls(**cls._common(row, arguments), latent_dim=latent_dim, **words, config=config)
+
+    def read(self, given, strict):
+        door = OBSERVED[self._likelihood(given)].door
+        data = DOORS[door].read(given, self.layer, self.gene_coverage, self.columns, strict)
+        return Given(data, self._likelihood(given), np.shape(given)[1:])
+
+    def _likelihood(self, given: Any) -> str:
+        """What was asked for, or what the data are as a rule."""
+        if self.likelihood is not None:
+            return self.likelihood
+        return GAUSSIAN if hasattr(given, "__array__") else NB
+
+    def run(self, counts, saver=OFF):
+        began = time.perf_counter()
+        data, likelihood, shape = counts
+        config = self.config.of(data.n_cells)
+        of = self._architecture(data.n_genes, likelihood)
+        cells = answers.cells_of(data)
+        network = negbio_start.network(of, negbio_start.Moments.of(cells), self.seed)
+        objective = config.bound(self.reparameterization, self.latent_dim)
+        fit = fit_vae(network, objective, cells, config, self.seed, self.progress, saver)
+        said = answers.heads(fit.model, cells)
+        settings = {
+            "latent_dim": self.latent_dim, "code": self.code, "elbo": self.elbo,
+            "reparameterization": self.reparameterization, "likelihood": likelihood,
+            "objective": config.objective, "beta": config.beta,
+        }  # fmt: skip
+        seconds = fit.seconds | {"total": time.perf_counter() - began}
+        fitted = replace(self.fitted(data, settings, seconds), door=OBSERVED[likelihood].door)
+        return NegBioResult(
+            fitted=fitted,
+            model=self.row.name,
+            network=fit.model,
+            epochs=fit.history,
+            best=fit.best,
+            held_out=fit.held_out,
+            stopped=fit.stopped,
+            architecture=of,
+            said=said,
+            shape=tuple(shape) if np.prod(shape) == data.n_genes else (data.n_genes,),
+        )
+
+    def _architecture(self, n_features: int, likelihood: str) -> CodedArchitecture:
+        c = self.config
+        kind = CodeKind(self.code, self.elbo, c.n_draws, c.n_terms, float(c.dispersion))
+        return CodedArchitecture(
+            n_features=n_features,
+            latent_dim=self.latent_dim,
+            n_hidden=c.n_hidden,
+            n_layers=c.n_layers,
+            dropout=float(c.dropout),
+            likelihood=likelihood,
+            kind=kind,
+        )
+
+
+class Given(NamedTuple):
+    """Data of a model with a code, checked."""
+
+    data: Data
+    likelihood: str
+    shape: tuple[int, ...]  # of a sample, before it was flattened
+
+
+PLANS.update({plan.engine: plan for plan in (VAEPlan, AEPlan, CodePlan)})
 
 
 def _column(argument: str, value: Any) -> str | None:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nbln import plan
-from nbln.amortised import MOMENTS, SPELLINGS
+from nbln.amortised import EXACT, GUMBEL, MOMENTS, NB, SPELLINGS
 from nbln.arguments import check_flag, check_keywords, check_seed, setting_of
-from nbln.data.counts import Counts
 from nbln.inference.checkpoint import Checkpoint, Saver
 from nbln.inference.laplace.engine import LaplaceConfig
 from nbln.inference.svi.engine import SVIConfig
@@ -19,10 +18,12 @@ from nbln.results.posterior import PosteriorDraws
 from nbln.results.result import Result
 from nbln.results.svi import SVIResult
 from nbln.vae.config import VAEConfig
+from nbln.vae.negbio.config import NegBioConfig
+from nbln.vae.negbio.result import NegBioResult
 from nbln.vae.result import VAEResult
 
 RESULTS: dict[str, Any] = {
-    kind.kind: kind for kind in (SVIResult, LaplaceResult, PosteriorDraws, VAEResult)
+    kind.kind: kind for kind in (SVIResult, LaplaceResult, PosteriorDraws, VAEResult, NegBioResult)
 }
 
 
@@ -60,6 +61,11 @@ def fit(
     library: str = "observed",
     start: str | LaplaceResult = MOMENTS,
     vae: VAEConfig | None = None,
+    code: str = NB,
+    elbo: str = EXACT,
+    reparameterization: str = GUMBEL,
+    likelihood: str | None = None,
+    negbio: NegBioConfig | None = None,
     **unknown: Any,
 ) -> Result:
     """Fit a model of single-cell counts.
@@ -71,18 +77,18 @@ def fit(
     ----------
     adata
         An AnnData of counts, cells in rows; dense, CSR or CSC, in memory or ``backed="r"``. It is
-        not changed.
+        not changed. Of negbio_vae also an array, samples in rows, of images too.
     model
-        A name in `nbln.registry.MODELS`: ``"nbln"``, ``"pln"``, ``"nbvcp"`` or
-        ``"scvi"``.
+        A name in `nbln.registry.MODELS`: ``"nbln"``, ``"pln"``, ``"nbvcp"``,
+        ``"scvi"`` or ``"negbio_vae"``.
     inference_method
-        ``"svi"``, ``"laplace"``, ``"vae"`` or ``"ae"`` (an auto-encoder without a prior); by
-        default the model's own.
+        ``"svi"``, ``"laplace"``, ``"vae"``, ``"ae"`` (an auto-encoder without a prior) or
+        ``"code_vae"``; by default the model's own.
     layer
         Name of the layer with the counts; by default ``adata.X``.
     latent_dim
         Number of gene programs offered; shrinkage of the loadings decides how many are used. Of
-        scvi, factors.
+        scvi and negbio_vae, latents.
     priors
         By site: ``mean``, ``r`` and ``phi`` (mean and sd of the natural log), ``mu`` (mean, sd),
         ``d`` (shape, rate of an inverse gamma), ``p`` (a, b of a beta); ``capture_efficiency``:
@@ -120,7 +126,7 @@ def fit(
         A file that says where the fit stands, written every minute and when it is interrupted. The
         same call goes on from it and ends with the same numbers; then it is removed. For other
         habits give a `nbln.Checkpoint`.
-    svi, laplace, vae
+    svi, laplace, vae, negbio
         Finer settings of the engines.
     formula
         Of models with gene programs: covariates, as a formula over columns of ``adata.obs``:
@@ -146,10 +152,23 @@ def fit(
     start
         Of scvi: ``"moments"``, or a fitted `LaplaceResult` of the same genes, whose loadings the
         decoder starts from.
+    code
+        Of negbio_vae, the family of its code: ``"nb"``, or for comparison ``"poisson"``,
+        ``"gaussian"``, ``"laplace"`` or ``"categorical"``.
+    elbo
+        Of negative-binomial codes, how the divergence from the prior is computed: ``"exact"``;
+        ``"monte_carlo"`` (at relaxed draws, biased); ``"dispersion_sharing"`` (in closed form,
+        since posteriors keep the prior's r).
+    reparameterization
+        Of counts as code, how draws get gradients: ``"gumbel"`` or ``"continuous_time"``.
+    likelihood
+        Of negbio_vae: ``"gaussian"`` (real numbers; by default of an array), ``"bernoulli"``
+        (numbers from 0 to 1), ``"poisson"`` or ``"nb"`` (counts; by default of an AnnData).
 
     Returns
     -------
-    An `SVIResult` for nbvcp, a `LaplaceResult` for pln and nbln, a `VAEResult` for scvi.
+    An `SVIResult` for nbvcp, a `LaplaceResult` for pln and nbln, a `VAEResult` for scvi,
+    a `NegBioResult` for negbio_vae.
 
     Raises
     ------
@@ -177,14 +196,7 @@ def fit(
     check_seed("fit(seed", seed)
     built = plan.make({name: given[name] for name in defaults}, defaults)
     with Saver(checkpoint) as saver:
-        counts = Counts.from_anndata(
-            adata,
-            layer=layer,
-            gene_coverage=gene_coverage,
-            columns=built.columns,
-            strict=strict,
-        )
-        return built.run(counts, saver)
+        return built.run(built.read(adata, strict), saver)
 
 
 def _check_checkpoint(given: Any) -> None:

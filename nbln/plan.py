@@ -21,6 +21,7 @@ from nbln.arguments import choose, replace_settings, setting_of
 from nbln.cascade import Beliefs, CascadeConfig
 from nbln.channels.negative_binomial import TYPICAL_R
 from nbln.data.counts import Counts
+from nbln.data.doors import COUNTS, DOORS, Data
 from nbln.data.fitted import Fitted
 from nbln.data.formula import Formula, columns_of
 from nbln.inference.checkpoint import OFF, Saver
@@ -92,11 +93,15 @@ class Plan(abc.ABC):
         """Columns of ``adata.obs`` that the model is told of; none as a rule."""
         return ()
 
+    def read(self, given: Any, strict: bool) -> Any:
+        """What was given to `fit`, checked: counts of an AnnData, as a rule."""
+        return DOORS[COUNTS].read(given, self.layer, self.gene_coverage, self.columns, strict)
+
     @abc.abstractmethod
-    def run(self, counts: Counts, saver: Saver = OFF) -> Result:
+    def run(self, counts: Any, saver: Saver = OFF) -> Result:
         """Check the rest, and fit; `saver` keeps where the fit stands."""
 
-    def fitted(self, counts: Counts, settings: dict, seconds: dict[str, float]) -> Fitted:
+    def fitted(self, counts: Data, settings: dict, seconds: dict[str, float]) -> Fitted:
         """What the result remembers of the counts and of this plan."""
         own = {"model": self.row.name, "inference_method": self.engine, "seed": self.seed}
         own["priors"] = self.priors.written

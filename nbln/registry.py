@@ -18,7 +18,7 @@ from nbln.priors.loadings import LoadingsPrior
 from nbln.priors.sparse import HorseshoeSparse
 
 # Names of the engines, as in ``fit(inference_method=...)``.
-LAPLACE, SVI, VAE, AE = "laplace", "svi", "vae", "ae"
+LAPLACE, SVI, VAE, AE, CODE_VAE = "laplace", "svi", "vae", "ae", "code_vae"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def add(row: Row) -> None:
         raise ValueError(f"registry.add: a model {row.name!r} is there already")
     if not isinstance(row.engines, tuple) or not row.engines:
         raise ValueError(f"registry.add(engines={row.engines!r}): expected a tuple of names")
-    for kind in (row.program, row.program.channel):
+    # Models of other data than counts have no channel.
+    for kind in (row.program, getattr(row.program, "channel", object)):
         missing = sorted(getattr(kind, "__abstractmethods__", ()))
         if missing:
             raise TypeError(f"registry.add: {kind.__name__} does not say {', '.join(missing)}")

@@ -54,6 +54,8 @@ def lines(result: Result, truth: Truth | None = None) -> Iterator[Line]:
 def _data(fitted: Fitted) -> Iterator[Line]:
     pool = " and _other, the pool of the rarest" if fitted.has_other else ""
     yield "Data", f"{fitted.n_cells:,} cells x {int(fitted.real_genes.sum()):,} genes{pool}"
+    if not fitted.counted:
+        return
     low, middle, high = np.quantile(fitted.library_size, [0.05, 0.5, 0.95])
     yield "", f"counts a cell: median {middle:,.0f}; {low:,.0f} to {high:,.0f} in 90 % of cells"
 

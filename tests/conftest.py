@@ -114,6 +114,16 @@ def quick_scvi(adata):
     )
 
 
+def quick_negbio(adata):
+    """A code of counts, with held-out cells."""
+    return nbln.fit(
+        adata,
+        model="negbio_vae",
+        negbio=nbln.NegBioConfig(n_epochs=30, n_hidden=8, batch_size=24, validation_share=0.2),
+        **SMALL,
+    )
+
+
 class Lazily(dict):
     """Values made when they are first asked for, by functions without arguments."""
 
@@ -139,6 +149,7 @@ def results(adata, request):
             ),
             "canonical-low_rank": lambda: quick_svi(adata, "canonical", "low_rank"),
             "scvi": lambda: quick_scvi(adata),
+            "negbio_vae": lambda: quick_negbio(adata),
             "pln": lambda: request.getfixturevalue("pln_fit"),
             "nbln-frozen": lambda: request.getfixturevalue("nbln_fit"),
             "nbln-latent-coverage": lambda: request.getfixturevalue("nbln_latent"),

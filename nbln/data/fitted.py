@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from nbln import vocabulary as names
 from nbln.arguments import find
-from nbln.data.counts import Counts
+from nbln.data.doors import COUNTS, DOORS, Data
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +21,7 @@ class Fitted:
     cell_names, gene_names
         In the order of the result's arrays.
     library_size
-        (cell,) total counts.
+        (cell,) total counts; None where the data are no counts.
     fingerprint
         Hash of names and totals, to recognise the data.
     has_other
@@ -36,13 +36,15 @@ class Fitted:
         Columns of ``adata.obs`` that the model was told of.
     by_name
         Whether the genes are those of an earlier fit, whatever the data hold.
+    door
+        How the data came in: a word of `nbln.data.doors.DOORS`.
     counts
         The data themselves while the result is live; None after loading.
     """
 
     cell_names: np.ndarray
     gene_names: np.ndarray
-    library_size: np.ndarray
+    library_size: Any
     fingerprint: str
     has_other: bool
     layer: str | None
@@ -51,23 +53,25 @@ class Fitted:
     seconds: dict[str, float]
     columns: tuple[str, ...] = ()
     by_name: bool = False
-    counts: Counts | None = field(default=None, repr=False)
+    door: str = COUNTS
+    counts: Data | None = field(default=None, repr=False)
 
     @classmethod
     def of(
         cls,
-        counts: Counts,
+        counts: Data,
         layer: str | None,
         gene_coverage: float | None,
         settings: dict[str, Any],
         seconds: dict[str, float],
         by_name: bool = False,
+        door: str = COUNTS,
     ) -> "Fitted":
         """What a fit of these counts has to remember."""
         return cls(
             counts.cell_names,
             counts.gene_names,
-            np.asarray(counts.library_size),
+            None if counts.library_size is None else np.asarray(counts.library_size),
             counts.fingerprint,
             counts.has_other,
             layer,
@@ -76,6 +80,7 @@ class Fitted:
             seconds,
             tuple(counts.obs.columns),
             by_name,
+            door,
             counts,
         )
 
@@ -88,6 +93,11 @@ class Fitted:
     def n_genes(self) -> int:
         """Number of genes, the pool of the rarest included."""
         return len(self.gene_names)
+
+    @property
+    def counted(self) -> bool:
+        """Whether the data are counts."""
+        return self.library_size is not None
 
     @property
     def real_genes(self) -> np.ndarray:
@@ -120,7 +130,7 @@ class Fitted:
         labels = {dim: coordinates[dim] for dim in dims if dim in coordinates}
         return xr.DataArray(np.asarray(values), dims=dims, coords=labels, name=name)
 
-    def data(self, adata=None) -> Counts:
+    def data(self, adata=None) -> Data:
         """The counts: the live ones, or those of `adata`, which must be the same data.
 
         Raises
@@ -137,20 +147,18 @@ class Fitted:
                 )
             self.counts.check_unchanged()
             return self.counts
-        counts = adata if isinstance(adata, Counts) else self._read(adata)
+        counts = adata if isinstance(adata, Data) else self._read(adata)
         if counts.fingerprint != self.fingerprint:
             raise ValueError(f"counts=: not the data of this fit: {self._difference(counts)}")
         return counts
 
-    def _read(self, adata) -> Counts:
+    def _read(self, adata) -> Data:
         """Counts of these data, as they were read for the fit."""
         if self.by_name:
             return self.matched(adata, None, "fit")
-        return Counts.from_anndata(
-            adata, layer=self.layer, gene_coverage=self.gene_coverage, columns=self.columns
-        )
+        return DOORS[self.door].read(adata, self.layer, self.gene_coverage, self.columns)
 
-    def matched(self, adata, layer: str | None, caller: str) -> Counts:
+    def matched(self, adata, layer: str | None, caller: str) -> Data:
         """The counts of any cells, of exactly the genes of the fit; `caller` is for messages.
 
         Raises
@@ -159,16 +167,11 @@ class Fitted:
             Not an AnnData, no such layer, a gene of the fit is missing, or these are no counts.
         """
         layer = self.layer if layer is None else layer
-        return Counts.from_anndata(
-            adata,
-            layer=layer,
-            genes=self.gene_names,
-            pools=self.has_other,
-            columns=self.columns,
-            caller=caller,
+        return DOORS[self.door].matched(
+            adata, layer, self.gene_names, self.has_other, self.columns, caller
         )
 
-    def _difference(self, counts: Counts) -> str:
+    def _difference(self, counts: Data) -> str:
         """How other counts differ, in words."""
         if (self.n_cells, self.n_genes) != (counts.n_cells, counts.n_genes):
             return (

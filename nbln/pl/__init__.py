@@ -1,6 +1,7 @@
 """Figures: each function returns a matplotlib figure, draws on `ax=` if given, never shows it."""
 
 from nbln.pl.checks import plot_compositional_corner_ppc, plot_mean_variance, plot_ppc
+from nbln.pl.codes import plot_latent_mean_variance, plot_prior_samples, plot_reconstructions
 from nbln.pl.fit import plot_capture, plot_latent, plot_loss, plot_w_shrinkage_spectrum
 from nbln.pl.genes import plot_correlation, plot_gene_programs
 from nbln.pl.posterior import plot_calls, plot_network, plot_pair_intervals
@@ -12,10 +13,13 @@ __all__ = [
     "plot_correlation",
     "plot_gene_programs",
     "plot_latent",
+    "plot_latent_mean_variance",
     "plot_loss",
     "plot_mean_variance",
     "plot_network",
     "plot_pair_intervals",
     "plot_ppc",
+    "plot_prior_samples",
+    "plot_reconstructions",
     "plot_w_shrinkage_spectrum",
 ]

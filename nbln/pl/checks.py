@@ -78,7 +78,7 @@ def _residuals(ax, checks):
 
 def plot_mean_variance(res, counts=None, ax=None):
     """Variance of each gene's counts against its mean: data, model, and the Poisson line."""
-    style.need_fit(res)
+    style.need_counts(res)
     figure, ax = style.new_axes(ax)
     data = res.fitted.data(counts)
     mean, variance = _moments(data)

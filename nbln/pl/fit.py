@@ -95,7 +95,8 @@ def plot_latent(res, color: Sequence | None = None, ax=None):
     Parameters
     ----------
     color
-        A value or a label of each cell; by default log10 of the library size.
+        A value or a label of each cell; by default log10 of the library size, where there is
+        one.
     ax
         Axes to draw on.
 
@@ -110,7 +111,12 @@ def plot_latent(res, color: Sequence | None = None, ax=None):
     z = z - z.mean(axis=0)
     _, _, axes = np.linalg.svd(z.T @ z)
     x, y = (z @ axes[:2].T).T if z.shape[1] > 1 else (z[:, 0], np.zeros(len(z)))
-    values = np.log10(res.fitted.library_size) if color is None else np.asarray(color)
+    if color is not None:
+        values = np.asarray(color)
+    elif res.fitted.counted:
+        values = np.log10(res.fitted.library_size)
+    else:
+        values = np.full(len(z), "samples")
     if values.shape != (len(z),):
         raise ValueError(f"color=: one value for each of {len(z)} cells, given {values.shape}")
     if values.dtype.kind in "biuf":

@@ -44,6 +44,13 @@ def need_factors(res) -> None:
         )
 
 
+def need_counts(res) -> None:
+    """Raise for a fit of other data than counts."""
+    need_fit(res)
+    if not res.fitted.counted:
+        raise ValueError("this figure is of counts, but this fit is of other numbers")
+
+
 def need_draws(post) -> None:
     """Raise for a fit, whose correlations carry no intervals."""
     if not hasattr(post, "pairs"):

@@ -19,6 +19,7 @@ import xarray as xr
 from nbln import atomic
 from nbln import vocabulary as names
 from nbln.arguments import check_folder
+from nbln.data.doors import COUNTS
 from nbln.data.fitted import Fitted
 from nbln.results import digest, rules, version2
 
@@ -56,12 +57,14 @@ def of_fitted(fitted: Fitted) -> xr.Dataset:
         "seconds": fitted.seconds,
         "columns": list(fitted.columns),
         "by_name": fitted.by_name,
+        "door": fitted.door,
     }
     labels = {
         "cell_names": ((names.CELL,), fitted.cell_names.astype(object)),
         "gene_names": ((names.GENE,), fitted.gene_names.astype(object)),
-        "library_size": ((names.CELL,), fitted.library_size),
     }
+    if fitted.library_size is not None:
+        labels["library_size"] = ((names.CELL,), fitted.library_size)
     return group(labels, plain)
 
 
@@ -71,7 +74,7 @@ def to_fitted(dataset: xr.Dataset) -> Fitted:
     return Fitted(
         dataset["cell_names"].values.astype(str),
         dataset["gene_names"].values.astype(str),
-        dataset["library_size"].values,
+        dataset["library_size"].values if "library_size" in dataset else None,
         plain["fingerprint"],
         plain["has_other"],
         plain["layer"],
@@ -80,6 +83,7 @@ def to_fitted(dataset: xr.Dataset) -> Fitted:
         plain["seconds"],
         tuple(plain.get("columns", ())),
         plain.get("by_name", False),
+        plain.get("door", COUNTS),
     )
 
 

@@ -149,7 +149,16 @@ class Result(Answers):
 
     # What they all answer
 
+    def _check_counted(self, caller: str) -> None:
+        """Raise where the data are no counts."""
+        if not self.fitted.counted:
+            raise ValueError(
+                f"{caller}: compares counts, but this fit is of other numbers; look at "
+                "summary(checks=False) instead"
+            )
+
     def _draws(self, ppc_level: str, n_samples: int, seed: int, counts) -> predictive.Draws:
+        self._check_counted("predictive draws")
         predictive.check_draws(ppc_level, n_samples)
         sampler = self._sampler(ppc_level, n_samples, seed, counts)
         return predictive.count_draws(self.fitted, sampler, ppc_level, n_samples, seed)
@@ -219,6 +228,7 @@ class Result(Answers):
         KeyError
             An unknown gene.
         """
+        self._check_counted("check")
         data = self.fitted.data(counts)
         blocks = self._draws(ppc_level, n_samples, seed, data)
         return predictive_checks(self.fitted, data, blocks, genes, ppc_level, n_samples, seed)
@@ -232,7 +242,8 @@ class Result(Answers):
         ----------
         checks
             What `check` gave; True makes checks of 40 draws; False leaves out all that needs the
-            counts: predictive checks and Pareto k̂ of the cells.
+            counts: predictive checks and Pareto k̂ of the cells. Data that are no counts have
+            none of these checks.
         counts
             The AnnData of the fit; needed after loading, unless `checks` is False.
         """
@@ -244,6 +255,8 @@ class Result(Answers):
         if checks is False:
             return diagnostics.table(self._summary(None, seed))
         data = self.fitted.data(counts)
+        if not self.fitted.counted:
+            return diagnostics.table(self._summary(data, seed))
         if checks is True:
             checks = self.check(n_samples=SUMMARY_DRAWS, seed=seed, counts=data)
         remedy = registry.find(self.model).remedy
@@ -321,6 +334,7 @@ class Result(Answers):
             The AnnData of the fit; needed after loading.
         """
         check_whole("n_samples", n_samples)
+        self._check_counted("to_datatree")
         data = self.fitted.data(counts)
         posterior = self.draw_parameters(n_samples, seed)
         likelihood = self.cell_log_likelihood(posterior, data)

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 import xarray as xr
 from jaxtyping import Float
 
@@ -15,28 +14,26 @@ from nbln.channels.negative_binomial import NegativeBinomial
 from nbln.data.design import Design
 from nbln.posterior.mode import Parameters
 from nbln.questions import outliers
-from nbln.questions.convergence import Convergence, Curve
 from nbln.results import export
-from nbln.results.result import Result
 from nbln.vae import decoded, marginal, predictive, story
 from nbln.vae.cells import Cells, Known
 from nbln.vae.decoded import Latents
-from nbln.vae.engine import Epoch
 from nbln.vae.objective import OBJECTIVES
 from nbln.vae.scvi import SCVI, Architecture
+from nbln.vae.trained import TrainedResult
 
 LARGEST_THETA = 1e6  # of Poisson counts, whose own is infinite
 NO_EVIDENCE = "take get_reconstruction_error(), or fit with inference_method='vae'"
 
 
 @dataclass(frozen=True, eq=False)
-class AmortisedResult(Result):
+class AmortisedResult(TrainedResult):
     """A model with an encoder and a decoder.
 
     Attributes
     ----------
     network
-        Encoder, decoder and likelihood, as they were at the best epoch.
+        Encoder, decoder and likelihood.
     architecture
         What decides their shapes.
     design
@@ -45,14 +42,6 @@ class AmortisedResult(Result):
         Depth and design of the cells of the fit.
     latents
         What the encoder says of the cells of the fit.
-    epochs
-        The course of the training (nats a cell).
-    best
-        The epoch that the network is of, from 0.
-    held_out
-        Numbers of the cells that training did not see.
-    stopped
-        Whether training stopped since held-out cells no longer improved.
     inference_method
         ``"vae"``, or ``"ae"`` for an auto-encoder without a prior.
     """
@@ -64,10 +53,6 @@ class AmortisedResult(Result):
     design: Design
     known: Known
     latents: Latents
-    epochs: Epoch
-    best: int
-    held_out: np.ndarray
-    stopped: bool
     inference_method: str
 
     def _cells(self, counts=None) -> Cells:
@@ -90,13 +75,6 @@ class AmortisedResult(Result):
         if self.design.batch is None:
             return None
         return np.asarray(self.design.batch.levels)[self.known.groups.batch]
-
-    @property
-    def history(self) -> pd.DataFrame:
-        """The course of the training by epoch (nats a cell)."""
-        table = pd.DataFrame(self.epochs._asdict())
-        table.index.name = "epoch"
-        return table
 
     @property
     def has_prior(self) -> bool:
@@ -182,12 +160,6 @@ class AmortisedResult(Result):
     def get_count_moments(self):
         return predictive.moments(self.network, self.known, self.latents)
 
-    def _of_population(self):
-        raise ValueError(
-            f"score(depth='population'): model {self.model} takes or predicts totals in a way of "
-            "its own; compare it by depth='own'"
-        )
-
     @property
     def has_capture(self):
         return False
@@ -195,19 +167,6 @@ class AmortisedResult(Result):
     @property
     def predicts_depth(self):
         return self.network.library is not None
-
-    @property
-    def convergence(self) -> Convergence:
-        steps = np.arange(1, len(self.epochs.elbo_train) + 1)
-        curves = [Curve("one training batch", -self.epochs.elbo_train, joined=False)]
-        if len(self.held_out):
-            curves.append(Curve("held-out cells", -self.epochs.elbo_validation, marked=False))
-        quantity = "negative evidence bound (nats a cell)"
-        return Convergence("VAE", "epoch", quantity, steps, tuple(curves), logarithmic=False)
-
-    @property
-    def stages(self):
-        return {"VAE": self.fitted.seconds}
 
     def story(self):
         return story.of(self)

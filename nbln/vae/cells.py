@@ -1,7 +1,7 @@
 """Cells as batches of the model: from counts, in memory or on disk, and the design."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from nbln.data.counts import Counts
 from nbln.data.design import Design
+from nbln.data.doors import Data
 from nbln.data.slices import slices
 from nbln.vae.likelihoods import Groups
 from nbln.vae.scvi import Batch, Gaussian
@@ -18,6 +19,18 @@ from nbln.vae.scvi import Batch, Gaussian
 # takes 13 times as long for 4 times the counts.
 BLOCK_COUNTS = 2**18
 LEAST_LIBRARY_VARIANCE = 1e-2  # of log totals in a batch whose cells are all as deep
+
+
+class Beside(Protocol):
+    """What is known of cells beside their counts, if anything: a tree of arrays, cells first."""
+
+    def take(self, index: Any) -> Self:
+        """Of some cells."""
+        ...
+
+    def batch(self, counts: Any, weight: Array) -> Any:
+        """With their counts, as the model sees them."""
+        ...
 
 
 class Known(NamedTuple):
@@ -46,17 +59,17 @@ class Known(NamedTuple):
 
 
 class Cells(NamedTuple):
-    """Counts and what is known beside them."""
+    """Counts, or other numbers, and what is known beside them."""
 
-    counts: Counts
-    known: Known
+    counts: Data
+    known: Any  # a `Beside`
 
     @classmethod
     def of(cls, counts: Counts, design: Design, caller: str) -> "Cells":
         """Of checked counts."""
         return cls(counts, Known.of(counts, design, caller))
 
-    def batch(self, index: slice | np.ndarray, size: int | None = None) -> Batch:
+    def batch(self, index: slice | np.ndarray, size: int | None = None) -> Any:
         """Some cells, padded to `size` by copies of the first."""
         rows = self.counts.rows(index)
         size = len(rows) if size is None else size
@@ -64,7 +77,7 @@ class Cells(NamedTuple):
         rows, known = padded((rows, self.known.take(index)), size)
         return known.batch(rows, jnp.asarray(weight))
 
-    def blocks(self) -> Iterator[tuple[slice, Batch]]:
+    def blocks(self) -> Iterator[tuple[slice, Any]]:
         """All cells in order, in blocks of one shape."""
         size = block_cells(self.counts.n_cells, self.counts.n_genes)
         for block in slices(self.counts.n_cells, size):
@@ -88,7 +101,7 @@ class Resident(NamedTuple):
     """Cells on the device, from which batches are taken by number."""
 
     rows: Float[Array, "cell gene"]
-    known: Known
+    known: Any  # a `Beside`
 
     @classmethod
     def of(cls, cells: Cells, index: np.ndarray) -> "Resident":
@@ -96,7 +109,7 @@ class Resident(NamedTuple):
         known = jax.tree.map(jnp.asarray, cells.known.take(index))
         return cls(jnp.asarray(cells.counts.rows(index)), known)
 
-    def batch(self, index: Int[Array, " cell"]) -> Batch:
+    def batch(self, index: Int[Array, " cell"]) -> Any:
         """The cells of these numbers; −1 is padding."""
         place = jnp.maximum(index, 0)
         known = jax.tree.map(lambda x: x[place], self.known)

@@ -1,12 +1,15 @@
 """Settings of amortised models and their training."""
 
+import abc
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 
-from nbln.arguments import check_settings, number, optional, whole
+from nbln.arguments import Rule, check_settings, number, optional, whole
+from nbln.vae.cycle import Cycle, OneCycle
 
-RULES = {
+RULES: dict[str, Rule] = {
     "n_hidden": whole(1),
     "n_layers": whole(1),
     "dropout": number(most=0.95),
@@ -17,13 +20,57 @@ RULES = {
     "warmup_epochs": whole(0),
     "validation_share": optional(number(most=0.5)),
     "patience": whole(1),
-    "n_importance": whole(1),
     "resident_bytes": whole(0),
 }
+OWN_RULES: dict[str, Rule] = {**RULES, "n_importance": whole(1)}
 
 
 @dataclass(frozen=True)
-class VAEConfig:
+class TrainingConfig(abc.ABC):
+    """What all trainings have in common; each kind says its own defaults, and how its rate goes."""
+
+    n_hidden: int = 128
+    n_layers: int = 1
+    dropout: float = 0.1
+    n_epochs: int | None = None
+    batch_size: int = 128
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    warmup_epochs: int = 20
+    validation_share: float | None = None
+    patience: int = 30
+    resident_bytes: int = 2**31
+
+    def __post_init__(self):
+        check_settings(self, RULES)
+
+    def of(self, n_cells: int, **own: Any) -> Self:
+        """The same with what so many cells decide, unless `own` defaults do."""
+        by_default = {
+            "learning_rate": LEARNING_RATE,
+            "n_epochs": int(np.clip(round(EPOCH_CELLS / n_cells), *EPOCHS)),
+            "weight_decay": DECAY_CELLS / n_cells,
+            "validation_share": 0.1 if n_cells >= MANY_CELLS else 0.0,
+        }
+        by_default |= own
+        left = {name: x for name, x in by_default.items() if getattr(self, name) is None}
+        return replace(self, **left)
+
+    @abc.abstractmethod
+    def cycle(self, steps_an_epoch: int) -> Cycle:
+        """How rate and weight of the divergence go, once `of` has decided all."""
+
+    def _steps(self, steps_an_epoch: int) -> tuple[int, int, float, float]:
+        """Steps of all epochs and of the warm-up, the rate, the decay."""
+        n_epochs, rate = self.n_epochs, self.learning_rate
+        assert n_epochs is not None, "by default the number of cells decides"
+        assert rate is not None, "a default"
+        warm = steps_an_epoch * self.warmup_epochs
+        return steps_an_epoch * n_epochs, warm, float(rate), float(self.weight_decay or 0)
+
+
+@dataclass(frozen=True)
+class VAEConfig(TrainingConfig):
     """Settings of amortised models and their training.
 
     Attributes
@@ -65,32 +112,17 @@ class VAEConfig:
         A value out of its range; names it.
     """
 
-    n_hidden: int = 128
-    n_layers: int = 1
-    dropout: float = 0.1
-    n_epochs: int | None = None
-    batch_size: int = 128
-    learning_rate: float | None = None
-    weight_decay: float | None = None
-    warmup_epochs: int = 20
-    validation_share: float | None = None
-    patience: int = 30
     n_importance: int = 1
-    resident_bytes: int = 2**31
 
     def __post_init__(self):
-        check_settings(self, RULES)
+        check_settings(self, OWN_RULES)
 
-    def of(self, n_cells: int, from_fit: bool) -> "VAEConfig":
+    def of(self, n_cells: int, from_fit: bool = False) -> "VAEConfig":  # type: ignore[override]
         """The same with what so many cells decide, and whether the decoder starts from a fit."""
-        by_default = {
-            "learning_rate": LEARNING_RATE / 3 if from_fit else LEARNING_RATE,
-            "n_epochs": int(np.clip(round(EPOCH_CELLS / n_cells), *EPOCHS)),
-            "weight_decay": DECAY_CELLS / n_cells,
-            "validation_share": 0.1 if n_cells >= MANY_CELLS else 0.0,
-        }
-        left = {name: x for name, x in by_default.items() if getattr(self, name) is None}
-        return replace(self, **left)
+        return super().of(n_cells, learning_rate=LEARNING_RATE / 3 if from_fit else LEARNING_RATE)
+
+    def cycle(self, steps_an_epoch):
+        return OneCycle.of(*self._steps(steps_an_epoch))
 
     @property
     def approach(self) -> "VAEConfig":

@@ -1,14 +1,17 @@
 """How a training goes over its steps: the rate, the weight of the divergence, the optimiser."""
 
+import abc
+from typing import Self
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from nbln.vae.config import VAEConfig
 from nbln.vae.layers import Moments
-from nbln.vae.scvi import SCVI, Gaussian
+from nbln.vae.network import Network, Now
+from nbln.vae.scvi import Gaussian
 
 # Dispersions and the output's bias start near their places, and have one number a gene: they bear
 # ten times the rate of weights, and must not wait for them. Measured on PBMC: 16 nats a cell.
@@ -24,31 +27,52 @@ class Cycle(eqx.Module):
     weight_decay: float = eqx.field(static=True)
 
     @classmethod
-    def of(cls, steps_an_epoch: int, n_epochs: int, config: VAEConfig) -> "Cycle":
-        """Of a fit of so many epochs."""
-        n_steps = steps_an_epoch * n_epochs
+    def of(cls, n_steps: int, warm_steps: int, learning_rate: float, weight_decay: float) -> Self:
+        """Of a fit of so many steps."""
         # A weight that never reaches 1 would train another model.
-        warm = min(steps_an_epoch * config.warmup_epochs, n_steps // 3)
-        decay = float(config.weight_decay or 0)
-        return cls(n_steps, warm, float(config.learning_rate), decay)
+        return cls(n_steps, min(warm_steps, n_steps // 3), learning_rate, weight_decay)
 
-    def warmth(self, step: Array) -> Array:
-        """Weight of the divergence."""
-        return jnp.minimum(1.0, (step + 1) / max(self.warm_steps, 1))
+    def now(self, step: Array) -> Now:
+        """Where the training stands at a step."""
+        warmth = jnp.minimum(1.0, (step + 1) / max(self.warm_steps, 1))
+        return Now(warmth, step / self.n_steps)
 
-    def optimiser(self, parameters: SCVI) -> optax.GradientTransformation:
-        """AdamW on one cycle (Smith 2018), levels faster."""
-        level, weight = _levels(parameters), _weights(parameters)
+    @abc.abstractmethod
+    def optimiser(self, parameters: Network) -> optax.GradientTransformation:
+        """What makes a move of a gradient."""
+
+
+class OneCycle(Cycle):
+    """AdamW on one cycle of the rate (Smith 2018), levels faster."""
+
+    def optimiser(self, parameters):
         schedule = optax.cosine_onecycle_schedule(self.n_steps, self.learning_rate)
         return optax.chain(
             optax.scale_by_adam(),
-            optax.add_decayed_weights(self.weight_decay, weight),
+            optax.add_decayed_weights(self.weight_decay, _weights(parameters)),
             optax.scale_by_learning_rate(schedule),
-            optax.masked(optax.scale(FASTER), level),
+            optax.masked(optax.scale(FASTER), _levels(parameters)),
         )
 
 
-def trainable(model: SCVI) -> tuple[SCVI, SCVI]:
+class Steady(Cycle):
+    """AdamW at one rate, of gradients no longer than 1; levels faster.
+
+    Relaxed draws of counts have rare gradients of any length; the bound of 1 and the steady rate
+    are those of the published code.
+    """
+
+    def optimiser(self, parameters):
+        return optax.chain(
+            optax.clip_by_global_norm(1.0),
+            optax.scale_by_adam(),
+            optax.add_decayed_weights(self.weight_decay, _weights(parameters)),
+            optax.scale_by_learning_rate(self.learning_rate),
+            optax.masked(optax.scale(FASTER), _levels(parameters)),
+        )
+
+
+def trainable(model: Network) -> tuple[Network, Network]:
     """What is learned, and the rest: running moments and what is known of libraries."""
 
     def learned(node):
@@ -58,16 +82,13 @@ def trainable(model: SCVI) -> tuple[SCVI, SCVI]:
     return eqx.partition(model, known)
 
 
-def _levels(parameters: SCVI) -> SCVI:
-    """True for dispersions and the output's bias."""
+def _levels(parameters: Network) -> Network:
+    """True for what learns faster."""
     none = jax.tree.map(lambda _: False, parameters)
-    marked = eqx.tree_at(lambda m: m.decoder.share.bias, none, True)
-    if parameters.likelihood.dispersion is None:
-        return marked
-    return eqx.tree_at(lambda m: m.likelihood.dispersion.level, marked, True)
+    return eqx.tree_at(lambda m: m.levels(), none, [True] * len(parameters.levels()))
 
 
-def _weights(parameters: SCVI) -> SCVI:
+def _weights(parameters: Network) -> Network:
     """True for weights of linear layers."""
 
     def is_weight(path, _):

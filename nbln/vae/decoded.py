@@ -72,7 +72,7 @@ def terms_of(model: SCVI, batch: Batch, seed: int, n_samples: int = 10) -> Terms
 @eqx.filter_jit
 def _terms(model: SCVI, batch: Batch, key: Array, n_samples: int) -> Terms:
     def one(key):
-        return EvidenceBound().terms(model, batch, key, False)[0]
+        return EvidenceBound().terms(model, batch, key, None)[0]
 
     drawn = lax.map(one, jax.random.split(key, n_samples))
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), drawn)

@@ -20,11 +20,11 @@ from nbln.inference.checkpoint import OFF, Saver, Snapshot, Stage
 from nbln.linalg.dtypes import strong
 from nbln.progress import Progress
 from nbln.vae.cells import Cells, Resident, batches, block_cells
-from nbln.vae.config import VAEConfig
+from nbln.vae.config import TrainingConfig
 from nbln.vae.cycle import Cycle, trainable
-from nbln.vae.objective import Objective, Terms, following
+from nbln.vae.network import Network
+from nbln.vae.objective import Objective, Terms
 from nbln.vae.pools import Pools
-from nbln.vae.scvi import SCVI
 
 MOST_HELD_OUT = 5_000  # cells; more would not judge better, only longer
 # Cells of an epoch's last batch whose bound is told; all of them would take a tenth longer.
@@ -43,7 +43,7 @@ class Epoch(NamedTuple):
 class VAEFit(NamedTuple):
     """What the engine returns."""
 
-    model: SCVI
+    model: Any  # of the kind that was given
     history: Epoch  # (epoch,) each
     best: int  # the epoch whose model this is, from 0
     held_out: np.ndarray  # numbers of the cells that training did not see
@@ -54,18 +54,18 @@ class VAEFit(NamedTuple):
 class State(NamedTuple):
     """All that one epoch passes to the next."""
 
-    model: SCVI
+    model: Network
     adam: Any
     step: Array
-    best: SCVI
+    best: Network
     best_elbo: Array
 
 
 def fit_vae(
-    model: SCVI,
+    model: Network,
     objective: Objective,
     cells: Cells,
-    config: VAEConfig,
+    config: TrainingConfig,
     seed: int = 0,
     progress: bool = False,
     saver: Saver = OFF,
@@ -78,7 +78,7 @@ def fit_vae(
         A gradient became infinite or not a number; names the step and the parameters.
     """
     began = time.perf_counter()
-    config = config.of(cells.counts.n_cells, from_fit=False)
+    config = config.of(cells.counts.n_cells)
     # Cells on disk are seen in another order.
     data = cells.counts.fingerprint, cells.counts.on_disk
     stage = saver.stage("vae", *data, model, objective, config, seed)
@@ -87,7 +87,7 @@ def fit_vae(
     judge = Judge(cells, held_out)
     n_epochs = config.n_epochs
     assert n_epochs is not None, "by default the number of cells decides"
-    cycle = Cycle.of(pools.n_steps, n_epochs, config)
+    cycle = config.cycle(pools.n_steps)
     state, history = _restored(stage, _first(model, cycle))
     started, root = time.perf_counter(), jax.random.key(seed)
     with Progress("VAE", n_epochs, progress) as bar:
@@ -96,7 +96,7 @@ def fit_vae(
             key = _fold_in(root, len(history))
             for resident, order in pools.of(len(history)):
                 state, bad, key = _run(state, objective, resident, order, key, cycle)
-                _check_finite(state.model, bad)
+                _check_finite(state.model, bad, config)
             state, epoch = judge(state, objective, resident, order[-1])
             history.append(epoch)
             bar.advance(f"elbo {float(epoch.elbo_validation):.1f}")
@@ -110,21 +110,21 @@ def fit_vae(
     return VAEFit(state.best, columns, best, held_out, len(history) < n_epochs, seconds)
 
 
-def split(n_cells: int, config: VAEConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split(n_cells: int, config: TrainingConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the cells that are held out, and of the others, each in order."""
     n_held_out = min(round((config.validation_share or 0) * n_cells), MOST_HELD_OUT)
     shuffled = np.random.default_rng(seed).permutation(n_cells)
     return np.sort(shuffled[:n_held_out]), np.sort(shuffled[n_held_out:])
 
 
-def stalled(history: list[Epoch], config: VAEConfig) -> bool:
+def stalled(history: list[Epoch], config: TrainingConfig) -> bool:
     """Whether held-out cells have not improved for as long as patience lasts."""
     values = [float(epoch.elbo_validation) for epoch in history]
     return len(values) > config.patience and int(np.argmax(values)) < len(values) - config.patience
 
 
 @eqx.filter_jit
-def _first(model: SCVI, cycle: Cycle) -> State:
+def _first(model: Network, cycle: Cycle) -> State:
     parameters, _ = trainable(model)
     adam = cycle.optimiser(parameters).init(parameters)
     return strong(State(model, adam, jnp.asarray(0), model, jnp.asarray(-jnp.inf)))
@@ -145,18 +145,19 @@ def _run(state: State, objective: Objective, resident: Resident, order, key, cyc
         i, index = given
         batch, own = resident.batch(index), jax.random.fold_in(key, i)
         parameters, known = trainable(model)
+        now = cycle.now(count)
 
         def loss(parameters):
             whole = eqx.combine(parameters, known)
-            terms, moments = objective.terms(whole, batch, own, True)
-            value = objective.value(terms, cycle.warmth(count))
+            terms, moments = objective.terms(whole, batch, own, now)
+            value = objective.value(terms, now)
             return -jnp.sum(value * batch.weight) / jnp.sum(batch.weight), moments
 
         # The value itself is not asked for, and so never computed: half of the work.
         gradient, moments = eqx.filter_grad(loss, has_aux=True)(parameters)
         finite = jnp.stack([jnp.isfinite(jnp.sum(g)) for g in jax.tree.leaves(gradient)])
         moves, memory = adam.update(gradient, memory, parameters)
-        model = following(eqx.combine(eqx.apply_updates(parameters, moves), known), moments)
+        model = eqx.combine(eqx.apply_updates(parameters, moves), known).following(moments)
         first = (bad[0] < 0) & ~jnp.all(finite)
         bad = jnp.where(first, count, bad[0]), jnp.where(first, finite, bad[1])
         return strong((model, memory, count + 1, bad)), None
@@ -168,7 +169,7 @@ def _run(state: State, objective: Objective, resident: Resident, order, key, cyc
     return state._replace(model=model, adam=memory, step=count), bad, following_key
 
 
-def _check_finite(model: SCVI, bad) -> None:
+def _check_finite(model: Network, bad, config: TrainingConfig) -> None:
     step = int(bad[0])
     if step < 0:
         return
@@ -178,8 +179,8 @@ def _check_finite(model: SCVI, bad) -> None:
     raise FloatingPointError(
         f"fit(model={model.name!r}): step {step + 1} gave a gradient that is not finite in "
         f"{', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}; lower "
-        "VAEConfig(learning_rate=...), or leave out cells with extreme counts (summary() of a "
-        "model='nbvcp' fit names them)"
+        f"{type(config).__name__}(learning_rate=...), or leave out cells with extreme counts "
+        "(summary() of a model='nbvcp' fit names them)"
     )
 
 
@@ -208,13 +209,13 @@ class Judge:
 
 
 @eqx.filter_jit
-def _evaluate(model: SCVI, objective: Objective, resident: Resident, order, key) -> Terms:
+def _evaluate(model: Network, objective: Objective, resident: Resident, order, key) -> Terms:
     """Means over cells."""
 
     def block(given):
         i, index = given
         batch = resident.batch(index)
-        terms, _ = objective.terms(model, batch, jax.random.fold_in(key, i), False)
+        terms, _ = objective.terms(model, batch, jax.random.fold_in(key, i), None)
         return jax.tree.map(lambda x: jnp.sum(x * batch.weight), terms)
 
     sums = lax.map(block, (jnp.arange(len(order)), order))

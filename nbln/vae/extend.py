@@ -26,16 +26,16 @@ class NewCategories(Objective):
     whole: Objective
     of: Architecture = eqx.field(static=True)
 
-    def terms(self, model, batch, key, training):
-        del training  # normalisation is that of the reference: running moments, no dropout
+    def terms(self, model, batch, key, now):
+        del now  # normalisation is that of the reference: running moments, no dropout
         held = jax.tree.map(lambda x: lax.stop_gradient(x) if eqx.is_array(x) else x, model)
         pairs = zip(self.new, _places(model, self.of), _places(held, self.of), strict=True)
         free = [jnp.where(new, own, still) for new, own, still in pairs]
         model = eqx.tree_at(lambda m: _places(m, self.of), held, free)
-        return self.whole.terms(model, batch, key, False)
+        return self.whole.terms(model, batch, key, None)
 
-    def value(self, terms, warmth):
-        return self.whole.value(terms, warmth)
+    def value(self, terms, now):
+        return self.whole.value(terms, now)
 
 
 class Block(NamedTuple):

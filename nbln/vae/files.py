@@ -13,6 +13,7 @@ from nbln import vocabulary as names
 from nbln.arguments import shown
 from nbln.data.design import Design
 from nbln.results import io
+from nbln.vae import weights
 from nbln.vae.cells import Known
 from nbln.vae.decoded import RATE, SHARE, Latents
 from nbln.vae.engine import Epoch
@@ -37,10 +38,10 @@ def groups(result) -> io.Groups:
     }
     return {
         "data": io.of_fitted(result.fitted),
-        "fit": io.group({"held_out": (CELL, _mask(result))}, plain),
-        "network": io.group(
-            {name: (tuple(f"{name}_{i}" for i in range(x.ndim)), x) for name, x in _named(result)}
+        "fit": io.group(
+            {"held_out": (CELL, weights.mask(result.held_out, result.fitted.n_cells))}, plain
         ),
+        "network": weights.group(result.network),
         "known": io.group(
             {
                 "log_library": (CELL, known.log_library),
@@ -75,7 +76,7 @@ def parts(groups: io.Groups) -> dict:
     return {
         "fitted": fitted,
         "model": plain["model"],
-        "network": _network(architecture, io.arrays(groups["network"])),
+        "network": weights.restored(skeleton(architecture), io.arrays(groups["network"])),
         "architecture": architecture,
         "design": Design.restore(plain["design"]),
         "known": Known(**known, groups=Groups(batch, label)),
@@ -88,44 +89,10 @@ def parts(groups: io.Groups) -> dict:
     }
 
 
-def _mask(result) -> np.ndarray:
-    """1 for cells that training did not see: an array without any entry would not be saved."""
-    mask = np.zeros(result.fitted.n_cells, np.int8)
-    mask[result.held_out] = 1
-    return mask
-
-
-def _named(result) -> list[tuple[str, np.ndarray]]:
-    """The arrays of a network by their paths in it."""
-    paths, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(result.network, eqx.is_array))
-    return [(_name(path), np.asarray(x)) for path, x in paths]
-
-
-def _name(path) -> str:
-    """A path in a tree as a name that a file may have: encoder.stack.linear.0.weight."""
-    return ".".join(str(getattr(step, "name", getattr(step, "idx", step))) for step in path)
-
-
 def skeleton(architecture: Architecture) -> SCVI:
     """The shapes of a network, without numbers."""
     prior = Gaussian(jnp.zeros(architecture.n_batches), jnp.ones(architecture.n_batches))
     return eqx.filter_eval_shape(SCVI.start, jax.random.key(0), architecture, prior)
-
-
-def _network(architecture: Architecture, saved: dict[str, np.ndarray]) -> SCVI:
-    def place(path, like):
-        if not isinstance(like, jax.ShapeDtypeStruct):
-            return like
-        x = saved.pop(_name(path))
-        if x.shape != like.shape:
-            raise ValueError(f"network/{_name(path)} has shape {x.shape}, not {like.shape}")
-        return jnp.asarray(x)
-
-    saved = dict(saved)
-    network = jax.tree_util.tree_map_with_path(place, skeleton(architecture))
-    if saved:
-        raise ValueError(f"network/{next(iter(saved))} is no part of this architecture")
-    return network
 
 
 def library_scale(argument: str, value) -> tuple[str, float]:

@@ -1,7 +1,7 @@
 """What is maximised: the evidence lower bound, or without its divergence an auto-encoder's fit."""
 
 import abc
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,7 +12,8 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from nbln import registry
-from nbln.vae.layers import Moments, Training
+from nbln.vae.layers import Training
+from nbln.vae.network import Now, Seen
 from nbln.vae.scvi import SCVI, Batch, Gaussian
 
 
@@ -51,14 +52,18 @@ class Objective(eqx.Module):
         return cls()
 
     @abc.abstractmethod
-    def terms(
-        self, model: SCVI, batch: Batch, key: Array, training: bool
-    ) -> tuple[Terms, tuple[tuple[Moments, ...], ...]]:
-        """The parts for each cell, and the moments of the layers of each network."""
+    def terms(self, model: Any, batch: Any, key: Array, now: Now | None) -> tuple[Terms, Seen]:
+        """The parts for each cell, and the moments of the layers of each stack.
+
+        Parameters
+        ----------
+        now
+            Where the training stands; None where a model is only judged.
+        """
 
     @abc.abstractmethod
-    def value(self, terms: Terms, warmth: Float[Array, ""]) -> Float[Array, " cell"]:
-        """What is maximised; `warmth` in [0, 1] is the weight of the divergence by now."""
+    def value(self, terms: Terms, now: Now) -> Float[Array, " cell"]:
+        """What is maximised by now."""
 
 
 class EvidenceBound(Objective):
@@ -68,11 +73,11 @@ class EvidenceBound(Objective):
     def of_draws(cls, n_draws):
         return cls() if n_draws == 1 else ImportanceBound(n_draws)
 
-    def terms(self, model, batch, key, training):
-        return _terms(model, batch, key, training, draw=True)
+    def terms(self, model, batch, key, now):
+        return _terms(model, batch, key, now, draw=True)
 
-    def value(self, terms, warmth):
-        return terms.reconstruction - warmth * terms.divergence - terms.library_divergence
+    def value(self, terms, now):
+        return terms.reconstruction - now.warmth * terms.divergence - terms.library_divergence
 
 
 class ImportanceBound(EvidenceBound):
@@ -85,17 +90,18 @@ class ImportanceBound(EvidenceBound):
 
     n_draws: int = eqx.field(static=True)
 
-    def terms(self, model, batch, key, training):
+    def terms(self, model, batch, key, now):
         keys = jax.random.split(key, 4)
 
         def learning(key):
-            return Training(key, batch.weight) if training else None
+            return None if now is None else Training(key, batch.weight)
 
         q, first = model.encoder(batch.counts, learning(keys[0]))
-        own, second, of_library = None, (), jnp.zeros_like(batch.weight)
+        own, second, of_library = None, [], jnp.zeros_like(batch.weight)
         prior = model.prior_of_library(batch.groups)
         if model.library is not None:
-            own, second = model.library(batch.counts, learning(keys[1]))
+            own, seen = model.library(batch.counts, learning(keys[1]))
+            second = [seen]
             own = jax.tree.map(lambda x: x[:, 0], own)
             of_library = own.divergence(*prior)
 
@@ -114,7 +120,7 @@ class ImportanceBound(EvidenceBound):
         divergence = jnp.sum(q.divergence(0.0, 1.0), axis=1)
         third = jax.tree.map(lambda x: jnp.mean(x, axis=0), third)
         terms = Terms(bound + divergence + of_library, divergence, of_library)
-        return terms, (first, second, third)
+        return terms, (first, *second, third)
 
 
 class EncoderBound(EvidenceBound):
@@ -123,13 +129,13 @@ class EncoderBound(EvidenceBound):
     Until then factors say nothing of cells, and a decoder would unlearn what it started from.
     """
 
-    def terms(self, model, batch, key, training):
+    def terms(self, model, batch, key, now):
         held = jax.tree.map(
             lambda x: lax.stop_gradient(x) if eqx.is_array(x) else x,
             (model.decoder, model.likelihood),
         )
         model = eqx.tree_at(lambda m: (m.decoder, m.likelihood), model, held)
-        return super().terms(model, batch, key, training)
+        return super().terms(model, batch, key, now)
 
 
 class Reconstruction(Objective):
@@ -141,13 +147,13 @@ class Reconstruction(Objective):
 
     has_prior = False
 
-    def terms(self, model, batch, key, training):
-        terms, moments = _terms(model, batch, key, training, draw=False)
+    def terms(self, model, batch, key, now):
+        terms, moments = _terms(model, batch, key, now, draw=False)
         nothing = jnp.zeros_like(terms.divergence)
         return Terms(terms.reconstruction, nothing, nothing), moments
 
-    def value(self, terms, warmth):
-        del warmth
+    def value(self, terms, now):
+        del now
         return terms.reconstruction
 
 
@@ -157,17 +163,18 @@ OBJECTIVES: dict[str, type[Objective]] = {
 }
 
 
-def _terms(model: SCVI, batch: Batch, key: Array, training: bool, draw: bool):
+def _terms(model: SCVI, batch: Batch, key: Array, now: Now | None, draw: bool):
     keys = jax.random.split(key, 5)
 
     def learning(key):
-        return Training(key, batch.weight) if training else None
+        return None if now is None else Training(key, batch.weight)
 
     q, first = model.encoder(batch.counts, learning(keys[0]))
     z = q.draw(keys[1]) if draw else q.mean
-    log_library, of_library, second = batch.log_library, jnp.zeros_like(batch.weight), ()
+    log_library, of_library, second = batch.log_library, jnp.zeros_like(batch.weight), []
     if model.library is not None:
-        own, second = model.library(batch.counts, learning(keys[2]))
+        own, seen = model.library(batch.counts, learning(keys[2]))
+        second = [seen]
         own = jax.tree.map(lambda x: x[:, 0], own)
         log_library = own.draw(keys[3]) if draw else own.mean
         of_library = own.divergence(*model.prior_of_library(batch.groups))
@@ -177,18 +184,4 @@ def _terms(model: SCVI, batch: Batch, key: Array, training: bool, draw: bool):
         jnp.sum(q.divergence(0.0, 1.0), axis=1),
         of_library,
     )
-    return terms, (first, second, third)
-
-
-def following(model: SCVI, moments: tuple[tuple[Moments, ...], ...]) -> SCVI:
-    """The model with running moments a step nearer to those of a batch."""
-    stacks = [model.encoder.stack, None, model.decoder.stack]
-    if model.library is not None:
-        stacks[1] = model.library.stack
-    moved = [s.following(m) for s, m in zip(stacks, moments, strict=True) if s is not None]
-
-    def where(tree: SCVI):
-        library = () if tree.library is None else (tree.library.stack,)
-        return [tree.encoder.stack, *library, tree.decoder.stack]
-
-    return eqx.tree_at(where, model, moved)
+    return terms, (first, *second, third)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nbln.vae.cells import Cells, Resident, batches
-from nbln.vae.config import VAEConfig
+from nbln.vae.config import TrainingConfig
 
 RUN = 512  # consecutive cells of a file that are read together
 
@@ -15,7 +15,7 @@ RUN = 512  # consecutive cells of a file that are read together
 class Pools:
     """The cells that training sees, epoch by epoch: all at once, or some runs after others."""
 
-    def __init__(self, cells: Cells, train: np.ndarray, config: VAEConfig, seed: int):
+    def __init__(self, cells: Cells, train: np.ndarray, config: TrainingConfig, seed: int):
         self._cells, self._train, self._config, self._seed = cells, train, config, seed
         counts = cells.counts
         row_bytes = 4 * counts.n_genes

@@ -15,6 +15,7 @@ from nbln import vocabulary as names
 from nbln.channels.negative_binomial import NegativeBinomial
 from nbln.vae.layers import Moments, Stack, Training, apply, beside
 from nbln.vae.likelihoods import Bound, Groups, Likelihood, Sizes, likelihood
+from nbln.vae.network import Network
 from nbln.vocabulary import Site
 
 LEAST_VARIANCE = 1e-4  # of an encoder, as in scvi-tools
@@ -132,7 +133,7 @@ def n_features(of: Architecture) -> int:
     return of.latent_dim + of.n_columns if of.linear else of.n_hidden
 
 
-class SCVI(eqx.Module):
+class SCVI(Network):
     """A cell's counts from a few latent factors, by neural networks both ways.
 
         z_c ~ N(0, I)
@@ -179,6 +180,15 @@ class SCVI(eqx.Module):
         """None that a user could set."""
         del n_cells
         return {}
+
+    def levels(self):
+        own = [self.decoder.share.bias]
+        dispersion = self.likelihood.dispersion
+        return own if dispersion is None else [*own, dispersion.level]
+
+    def stacks(self):
+        library = [] if self.library is None else [self.library.stack]
+        return [self.encoder.stack, *library, self.decoder.stack]
 
     @property
     def latent_dim(self) -> int:

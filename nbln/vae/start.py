@@ -21,7 +21,7 @@ def moments(cells: Cells) -> tuple[Float[np.ndarray, " gene"], Float[np.ndarray,
 
     θ = Σ μ² / Σ [(u - μ)² - μ], with μ the gene's share of the cell's total.
     """
-    counts = cells.counts
+    counts: Any = cells.counts
     share = np.maximum(counts.gene_totals, LEAST_COUNTS)
     share = share / share.sum()
     excess = np.zeros(counts.n_genes)

@@ -19,6 +19,7 @@ KINDS = (
     "mean_odds-low_rank",
     "canonical-low_rank",
     "scvi",
+    "negbio_vae",
     "pln",
     "nbln-frozen",
     "nbln-latent-coverage",
@@ -81,6 +82,26 @@ def answers(result, adata):
             "best": (result.best, result.stopped, result.inference_method),
             "z": result.get_latent(refined=True, counts=adata),
             "denoised": result.get_denoised(seed=3, counts=adata),
+            "draws": result.draw_parameters(4, seed=3),
+            **{
+                level: result.get_ppc_samples(level, n_samples=2, seed=3, counts=adata)
+                for level in LEVELS
+            },
+        }
+    if result.kind == "code_vae":
+        return asked | {
+            "weights": {str(i): x for i, x in enumerate(jax.tree.leaves(result.network))},
+            "architecture": repr(result.architecture),
+            "shape": result.shape,
+            "history": result.history,
+            "held_out": result.held_out,
+            "best": (result.best, result.stopped),
+            "z": result.get_latent(),
+            "counts": result.get_latent_counts(seed=3),
+            "dispersion": result.get_dispersion(),
+            "reconstructed": result.reconstruct(seed=3),
+            "prior": result.sample_prior(3, noise=True),
+            "score": result.score(adata, 3),
             "draws": result.draw_parameters(4, seed=3),
             **{
                 level: result.get_ppc_samples(level, n_samples=2, seed=3, counts=adata)
@@ -315,9 +336,11 @@ def test_write_to(kind, key, results, adata, tmp_path):
     before = everything(written.copy())
     results[kind].write_to(written, key_added=key)
     after = everything(written)
-    site = {"svi": "mean", "laplace": "mu", "vae": "r"}[results[kind].kind]
-    new = {f"var/{key}_{site}", f"obs/{key}_eta", f"uns/{key}"}
-    if results[kind].kind == "vae":
+    site = {"svi": "mean", "laplace": "mu", "vae": "r", "code_vae": "r"}[results[kind].kind]
+    new = {f"var/{key}_{site}", f"uns/{key}"}
+    if results[kind].kind != "code_vae":
+        new |= {f"obs/{key}_eta"}
+    if results[kind].kind in ("vae", "code_vae"):
         new |= {f"obsm/X_{key}"}
     if kind != "pln":
         new |= {f"var/{key}_r"}

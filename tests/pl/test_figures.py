@@ -19,7 +19,8 @@ LAPLACE_ONLY = {
     "plot_w_shrinkage_spectrum",
 }
 OF_DRAWS = ("plot_calls", "plot_network", "plot_pair_intervals")
-OF_FITS = [name for name in nbln.pl.__all__ if name not in OF_DRAWS]
+OF_CODES = ("plot_latent_mean_variance", "plot_prior_samples", "plot_reconstructions")
+OF_FITS = [name for name in nbln.pl.__all__ if name not in (*OF_DRAWS, *OF_CODES)]
 ARGUMENTS = {
     "plot_compositional_corner_ppc": {"genes": ["gene1", "gene4"]},
     "plot_gene_programs": {"n_programs": 2},
@@ -61,6 +62,19 @@ def test_draws_on_given_axes(nbln_fit, name):
     given = getattr(nbln.pl, name)(nbln_fit, ax=axes, **ARGUMENTS.get(name, {}))
     assert given is figure
     assert all(ax.has_data() for ax in np.ravel(axes)[:1])
+
+
+@pytest.mark.parametrize("name", [*OF_CODES, "plot_latent", "plot_loss", "plot_ppc"])
+def test_figures_of_a_code(results, name):
+    figure = getattr(nbln.pl, name)(results["negbio_vae"], **ARGUMENTS.get(name, {}))
+    assert isinstance(figure, plt.Figure)
+    figure.canvas.draw()
+
+
+@pytest.mark.parametrize("name", OF_CODES)
+def test_figures_of_codes_refuse_other_fits(nbln_fit, name):
+    with pytest.raises(ValueError, match=r"model nbln has no code"):
+        getattr(nbln.pl, name)(nbln_fit)
 
 
 @pytest.mark.parametrize("name", OF_DRAWS)

@@ -13,6 +13,7 @@ from vae_cells import annotated, cells, fit, network
 import nbln
 from nbln.vae import decoded
 from nbln.vae.layers import BatchNorm, Training
+from nbln.vae.network import Now
 from nbln.vae.objective import EvidenceBound, ImportanceBound, Reconstruction
 from nbln.vae.scvi import Gaussian
 
@@ -70,7 +71,7 @@ def test_bound_is_the_log_joint_less_the_guide(kind):
     @jax.jit
     @jax.vmap
     def bound(key):
-        return jnp.sum(EvidenceBound().terms(model, batch, key, False)[0].elbo)
+        return jnp.sum(EvidenceBound().terms(model, batch, key, None)[0].elbo)
 
     theirs = np.asarray(ratio(jax.random.split(jax.random.key(1), N_DRAWS)))
     ours = np.asarray(bound(jax.random.split(jax.random.key(2), N_DRAWS)))
@@ -81,6 +82,11 @@ def test_bound_is_the_log_joint_less_the_guide(kind):
     assert abs(float(jnp.sum(mean.elbo)) - theirs.mean()) < 4 * error
 
 
+def now(warmth):
+    """A training that weighs the divergence like this."""
+    return Now(jnp.asarray(warmth), jnp.asarray(0.0))
+
+
 def test_divergence_of_an_observed_library_is_none():
     terms = decoded.terms_of(network(), cells(), 0, 1)
     np.testing.assert_array_equal(terms.library_divergence, 0)
@@ -88,7 +94,7 @@ def test_divergence_of_an_observed_library_is_none():
 
 def test_warming_weighs_the_divergence_of_factors_alone():
     terms = decoded.terms_of(network(latent_library=True), cells(), 0, 1)
-    whole, none = (EvidenceBound().value(terms, jnp.asarray(x)) for x in (1.0, 0.0))
+    whole, none = (EvidenceBound().value(terms, now(x)) for x in (1.0, 0.0))
     np.testing.assert_allclose(whole, terms.elbo, rtol=1e-6)
     np.testing.assert_allclose(none - whole, terms.divergence, rtol=1e-4, atol=1e-4)
 
@@ -144,9 +150,9 @@ def test_draws_are_weighed_where_they_are_asked_for():
 def test_an_auto_encoder_draws_nothing():
     model, batch = network(latent_library=True), cells()
     terms = eqx.filter_jit(Reconstruction().terms)
-    one, two = (terms(model, batch, jax.random.key(seed), False)[0] for seed in (0, 1))
+    one, two = (terms(model, batch, jax.random.key(seed), None)[0] for seed in (0, 1))
     np.testing.assert_array_equal(one.reconstruction, two.reconstruction)
-    value = Reconstruction().value(one, jnp.asarray(0.3))
+    value = Reconstruction().value(one, now(0.3))
     np.testing.assert_array_equal(value, one.reconstruction)
 
 
