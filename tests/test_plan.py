@@ -34,7 +34,9 @@ def test_what_nbvcp_does_not_use(name, adata):
 
 
 def test_several_at_once(adata):
-    with pytest.raises(ValueError, match=r"nbvcp does not use it.*\(pln, nbln, lnm, lnmvcp, scvi\)"):
+    with pytest.raises(
+        ValueError, match=r"nbvcp does not use it.*\(pln, nbln, lnm, lnmvcp, scvi\)"
+    ):
         nbln.fit(adata, model="nbvcp", **UNUSED, progress=False)
 
 

@@ -33,7 +33,9 @@ def moments(z):
 def run(fitted, prior, phase=None, absorb_mean=True):
     mu, W, z = fitted
     phase = Phase.start() if phase is None else phase
-    turned = expand(jnp.asarray(mu), jnp.asarray(W), moments(z), prior, phase, absorb_mean, InCounts())
+    turned = expand(
+        jnp.asarray(mu), jnp.asarray(W), moments(z), prior, phase, absorb_mean, InCounts()
+    )
     return turned, np.asarray(turned.rotation(jnp.asarray(z.T))).T
 
 
