@@ -86,6 +86,12 @@ def pln_fit(adata):
     )
 
 
+@pytest.fixture(scope="session")
+def lnm_fit(adata):
+    """LNM; the pool of the rarest genes is a share as any other."""
+    return nbln.fit(adata, model="lnm", gene_coverage=0.9, **SMALL)
+
+
 def quick_svi(adata, parameterization, guide, priors=None):
     return nbln.fit(
         adata,
@@ -153,5 +159,14 @@ def results(adata, request):
             "pln": lambda: request.getfixturevalue("pln_fit"),
             "nbln-frozen": lambda: request.getfixturevalue("nbln_fit"),
             "nbln-latent-coverage": lambda: request.getfixturevalue("nbln_latent"),
+            "lnm": lambda: request.getfixturevalue("lnm_fit"),
+            # Capture losses of a source, softly, so that there are two results in one file.
+            "lnmvcp": lambda: nbln.fit(
+                adata,
+                model="lnmvcp",
+                informative_priors_from=request.getfixturevalue("nbvcp"),
+                informative_priors_freeze=(),
+                **SMALL,
+            ),
         }
     )

@@ -43,14 +43,14 @@ def _moments(key, parameters, cells, columns, z, scale):
         x = draws.draw_rates(key, parameters, cells, columns, f, N_DRAWS)
         shares = jax.nn.softmax(x, axis=2)  # any loss that a cell's genes share drops out
         return shares.mean(axis=0), shares.std(axis=0)
-    mean, variance = _log_rates(parameters, cells, columns, f)
+    mean, variance = latent_moments(parameters, cells, columns, f)
     if scale == "log_rate":
         return mean, jnp.sqrt(variance)
     rate = jnp.exp(mean + variance / 2)
     return rate, rate * jnp.sqrt(jnp.expm1(variance))
 
 
-def _log_rates(parameters, cells, columns, f):
+def latent_moments(parameters, cells, columns, f):
     """Posterior mean and variance of x = f - o - (extra columns' part)."""
     k = parameters.W.shape[1]
     step = mode.newton_step(parameters, cells, columns, f)

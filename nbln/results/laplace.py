@@ -26,6 +26,7 @@ from nbln.questions import (
     diagnostics,
     distributions,
     effects,
+    moments,
     predictive,
     programs,
     scoring,
@@ -285,12 +286,23 @@ class LaplaceResult(LogNormalResult):
         """Frozen sites that the source draws; under marginal matching r and μ follow Σ_gg."""
         return [s for s in self.frozen if self.match == "verbatim" or s == names.ETA]
 
+    @property
+    def _total_losses(self) -> np.ndarray:
+        """Capture losses in the means of totals."""
+        return self.cells.eta if self.has_capture else np.zeros_like(self.cells.eta)
+
+    def get_count_moments(self):
+        if self.totals is None:
+            return super().get_count_moments()
+        given = self.parameters, self.totals, self._total_losses
+        return moments.share_moments(*given, self.covariates)
+
     def _sampler(self, ppc_level, n_samples, seed, counts):
         if ppc_level == predictive.PER_CELL:
             at_mode, given_total = self._at_mode(counts), self._depth.has_totals
             return predictive.own_sampler(at_mode, self.parameters, n_samples, seed, given_total)
         frozen = self._frozen_draws(n_samples, seed)
-        eta = self.cells.eta if self.has_capture else np.zeros_like(self.cells.eta)
+        eta = self.cells.eta if self.totals is None else self._total_losses
         given = self.parameters, eta, self.covariates
         return predictive.fresh_sampler(*given, frozen, ppc_level, self.totals)
 

@@ -11,7 +11,10 @@ from dense_reference import precision_of
 from numpyro import handlers
 from numpyro.infer.util import log_density
 from scipy import stats
+from scipy.special import logsumexp
 
+from nbln.models.lnm import LNM
+from nbln.models.lnmvcp import LNMVCP
 from nbln.models.nbln import NBLN
 from nbln.models.nbvcp import NBVCP, PARAMETERIZATIONS
 from nbln.models.pln import PLN
@@ -29,7 +32,15 @@ PRIORS = {
     "mean": (LogNormal, 0.5, 2.0),
     "phi": (LogNormal, 0.1, 1.5),
     "p": (Beta, 2.0, 3.0),
+    "total_mean": (LogNormal, 3.0, 1.0),
+    "total_r": (LogNormal, 1.0, 1.5),
 }
+SITES = {
+    NBLN: ("mu", "d", "r"),
+    PLN: ("mu", "d"),
+    **dict.fromkeys((LNM, LNMVCP), ("mu", "d", "total_mean", "total_r")),
+}
+LOG_NORMAL = tuple(SITES)
 SCIPY = {
     Normal: lambda x, a, b: stats.norm.logpdf(x, a, b),
     LogNormal: lambda x, a, b: stats.lognorm.logpdf(x, b, scale=np.exp(a)),
@@ -49,8 +60,7 @@ def site_priors(*names):
 
 
 def log_normal_model(kind, capture, loadings):
-    sites = ("mu", "d", "r") if kind is NBLN else ("mu", "d")
-    return kind(site_priors(*sites), LOADINGS_PRIORS[loadings](), capture_of(capture), K)
+    return kind(site_priors(*SITES[kind]), LOADINGS_PRIORS[loadings](), capture_of(capture), K)
 
 
 def nbvcp_model(parameterization, capture):
@@ -70,8 +80,12 @@ def random_values(model, seed):
             values[site.name] = rng.uniform(0.1, 0.5, shape)
         else:
             values[site.name] = rng.uniform(0.1, 2.5, shape)
-    if isinstance(model.capture, KnownCapture):
+    if isinstance(model.capture, KnownCapture) and model.depth.has_capture:
         values["eta"] = ETA
+    if hasattr(model, "loadings"):
+        # Where a level of all genes is not identified, it is 0.
+        fixed = model.depth.fix(values["mu"], values["W"])
+        values["mu"], values["W"] = map(np.asarray, fixed[:2])
     return values
 
 
@@ -107,9 +121,11 @@ def capture_density(capture, eta):
     return np.sum(stats.norm.logpdf(zeta) - np.log(scale) - truncation)
 
 
-def log_normal_joint(model, values, counts):
-    """What the Laplace engine takes the model to be."""
+def of_counts(model, values, counts):
+    """Log-probability of the counts given log-rates, as the engine has it."""
     offset, scale, columns = model.augmentation
+    if model.depth.has_totals:
+        return shares_density(model, values, counts) + totals_density(model, values, counts)
     f = values["x"] - values["eta"][:, None]
     if columns.value:
         assert (columns.value, columns.precision, columns.truncated) == ((-1.0,), (1.0,), (True,))
@@ -118,13 +134,37 @@ def log_normal_joint(model, values, counts):
     else:
         np.testing.assert_allclose(offset, -ETA)
     channel = model.channel.of(values)
-    total = float(jnp.sum(channel.log_prob(jnp.asarray(counts), jnp.asarray(f))))
+    return float(jnp.sum(channel.log_prob(jnp.asarray(counts), jnp.asarray(f))))
+
+
+def shares_density(model, values, counts):
+    """Through the engine's flat column: times L, the integral over κ of all genes' counts."""
+    _, scale, columns = model.augmentation
+    assert (columns.value, columns.precision, columns.truncated) == ((1.0,), (0.0,), (False,))
+    np.testing.assert_array_equal(scale, 1)
+    channel = model.channel.of(values)
+    # The trapezoidal rule converges exponentially for an integrand like this.
+    kappa, step = np.linspace(-12, 12, 2401, retstep=True)
+    f = values["x"][:, :, None] + kappa
+    given = channel.log_prob(jnp.asarray(counts)[:, :, None], jnp.asarray(f)).sum(axis=1)
+    return float(np.sum(np.log(counts.sum(axis=1) * step) + logsumexp(given, axis=1)))
+
+
+def totals_density(model, values, counts):
+    mean, r = values["total_mean"], values["total_r"]
+    mean = mean * np.exp(-values["eta"]) if model.depth.has_capture else mean
+    return stats.nbinom.logpmf(counts.sum(axis=1), r, r / (r + mean)).sum()
+
+
+def log_normal_joint(model, values, counts):
+    """What the Laplace engine takes the model to be."""
+    total = of_counts(model, values, counts)
     W, d = values["W"], values["d"]
     total += stats.multivariate_normal.logpdf(values["x"], values["mu"], W @ W.T + np.diag(d)).sum()
     scales = {site.name: jnp.asarray(values[site.name]) for site in model.loadings.sites(K)}
     total += float(model.loadings.log_density(jnp.asarray(W), scales))
     total += scale_density(model.loadings, values) + priors_density(model, values)
-    return total + capture_density(model.capture, values["eta"])
+    return total + (capture_density(model.capture, values["eta"]) if "eta" in values else 0.0)
 
 
 def program_density(model, values, counts):
@@ -138,7 +178,7 @@ both_captures = pytest.mark.parametrize("capture", ["known", "latent"])
 
 @both_captures
 @pytest.mark.parametrize("loadings", LOADINGS_PRIORS)
-@pytest.mark.parametrize("kind", [NBLN, PLN], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", LOG_NORMAL, ids=lambda kind: kind.name)
 def test_the_engine_fits_the_program(kind, loadings, capture):
     with precision_of("float64"):
         model = log_normal_model(kind, capture, loadings)
@@ -170,7 +210,7 @@ MODELS = {
         f"{kind.name}-{capture}-{loadings}": lambda k=kind, c=capture, p=loadings: log_normal_model(
             k, c, p
         )
-        for kind in (NBLN, PLN)
+        for kind in LOG_NORMAL
         for capture in ("known", "latent")
         for loadings in LOADINGS_PRIORS
     },
@@ -213,9 +253,9 @@ def table(kind):
     found = {}
     for row in rows.group(1).splitlines():
         name, dims = re.match(
-            r" *(\w+) +((?:cell|gene|factor)(?:, (?:cell|gene|factor))*) ", row
+            r" *(\w+) +(one number|(?:cell|gene|factor)(?:, (?:cell|gene|factor))*) ", row
         ).groups()
-        found[name] = tuple(dims.split(", "))
+        found[name] = () if dims == "one number" else tuple(dims.split(", "))
     return found
 
 
@@ -224,9 +264,11 @@ def table(kind):
     [
         log_normal_model(NBLN, "latent", "none"),
         log_normal_model(PLN, "latent", "none"),
+        log_normal_model(LNM, "latent", "none"),
+        log_normal_model(LNMVCP, "latent", "none"),
         nbvcp_model("mean_disp", "latent"),
     ],
-    ids=["nbln", "pln", "nbvcp"],
+    ids=["nbln", "pln", "lnm", "lnmvcp", "nbvcp"],
 )
 def test_the_docstring_tells_the_sites(model):
     sites = {site.name: site.dims for site in model.sites}
@@ -234,7 +276,7 @@ def test_the_docstring_tells_the_sites(model):
     assert shapes(table(type(model))) == traced(model)
 
 
-@pytest.mark.parametrize("kind", [NBLN, PLN, NBVCP], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [*LOG_NORMAL, NBVCP], ids=lambda kind: kind.name)
 def test_the_docstring_has_an_equation(kind):
     assert "~" in inspect.getdoc(kind)
 

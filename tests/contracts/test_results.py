@@ -23,8 +23,10 @@ KINDS = (
     "pln",
     "nbln-frozen",
     "nbln-latent-coverage",
+    "lnm",
+    "lnmvcp",
 )
-LAPLACE = KINDS[-3:]
+LAPLACE = KINDS[-5:]
 SVI = KINDS[:6]
 LEVELS = ("marginal", "library_anchored", "per_cell")
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -121,7 +123,17 @@ def answers(result, adata):
         }
     if "inclusion" in result.scales:
         asked["membership"] = result.get_membership()
-    attributes = ("mu", "W", "d", "r", "eta", "n_unconverged", "w_prior_diagnostics", "frozen")
+    attributes = (
+        "mu",
+        "W",
+        "d",
+        "r",
+        "eta",
+        "totals",
+        "n_unconverged",
+        "w_prior_diagnostics",
+        "frozen",
+    )
     attributes += ("log_evidence", "gradient_norm", "cell_converged", "trace", "match", "search")
     asked |= {name: getattr(result, name) for name in attributes}
     asked["columns"] = result.augmentation.columns
@@ -206,7 +218,7 @@ def test_predictive_draws(kind, level, results):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("kind", ["mean_disp-mean_field", "pln", "nbln-frozen"])
+@pytest.mark.parametrize("kind", ["mean_disp-mean_field", "pln", "nbln-frozen", "lnm", "lnmvcp"])
 def test_predictive_totals_are_near_the_data(kind, level, results):
     result = results[kind]
     drawn = result.get_ppc_samples(level, n_samples=40, seed=1)
@@ -342,7 +354,7 @@ def test_write_to(kind, key, results, adata, tmp_path):
         new |= {f"obs/{key}_eta"}
     if results[kind].kind in ("vae", "code_vae"):
         new |= {f"obsm/X_{key}"}
-    if kind != "pln":
+    if kind not in ("pln", "lnm", "lnmvcp"):
         new |= {f"var/{key}_r"}
     if results[kind].kind == "laplace":
         new |= {f"obsm/X_{key}", f"varm/{key}_loadings", f"var/{key}_d"}

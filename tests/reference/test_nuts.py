@@ -8,12 +8,14 @@ from numpyro import handlers
 from numpyro.diagnostics import effective_sample_size
 from numpyro.infer import MCMC, NUTS
 
+from nbln.models.lnm import LNM
 from nbln.models.nbln import NBLN
 from nbln.posterior import evidence, mode
 from nbln.posterior.mode import Cells, Parameters
 from nbln.priors.capture import KnownCapture, LatentCapture
 from nbln.priors.columnwise import Flat
 from nbln.priors.univariate import InverseGamma, LogNormal, Normal
+from nbln.questions.denoised import latent_moments
 
 # Deep counts with a large dispersion, so that Laplace's own error is below the Monte Carlo error.
 MU = np.log([900.0, 2_500.0, 6_000.0])
@@ -78,3 +80,27 @@ def test_posterior_of_a_cell(capture):
     if capture == "latent":
         mean, _, sd = evidence.capture_loss(cells, columns, moved.z, step.covariance)
         close(eta[..., 0], float(mean[0]), float(sd[0]))
+
+
+@pytest.mark.slow
+def test_posterior_of_shares():
+    """Log-rates given shares of a total: the flat column integrates the cell's level out."""
+    mu, loadings = MU - MU.mean(), W - W.mean()
+    capture = KnownCapture(jnp.zeros(1))
+    priors = {name: LogNormal(0.0, 10.0) for name in ("total_mean", "total_r")}
+    model = LNM(model_of("known").priors | priors, Flat(), capture, 1)
+    given = {"mu": mu, "W": loadings, "d": D, "total_mean": 4_800.0, "total_r": 10.0}
+    program = handlers.condition(model, {n: jnp.asarray(x) for n, x in given.items()})
+    kernel = NUTS(program, dense_mass=True, target_accept_prob=0.9)
+    chains = {"num_chains": N_CHAINS, "chain_method": "vectorized", "progress_bar": False}
+    mcmc = MCMC(kernel, num_warmup=1_000, num_samples=N_DRAWS, **chains)
+    mcmc.run(jax.random.key(0), jnp.asarray(COUNTS, jnp.float32))
+    x = np.asarray(mcmc.get_samples(True)["x"], np.float64)[:, :, 0]
+    parts = (jnp.asarray(value, jnp.float32) for value in (mu, loadings, D))
+    parameters = Parameters(*parts, model.channel.of({}))
+    offset, scale, columns = model.augmentation
+    counts = jnp.asarray(COUNTS, jnp.float32)
+    cells = Cells(counts, jnp.ones(1), offset, scale, jnp.zeros((1, 0)))
+    at = mode.find(parameters, cells, columns, jnp.log(counts + 0.5))
+    mean, variance = latent_moments(parameters, cells, columns, at.f)
+    close(x, np.asarray(mean[0]), np.sqrt(np.asarray(variance[0])))
