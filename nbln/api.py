@@ -72,8 +72,8 @@ def fit(
         An AnnData of counts, cells in rows; dense, CSR or CSC, in memory or ``backed="r"``. It is
         not changed.
     model
-        A name in `nbln.registry.MODELS`: ``"nbln"``, ``"pln"``, ``"nbvcp"`` or
-        ``"scvi"``.
+        A name in `nbln.registry.MODELS`: ``"nbln"``, ``"pln"``, ``"nbvcp"``, ``"nbdm"``,
+        ``"zinb"``, ``"zinbvcp"`` or ``"scvi"``.
     inference_method
         ``"svi"``, ``"laplace"``, ``"vae"`` or ``"ae"`` (an auto-encoder without a prior); by
         default the model's own.
@@ -84,8 +84,8 @@ def fit(
         scvi, factors.
     priors
         By site: ``mean``, ``r`` and ``phi`` (mean and sd of the natural log), ``mu`` (mean, sd),
-        ``d`` (shape, rate of an inverse gamma), ``p`` (a, b of a beta); ``capture_efficiency``:
-        (log_M0, sigma_M), or None for fixed offsets by library size; ``loadings``:
+        ``d`` (shape, rate of an inverse gamma), ``p`` and ``gate`` (a, b of a beta);
+        ``capture_efficiency``: (log_M0, sigma_M), or None for fixed offsets by library size; ``loadings``:
         ``{"type": "horseshoe_sparse", "tau_scale": 1.0}``, ``horseshoe_columnwise`` (tau_scale),
         ``neg_columnwise`` (alpha, beta), ``gaussian`` (scale) or ``none``.
     parameterization
@@ -143,7 +143,8 @@ def fit(
 
     Returns
     -------
-    An `SVIResult` for nbvcp, a `LaplaceResult` for pln and nbln, a `VAEResult` for scvi.
+    An `SVIResult` for nbvcp, nbdm, zinb and zinbvcp, a `LaplaceResult` for pln and nbln, a
+    `VAEResult` for scvi.
 
     Raises
     ------

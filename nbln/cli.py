@@ -79,7 +79,10 @@ Coverage = Annotated[
 ]
 Model = Annotated[
     str,
-    typer.Option(help="nbln, pln (Poisson), nbvcp (independent genes) or scvi (auto-encoder)."),
+    typer.Option(
+        help="nbln, pln (Poisson), nbvcp, nbdm, zinb or zinbvcp (independent genes), or scvi "
+        "(auto-encoder)."
+    ),
 ]
 BatchKey = Annotated[
     str | None,

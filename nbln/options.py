@@ -67,7 +67,8 @@ class Priors:
             raise ValueError(f"fit(priors=): expected a dict, got {type(argument).__name__}")
         given = resolve_aliases("fit(priors", argument or {}, row)
         defaults = row.program.default_priors(1)
-        keys = (*defaults, names.ETA, *((names.LOADINGS,) if row.has_loadings else ()))
+        own = {names.ETA: row.has_capture, names.LOADINGS: row.has_loadings}
+        keys = (*defaults, *(key for key, has in own.items() if has))
         for key in given:
             if key not in keys:
                 shown = [SHOWN.get(k, k) for k in keys]
@@ -90,6 +91,8 @@ class Priors:
 
     def capture(self, library_size: np.ndarray) -> tuple[CaptureRule, str]:
         """How capture follows from library size, and a sentence for the log."""
+        if not self.row.has_capture:
+            return CaptureRule(), f"model {self.row.name} has no capture losses"
         if self.fixed_offset:
             return CaptureRule.library_offset(library_size), "fixed offsets by library size"
         if self.capture_prior is not None:

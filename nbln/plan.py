@@ -144,7 +144,9 @@ class SVIPlan(Plan):
         capture = rule.of(counts.library_size)
         way = self.row.parameterizations[self.parameterization]()
         beliefs = self.priors.sites(counts.n_cells)
-        program = self.row.program({s.name: beliefs[s.name] for s in way.sites}, capture, way)
+        program = self.row.program(
+            {s.name: beliefs[s.name] for s in self.row.program.gene_sites(way)}, capture, way
+        )
         fit = fit_svi(program, counts, self.config, self.seed, self.progress, saver)
         settings = {"parameterization": self.parameterization, "guide": self.config.guide}
         return SVIResult(

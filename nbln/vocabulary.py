@@ -11,6 +11,7 @@ ETA = "eta"
 MEAN = "mean"
 ODDS = "phi"
 PROBABILITY = "p"
+GATE = "gate"
 LOG_RATE = "x"
 COUNTS = "counts"
 
@@ -22,6 +23,7 @@ ALIASES = {
     "capture_efficiency": ETA,
     "loadings": LOADINGS,
     "residual_variance": RESIDUAL,
+    "dropout": GATE,
 }
 
 # Dimensions of labelled results.

@@ -86,10 +86,10 @@ def pln_fit(adata):
     )
 
 
-def quick_svi(adata, parameterization, guide, priors=None):
+def quick_svi(adata, parameterization, guide, priors=None, model="nbvcp"):
     return nbln.fit(
         adata,
-        model="nbvcp",
+        model=model,
         parameterization=parameterization,
         priors=priors,
         n_steps=100,
@@ -138,6 +138,9 @@ def results(adata, request):
                 adata, "mean_odds", "low_rank", {"capture_efficiency": None}
             ),
             "canonical-low_rank": lambda: quick_svi(adata, "canonical", "low_rank"),
+            "nbdm": lambda: quick_svi(adata, "canonical", "mean_field", model="nbdm"),
+            "zinb": lambda: quick_svi(adata, "mean_disp", "low_rank", model="zinb"),
+            "zinbvcp": lambda: quick_svi(adata, "mean_disp", "mean_field", model="zinbvcp"),
             "scvi": lambda: quick_scvi(adata),
             "pln": lambda: request.getfixturevalue("pln_fit"),
             "nbln-frozen": lambda: request.getfixturevalue("nbln_fit"),

@@ -41,7 +41,9 @@ def test_several_at_once(adata):
 @pytest.mark.parametrize("model", ["nbln", "pln"])
 @pytest.mark.parametrize(("name", "value"), [("batch_size", 10), ("parameterization", "mean_odds")])
 def test_what_log_normal_models_do_not_use(name, value, model, adata):
-    with pytest.raises(ValueError, match=rf"{name}=.*model {model} does not.*SVI \(nbvcp\)"):
+    with pytest.raises(
+        ValueError, match=rf"{name}=.*model {model} does not.*SVI \(nbvcp, nbdm, zinb, zinbvcp\)"
+    ):
         nbln.fit(adata, model=model, **{name: value}, **QUICK)
 
 

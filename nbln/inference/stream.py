@@ -54,9 +54,8 @@ class CellStream:
         self._mesh = Mesh(np.array(devices), ("cell",)) if len(devices) > 1 else None
         self._counts = counts
         self.offset = np.asarray(augmentation.offset)
-        self._augmentation = augmentation._replace(
-            offset=self.offset, scale=np.asarray(augmentation.scale)
-        )
+        self.scale = np.asarray(augmentation.scale)
+        self._augmentation = augmentation._replace(offset=self.offset, scale=self.scale)
         self.columns = augmentation.columns
         resident = not counts.on_disk and 4 * counts.n_cells * counts.n_genes <= resident_bytes
         self._resident = self._stack() if resident else None

@@ -15,6 +15,7 @@ class Model(Protocol):
     """A NumPyro program over a block of cells, and what is known of it without running it."""
 
     name: str
+    captured: bool  # whether cells have capture losses
     priors: dict[str, Prior]
     capture: Capture
 

@@ -38,6 +38,7 @@ class LogNormalModel(eqx.Module):
 
     name: ClassVar[str]
     channel: ClassVar[type[Channel]]
+    captured: ClassVar[bool] = True
     priors: dict[str, Prior]
     loadings: LoadingsPrior
     capture: Capture

@@ -60,7 +60,8 @@ class CaptureRule(NamedTuple):
     """How capture losses follow from library sizes L, of cells of a fit and of others.
 
     Where `log_m0` is given, η has mean log M₀ - log L and standard deviation `sigma_m` (natural
-    log); otherwise η = `log_library` - log L is known, and may be negative.
+    log). Where `log_library` is, η = `log_library` - log L is known, and may be negative. Without
+    either nothing is lost: η is 0 in all cells, whatever their depth.
     """
 
     log_m0: float | None = None
@@ -79,17 +80,19 @@ class CaptureRule(NamedTuple):
 
     @property
     def predicts_depth(self) -> bool:
-        """Whether η is latent, so that a model has to predict how deep a cell is."""
+        """Whether nobody tells how deep a cell is, so that a model has to predict it."""
         return self.log_library is None
 
     def expected(self, library_size: np.ndarray) -> np.ndarray:
         """The mean of η, before truncation at 0, or its known value."""
         top = self.log_m0 if self.log_library is None else self.log_library
+        if top is None:
+            return np.zeros_like(library_size, np.float64)
         return top - np.log(library_size)
 
     def of(self, library_size: np.ndarray) -> Capture:
         """The capture losses of cells with these library sizes."""
         loc = jnp.asarray(self.expected(library_size), jnp.float32)
-        if not self.predicts_depth:
+        if self.log_m0 is None:
             return KnownCapture(loc)
         return LatentCapture(loc, jnp.full(loc.shape, self.sigma_m, jnp.float32))

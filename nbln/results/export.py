@@ -19,7 +19,7 @@ def write(
     key: str,
     fitted: Fitted,
     genes: Columns,
-    eta: np.ndarray,
+    eta: np.ndarray | None,
     notes: Mapping[str, Any],
     factors: np.ndarray | None = None,
     loadings: np.ndarray | None = None,
@@ -31,7 +31,7 @@ def write(
     genes
         Columns of `var`, by site.
     eta
-        (cell,) capture losses.
+        (cell,) capture losses; None of a model without.
     notes
         For `uns`, beside settings.
     factors, loadings
@@ -52,7 +52,8 @@ def write(
     for site, values in genes.items():
         column = names.VAR_PARAMETER.format(key=key, site=site)
         adata.var[column] = _spread(values, gene_places)
-    adata.obs[names.OBS_ETA.format(key=key)] = _spread(eta, cell_places)
+    if eta is not None:
+        adata.obs[names.OBS_ETA.format(key=key)] = _spread(eta, cell_places)
     settings = fitted.settings | {"layer": fitted.layer, "gene_coverage": fitted.gene_coverage}
     plain = {name: str(value) for name, value in settings.items() if value is not None}
     adata.uns[key] = {"settings": plain, **notes}

@@ -40,7 +40,6 @@ class Result(abc.ABC):
 
     kind: ClassVar[str]  # of the file that it is saved in
     has_programs: ClassVar[bool]  # whether it has loadings, and with them correlations
-    has_capture: ClassVar[bool] = True  # whether cells have capture losses
     has_latent: ClassVar[bool] = False  # whether a figure of the cells' factors says something
     fitted: Fitted
     model: str
@@ -54,6 +53,11 @@ class Result(abc.ABC):
     def title(self) -> str:
         """What the model is, in a few words."""
         return registry.find(self.model).title
+
+    @property
+    def has_capture(self) -> bool:
+        """Whether cells have capture losses."""
+        return registry.find(self.model).has_capture
 
     @property
     def batches(self) -> np.ndarray | None:
@@ -248,7 +252,7 @@ class Result(abc.ABC):
         n_samples
             1: the Laplace approximation; more: importance sampling with so many draws a cell. Where
             none of them is possible, of a cell far deeper than the capture prior allows, the
-            Laplace approximation again.
+            Laplace approximation again. Of independent genes the evidence is exact, by quadrature.
         layer
             The layer that holds the counts; by default that of the fit.
         seed
@@ -270,7 +274,8 @@ class Result(abc.ABC):
 
         Parameters of the fit are kept; cells of the fit itself get what they have there.
         Independent genes have no factors, so a fit of them gives ``eta`` only. Arguments and
-        errors as in `score`.
+        errors as in `score`; a model without capture losses as well has nothing to give, and says
+        so in a ValueError.
         """
         counts = self.fitted.matched(adata, layer, "transform")
         return xr.Dataset(self._transform(counts), coords={names.CELL: counts.cell_names})

@@ -13,11 +13,12 @@ from jaxtyping import Float
 
 from nbln import registry
 from nbln import vocabulary as names
+from nbln.arguments import check_number
 from nbln.data.counts import Counts
-from nbln.models.nbvcp import Parameterization
+from nbln.models.independent import Parameterization
 from nbln.posterior.mode import SEARCH, Parameters
 from nbln.posterior.variational import Posterior
-from nbln.questions import arviz, predictive, scoring
+from nbln.questions import arviz, gates, predictive, scoring
 from nbln.questions.convergence import Convergence, Curve
 from nbln.results import export, files, story
 from nbln.results.counted import CountedResult
@@ -65,9 +66,13 @@ class SVIResult(CountedResult):
     def _way(self) -> Parameterization:
         return self._row.parameterizations[self.parameterization]()
 
+    @property
+    def _channel_sites(self) -> list[str]:
+        return [site.name for site in self._row.program.channel.sites]
+
     def dims(self, site: str) -> tuple[str, ...]:
         """The dims of a site."""
-        dims = {own.name: own.dims for own in self._way.sites}
+        dims = {own.name: own.dims for own in self._row.program.gene_sites(self._way)}
         return {**dims, names.ETA: (names.CELL,)}.get(site, (names.GENE,))
 
     def _dataset(self, values: dict, leading: tuple[str, ...] = ()) -> xr.Dataset:
@@ -123,6 +128,44 @@ class SVIResult(CountedResult):
         """(cell,) capture loss, natural log."""
         return self.get_map()[names.ETA]
 
+    def get_gate(self, fdr: float = 0.05, counts=None) -> xr.Dataset:
+        """The gate of each gene, and whether the counts need one, (gene,).
+
+        Each gene's maximal likelihood with a gate is compared with that without, capture losses
+        held. Without need of a gate twice the logarithm of their ratio is 0 in half of the genes
+        and χ² with one degree of freedom in the others (Self & Liang 1987), which gives p-values;
+        they are corrected for the number of genes (Benjamini & Hochberg 1995).
+
+        Parameters
+        ----------
+        fdr
+            Share of wrong ones that is accepted among the genes called ``needed``.
+        counts
+            The AnnData of the fit; needed after loading.
+
+        Returns
+        -------
+        ``mean`` and ``sd`` of the gate under the posterior, ``log_ratio`` (of likelihoods, nats),
+        ``p_value``, ``q_value``, and ``needed``: q_value at most `fdr`. Genes that counts can tell
+        nothing about have a small gate, by its prior, and a p-value of 1.
+
+        Raises
+        ------
+        ValueError
+            The model has no gates, or `fdr` is no probability.
+        """
+        check_number("get_gate(fdr", fdr, 0.0, 1.0, open_=True)
+        if names.GATE not in self._channel_sites:
+            raise ValueError(f"get_gate: model {self.model} has no gates; fit model='zinbvcp'")
+        eta = self.get_map()[names.ETA].values
+        tested = gates.test(self.parameters, self.fitted.data(counts), eta, fdr)
+        moments = gates.moments(self.posterior.marginal()[names.GATE])
+        return self._of_real_genes(moments | tested)
+
+    def _of_real_genes(self, values: dict[str, np.ndarray]) -> xr.Dataset:
+        labelled = {name: self.fitted.label(x, (names.GENE,)) for name, x in values.items()}
+        return xr.Dataset(labelled).isel(gene=self.fitted.real_genes)
+
     @property
     def parameters(self) -> Parameters:
         """Mean and dispersion at the posterior's location: no factors, no residuals."""
@@ -175,16 +218,21 @@ class SVIResult(CountedResult):
 
     def capture_losses(self, counts: Counts) -> Float[np.ndarray, " cell"]:
         """Posterior mean of η of any cells with the genes of the fit."""
-        return scoring.modes(self.parameters, counts, self._augment(counts), SEARCH)[1]
+        return scoring.independent(self.parameters, counts, self._augment(counts))[1]
 
     # What all results answer
 
     def _independent_draws(self, posterior: xr.Dataset):
         """Mean, channel and η of each draw."""
         drawn = posterior.isel(chain=0)
-        mean, r, eta = (drawn[n].values for n in (names.MEAN, names.DISPERSION, names.ETA))
-        channel = self._row.program.channel
-        return mean, [channel.of({names.DISPERSION: row}) for row in r], eta
+        mean, eta = (drawn[n].values for n in (names.MEAN, names.ETA))
+        channel, sites = self._row.program.channel, self._channel_sites
+        own = [{site: drawn[site].values[i] for site in sites} for i in range(len(mean))]
+        return mean, [channel.of(values) for values in own], eta
+
+    def _score(self, counts, n_samples, seed):
+        del n_samples, seed  # the integral over η is exact
+        return scoring.independent(self.parameters, counts, self._augment(counts))[0]
 
     def _sampler(self, ppc_level, n_samples, seed, counts):
         del counts
@@ -192,6 +240,10 @@ class SVIResult(CountedResult):
         return predictive.independent_sampler(*self._independent_draws(posterior), ppc_level)
 
     def _transform(self, counts):
+        if not self.has_capture:
+            raise ValueError(
+                f"transform: model {self.model} has neither factors nor capture losses of cells"
+            )
         return {names.ETA: ((names.CELL,), self.capture_losses(counts))}
 
     def draw_parameters(self, n_samples: int, seed: int) -> xr.Dataset:
@@ -231,9 +283,10 @@ class SVIResult(CountedResult):
     def write_to(self, adata, key_added: str = "nbln") -> None:
         """Write mean, dispersion and capture loss into `adata`: var, obs and uns."""
         located = self.get_map()
-        genes = {name: located[name].values for name in (names.MEAN, names.DISPERSION)}
+        genes = {name: located[name].values for name in (names.MEAN, *self._channel_sites)}
+        eta = located[names.ETA].values if self.has_capture else None
         notes = {"converged": bool(self.converged)}
-        export.write(adata, key_added, self.fitted, genes, located[names.ETA].values, notes)
+        export.write(adata, key_added, self.fitted, genes, eta, notes)
 
     def to_groups(self):
         return files.svi_groups(self)

@@ -54,7 +54,6 @@ class AmortisedResult(Result):
     """
 
     has_programs: ClassVar[bool] = False
-    has_capture: ClassVar[bool] = False
     has_latent: ClassVar[bool] = True
     network: SCVI
     architecture: Architecture

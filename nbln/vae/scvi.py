@@ -148,6 +148,7 @@ class SCVI(eqx.Module):
 
     name: ClassVar[str] = "scvi"
     channel: ClassVar = NegativeBinomial
+    captured: ClassVar[bool] = False
 
     encoder: Encoder
     library: Encoder | None

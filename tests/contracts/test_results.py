@@ -18,13 +18,16 @@ KINDS = (
     "mean_disp-low_rank",
     "mean_odds-low_rank",
     "canonical-low_rank",
+    "nbdm",
+    "zinb",
+    "zinbvcp",
     "scvi",
     "pln",
     "nbln-frozen",
     "nbln-latent-coverage",
 )
 LAPLACE = KINDS[-3:]
-SVI = KINDS[:6]
+SVI = KINDS[:9]
 LEVELS = ("marginal", "library_anchored", "per_cell")
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_laplace = pytest.mark.parametrize("kind", LAPLACE)
@@ -316,7 +319,11 @@ def test_write_to(kind, key, results, adata, tmp_path):
     results[kind].write_to(written, key_added=key)
     after = everything(written)
     site = {"svi": "mean", "laplace": "mu", "vae": "r"}[results[kind].kind]
-    new = {f"var/{key}_{site}", f"obs/{key}_eta", f"uns/{key}"}
+    new = {f"var/{key}_{site}", f"uns/{key}"}
+    if results[kind].has_capture or results[kind].kind == "vae":
+        new |= {f"obs/{key}_eta"}
+    if kind.startswith("zinb"):
+        new |= {f"var/{key}_gate"}
     if results[kind].kind == "vae":
         new |= {f"obsm/X_{key}"}
     if kind != "pln":
