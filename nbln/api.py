@@ -85,19 +85,21 @@ def fit(
     priors
         By site: ``mean``, ``r`` and ``phi`` (mean and sd of the natural log), ``mu`` (mean, sd),
         ``d`` (shape, rate of an inverse gamma), ``p`` and ``gate`` (a, b of a beta);
-        ``capture_efficiency``: (log_M0, sigma_M), or None for fixed offsets by library size; ``loadings``:
-        ``{"type": "horseshoe_sparse", "tau_scale": 1.0}``, ``horseshoe_columnwise`` (tau_scale),
+        ``capture_efficiency``: (log_M0, sigma_M), or None for fixed offsets by library size;
+        ``loadings``: ``{"type": "horseshoe_sparse", "tau_scale": 1.0}``,
+        ``horseshoe_columnwise`` (tau_scale),
         ``neg_columnwise`` (alpha, beta), ``gaussian`` (scale) or ``none``.
     parameterization
         Of nbvcp: ``"mean_disp"`` (default), ``"mean_odds"`` or ``"canonical"``.
     informative_priors_from
-        A fitted NBVCP of the same cells and genes. By default one is fitted first, for capture
-        losses and starting values; ``False`` fits the model on its own, capture losses latent.
+        A fit of independent genes, to the same cells and to these genes or more: NBVCP, or another
+        for what it has. By default NBVCP is fitted first, for capture losses and starting values;
+        ``False`` fits the model on its own, capture losses latent.
     informative_priors_tau
         Factor on the source's standard deviations; ``inf``: starting values only.
     informative_priors_freeze
         What is held at the source's values: of ``"r"``, ``"mu"``, ``"eta"``; by default r and eta
-        (PLN: eta).
+        (PLN: eta), as far as the source has them.
     informative_priors_match
         ``"verbatim"``, or ``"marginal"`` to match the moments of the counts.
     informative_priors_n_samples

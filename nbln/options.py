@@ -146,7 +146,9 @@ def check_latent_dim(latent_dim: Any, n_cells: int, n_genes: int) -> int:
     return int(latent_dim)
 
 
-def cascade_config(row: Row, tau, freeze, match, n_samples) -> CascadeConfig:
+def cascade_config(
+    row: Row, tau, freeze, match, n_samples, source: SVIResult | None = None
+) -> CascadeConfig:
     """The ``informative_priors_*`` arguments, checked.
 
     Raises
@@ -157,8 +159,14 @@ def cascade_config(row: Row, tau, freeze, match, n_samples) -> CascadeConfig:
     """
     sites = {*row.program.default_priors(1), names.ETA}
     has = [key for key in KEYS if key in sites]
+    offered = KEYS if source is None else source.keys
+    if source is not None and not set(has) & set(offered):
+        raise ValueError(
+            f"fit(informative_priors_from=): model {source.model} has {', '.join(offered)} to hand "
+            f"over, of which {row.name} has nothing (it has {', '.join(has)}); give a fit of nbvcp"
+        )
     if freeze is None:
-        freeze = tuple(key for key in (names.DISPERSION, names.ETA) if key in has)
+        freeze = tuple(k for k in (names.DISPERSION, names.ETA) if k in has and k in offered)
     if isinstance(freeze, str):
         freeze = (freeze,)
     argument = "fit(informative_priors_freeze"
@@ -171,6 +179,13 @@ def cascade_config(row: Row, tau, freeze, match, n_samples) -> CascadeConfig:
     for key in frozen:
         if key not in has:
             choose_from(has, key, f"{argument}={key!r})", "key")
+    missing = [key for key in frozen if key not in offered]
+    if source is not None and missing:
+        raise ValueError(
+            f"{argument}={tuple(frozen)!r}): the source, model {source.model}, has no "
+            f"{', '.join(missing)} to hand over (it has {', '.join(offered)}); leave it out, or "
+            "give a fit of nbvcp"
+        )
     if not isinstance(tau, numbers.Real) or isinstance(tau, bool) or not float(tau) > 0:
         raise ValueError(
             f"fit(informative_priors_tau={tau!r}): must be a positive number; inf uses the source "
@@ -186,12 +201,13 @@ def use_of_source(row: Row, arguments: Mapping[str, Any]) -> CascadeConfig:
 
     def config(tau, freeze, match):
         n_samples = arguments["informative_priors_n_samples"]
-        return cascade_config(row, tau, freeze, match, n_samples)
+        return cascade_config(row, tau, freeze, match, n_samples, given)
 
+    source = arguments["informative_priors_from"]
+    given = source if isinstance(source, SVIResult) else None
     defaults = {"tau": 1.0, "freeze": None, "match": VERBATIM}
     asked = config(*(arguments[f"informative_priors_{key}"] for key in defaults))
-    source = arguments["informative_priors_from"]
-    if isinstance(source, SVIResult):
+    if given is not None:
         return asked
     if source is not None and source is not False:
         raise TypeError(
@@ -218,13 +234,14 @@ def check_taken(priors: Priors, cascade: CascadeConfig, source: SVIResult) -> No
     """
     soft = np.isfinite(cascade.tau)
     for site in (names.DISPERSION, names.MU):
-        if site in priors.given and (soft or site in cascade.freeze):
+        taken = site in source.keys and (soft or site in cascade.freeze)
+        if site in priors.given and taken:
             raise ValueError(
                 f"fit(priors={{{site!r}: ...}}): informative_priors_from= sets {site}; leave its "
                 "prior out, or take starting values only with informative_priors_tau=np.inf and "
                 f"informative_priors_freeze= without {site!r}"
             )
-    if not (soft or names.ETA in cascade.freeze):
+    if names.ETA not in source.keys or not (soft or names.ETA in cascade.freeze):
         return
     rule, given = source.capture_rule, priors.capture_prior
     if priors.fixed_offset or (given is not None and given != (rule.log_m0, rule.sigma_m)):

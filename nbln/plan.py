@@ -257,17 +257,16 @@ class LaplacePlan(Plan):
         priors = self.priors.sites(counts.n_cells)
         if source is None:
             log.info(note)
-            depth = np.exp(-np.asarray(capture.start(), np.float64)).sum()
-            mean = counts.gene_totals / depth
             log_r = np.full(counts.n_genes, np.log(TYPICAL_R))
-            return Beliefs(priors, capture, rule, mean, log_r)
+            return Beliefs(priors, capture, rule, _first_means(counts, capture), log_r)
         taken = cascades.cascade(source, counts, self.cascade, self.seed)
         priors |= {site: prior for site, prior in taken.priors.items() if site in priors}
         if taken.capture is not None:
             capture, note = taken.capture, "capture losses taken over from the source"
-            rule = source.capture_rule
+            rule = taken.source.capture_rule
         log.info(note)
-        return Beliefs(priors, capture, rule, taken.mean, taken.log_r, taken.frozen, taken.source)
+        mean = _first_means(counts, capture) if taken.mean is None else taken.mean
+        return Beliefs(priors, capture, rule, mean, taken.log_r, taken.frozen, taken.source)
 
     def _pooled(self, beliefs: Beliefs) -> bool:
         """Whether nobody said how overdispersed genes are: neither the user nor a source."""
@@ -385,6 +384,11 @@ def engine_settings(arguments: Arguments, keyword: str, kind, rules, overrides: 
             f"fit({keyword}=): expected nbln.{kind.__name__}(...), got {type(given).__name__}"
         )
     return replace_settings(given, "fit", rules, **{name: arguments[name] for name in overrides})
+
+
+def _first_means(counts: Counts, capture: Capture) -> np.ndarray:
+    """Expression at full capture by the counts alone."""
+    return counts.gene_totals / np.exp(-np.asarray(capture.start(), np.float64)).sum()
 
 
 def _on_host(tree):

@@ -78,6 +78,15 @@ class CaptureRule(NamedTuple):
         """Fixed offsets by library size, 0 at its median."""
         return cls(log_library=float(np.log(np.median(library_size))))
 
+    def of_part(self, share: float) -> "CaptureRule":
+        """The rule for library sizes that hold this share of all counts."""
+        shift = float(np.log(share))
+        if self.log_m0 is not None:
+            return self._replace(log_m0=self.log_m0 + shift)
+        if self.log_library is not None:
+            return self._replace(log_library=self.log_library + shift)
+        return self
+
     @property
     def predicts_depth(self) -> bool:
         """Whether nobody tells how deep a cell is, so that a model has to predict it."""

@@ -236,7 +236,8 @@ class LaplaceResult(LogNormalResult):
 
     def _transform(self, counts):
         added, source = self._augment(counts), self.cascade_source
-        if source is not None and not any(self.augmentation.columns.truncated):
+        frozen = not any(self.augmentation.columns.truncated)
+        if source is not None and source.has_capture and frozen:
             # Capture losses are frozen: new cells have what the source says of them.
             capture = KnownCapture(jnp.asarray(source.capture_losses(counts)))
             added = self._augment(counts, capture)

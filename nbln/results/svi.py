@@ -18,11 +18,13 @@ from nbln.data.counts import Counts
 from nbln.models.independent import Parameterization
 from nbln.posterior.mode import SEARCH, Parameters
 from nbln.posterior.variational import Posterior
+from nbln.priors.coordinates import transform
 from nbln.questions import arviz, gates, predictive, scoring
 from nbln.questions.convergence import Convergence, Curve
 from nbln.results import export, files, story
 from nbln.results.counted import CountedResult
 
+FAINT = -10.0  # logit of the gate of a sum of genes
 FROZEN_DRAWS = 1000  # of the source, for the distribution of a site that is frozen from it
 
 
@@ -107,10 +109,12 @@ class SVIResult(CountedResult):
         return self._dataset(draws, (names.CHAIN, names.DRAW))
 
     def sample_genes(self, n_samples: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and dispersion of each gene in `get_posterior_samples`, (draw, gene) each."""
+        """Mean and dispersion of each gene in `get_posterior_samples`, (draw, gene) each.
+
+        With gates, those of the negative binomial that has the same mean and variance.
+        """
         genes, _ = jax.random.split(jax.random.key(seed))
-        draws = self.posterior.sample_genes(genes, n_samples)
-        mean, r = self._way.expand(draws)
+        mean, r = self._counted(self.posterior.sample_genes(genes, n_samples))
         return np.asarray(mean), np.asarray(r)
 
     @property
@@ -179,19 +183,65 @@ class SVIResult(CountedResult):
 
     # What a cascade takes over
 
-    def in_order_of(self, counts: Counts, cells: np.ndarray, genes: np.ndarray) -> "SVIResult":
-        """The same fit with cells and genes as in `counts`, which are at these places in it."""
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What it can hand to a log-normal model: of r, mu and eta.
+
+        Without capture losses means are those of counts at each cell's own depth, and not of
+        expression at full capture.
+        """
+        others = (names.MU, names.ETA) if self.has_capture else ()
+        return (names.DISPERSION, *others)
+
+    def in_order_of(
+        self, counts: Counts, cells: np.ndarray, genes: np.ndarray, pooled: np.ndarray
+    ) -> "SVIResult":
+        """The same fit for the cells and genes of `counts`.
+
+        Parameters
+        ----------
+        cells, genes
+            Where they are in this fit.
+        pooled
+            Genes of this fit that `counts` have in their last one, `_other`; empty if it is one of
+            `genes`, or there is none.
+        """
+        share = counts.library_size.sum() / self.fitted.library_size[cells].sum()
         fitted = replace(
             self.fitted,
             cell_names=counts.cell_names,
             gene_names=counts.gene_names,
             library_size=counts.library_size,
             fingerprint=counts.fingerprint,
+            has_other=counts.has_other,
             counts=counts,
         )
         eta = None if self.known_eta is None else self.known_eta[cells]
         posterior = self.posterior.take(cells, genes)
-        return replace(self, fitted=fitted, posterior=posterior, known_eta=eta)
+        if len(pooled):
+            posterior = posterior.with_gene(pooled, self._pool, self.posterior)
+        rule = self.capture_rule.of_part(share)
+        return replace(self, fitted=fitted, posterior=posterior, known_eta=eta, capture_rule=rule)
+
+    def _pool(self, coordinates: dict) -> dict:
+        """Coordinates of the sum of genes: a negative binomial of the same mean and variance."""
+        values = {name: transform(name)(x) for name, x in coordinates.items()}
+        mean, r = self._counted(values)
+        log_mean = jnp.log(mean)
+        total = jax.scipy.special.logsumexp(log_mean)
+        log_r = 2 * total - jax.scipy.special.logsumexp(2 * log_mean - jnp.log(r))
+        pool = self._way.contract(total[None], log_r[None])
+        own = {site.name: pool[site.name][0] for site in self._way.sites if site.dims}
+        # The sum has next to no structural zeros: a gate that float32 tells from 0.
+        further = [site for site in self._channel_sites if site in coordinates and site not in own]
+        return own | {site: jnp.full((), FAINT) for site in further if site != names.DISPERSION}
+
+    def _counted(self, values: dict) -> tuple[jax.Array, jax.Array]:
+        """Mean and dispersion of the negative binomial with the counts' mean and variance."""
+        mean, r = self._way.expand(values)
+        channel = self._row.program.channel.of(dict(values) | {names.DISPERSION: r})
+        log_mean, counted = channel.matched(jnp.log(mean))
+        return jnp.exp(log_mean), counted.values()[names.DISPERSION]
 
     def get_frozen(self, site: str) -> dist.Distribution:
         """The posterior of a site that a log-normal model has frozen; μ is the log of the mean."""
@@ -209,10 +259,11 @@ class SVIResult(CountedResult):
     ) -> list[Mapping[str, np.ndarray]]:
         """For each draw, the sites that a log-normal model has frozen."""
         drawn = self.get_posterior_samples(n_samples, seed).isel(chain=0)
+        mean, r = self.sample_genes(n_samples, seed)
         values = {
-            names.DISPERSION: drawn[names.DISPERSION].values,
+            names.DISPERSION: r,
             names.ETA: drawn[names.ETA].values,
-            names.MU: np.log(drawn[names.MEAN].values),
+            names.MU: np.log(mean),
         }
         return [{site: values[site][i] for site in sites} for i in range(n_samples)]
 
