@@ -80,7 +80,7 @@ def fit(
         not changed. Of negbio_vae also an array, samples in rows, of images too.
     model
         A name in `nbln.registry.MODELS`: ``"nbln"``, ``"pln"``, ``"lnm"``, ``"lnmvcp"``,
-        ``"nbvcp"``, ``"scvi"`` or ``"negbio_vae"``.
+        ``"nbvcp"``, ``"nbdm"``, ``"zinb"``, ``"zinbvcp"``, ``"scvi"`` or ``"negbio_vae"``.
     inference_method
         ``"svi"``, ``"laplace"``, ``"vae"``, ``"ae"`` (an auto-encoder without a prior) or
         ``"code_vae"``; by default the model's own.
@@ -91,22 +91,23 @@ def fit(
         scvi and negbio_vae, latents.
     priors
         By site: ``mean``, ``r``, ``phi``, ``total_mean`` and ``total_r`` (mean and sd of the
-        natural log), ``mu`` (mean, sd),
-        ``d`` (shape, rate of an inverse gamma), ``p`` (a, b of a beta); ``capture_efficiency``:
-        (log_M0, sigma_M), or None for fixed offsets by library size; ``loadings``:
-        ``{"type": "horseshoe_sparse", "tau_scale": 1.0}``, ``horseshoe_columnwise`` (tau_scale),
+        natural log), ``mu`` (mean, sd), ``d`` (shape, rate of an inverse gamma), ``p`` and ``gate``
+        (a, b of a beta); ``capture_efficiency``: (log_M0, sigma_M), or None for fixed offsets by
+        library size; ``loadings``: ``{"type": "horseshoe_sparse", "tau_scale": 1.0}``,
+        ``horseshoe_columnwise`` (tau_scale),
         ``neg_columnwise`` (alpha, beta), ``gaussian`` (scale) or ``none``.
     parameterization
         Of nbvcp: ``"mean_disp"`` (default), ``"mean_odds"`` or ``"canonical"``.
     informative_priors_from
-        A fitted NBVCP of the same cells and genes. By default one is fitted first, for capture
-        losses and starting values, but of lnm, which has none, and lnmvcp, which takes nothing
-        else; ``False`` fits the model on its own, capture losses latent.
+        A fit of independent genes, to the same cells and to these genes or more: NBVCP, or another
+        for what it has. By default NBVCP is fitted first, for capture losses and starting values,
+        but of lnm, which has none, and lnmvcp, which takes nothing else; ``False`` fits the model
+        on its own, capture losses latent.
     informative_priors_tau
         Factor on the source's standard deviations; ``inf``: starting values only.
     informative_priors_freeze
         What is held at the source's values: of ``"r"``, ``"mu"``, ``"eta"``; by default r and eta
-        (PLN and LNMVCP: eta).
+        (PLN and LNMVCP: eta), as far as the source has them.
     informative_priors_match
         ``"verbatim"``, or ``"marginal"`` to match the moments of the counts.
     informative_priors_n_samples
@@ -169,8 +170,8 @@ def fit(
 
     Returns
     -------
-    An `SVIResult` for nbvcp, a `LaplaceResult` for pln, nbln, lnm and lnmvcp, a `VAEResult` for
-    scvi, a `NegBioResult` for negbio_vae.
+    An `SVIResult` for nbvcp, nbdm, zinb and zinbvcp, a `LaplaceResult` for pln, nbln, lnm and
+    lnmvcp, a `VAEResult` for scvi, a `NegBioResult` for negbio_vae.
 
     Raises
     ------

@@ -7,9 +7,11 @@ priors of r, μ and η in a log-normal model; a frozen key is no longer a parame
 import logging
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 
 from nbln import vocabulary as names
 from nbln.arguments import find
@@ -71,25 +73,38 @@ class Cascade:
 
     priors: dict[str, Prior]
     capture: Capture | None  # None: the model's own capture prior
-    mean: np.ndarray  # (gene,) starting value of e^μ
+    mean: np.ndarray | None  # (gene,) starting value of e^μ; None: the source has none
     log_r: np.ndarray  # (gene,) starting value
     frozen: tuple[str, ...]
     source: SVIResult  # in the order of the counts
 
 
+class Places(NamedTuple):
+    """Where a source has what counts have.
+
+    Of its genes, `pooled` are those that the last gene of the counts, `_other`, is the sum of;
+    empty if it is one of `genes`, or there is none.
+    """
+
+    cells: np.ndarray
+    genes: np.ndarray
+    pooled: np.ndarray
+
+
 def cascade(source: SVIResult, counts: Counts, config: CascadeConfig, seed: int) -> Cascade:
-    """Priors, frozen and starting values from a fit of the same cells and genes.
+    """Priors, frozen and starting values from a fit of the same cells and of these genes or more.
+
+    Genes are matched by name. The pool of the rarest has the mean and the variance of the sum of
+    the source's genes that are in it.
 
     Raises
     ------
     ValueError
-        The source was fitted to other cells or genes.
+        The source was fitted to other cells, or lacks a gene.
     """
-    cells = _order(counts.cell_names, source.fitted.cell_names, "cells")
-    genes = _order(counts.gene_names, source.fitted.gene_names, "genes")
-    moments = _moments(source, cells, genes, config.n_samples, seed)
-    if np.any(np.diff(cells) != 1) or np.any(np.diff(genes) != 1):
-        source = source.in_order_of(counts, cells, genes)
+    whole, places = source, _places_of(source, counts)
+    source = _for_counts(whole, counts, places)
+    moments = _moments(whole, places, config.n_samples, seed)
     priors: dict[str, Prior] = {}
     log_r = moments[names.DISPERSION][0]
     wrap = {
@@ -97,7 +112,7 @@ def cascade(source: SVIResult, counts: Counts, config: CascadeConfig, seed: int)
         names.MU: lambda prior: MarginalMean(prior, log_r),
     }
     soft = {names.DISPERSION: LogNormal, names.MU: Normal}
-    for site in (names.DISPERSION, names.MU):
+    for site in soft.keys() & source.keys:
         loc, sd = moments[site]
         if site in config.freeze:
             priors[site] = Frozen(jnp.exp(loc) if site == names.DISPERSION else loc)
@@ -107,14 +122,16 @@ def cascade(source: SVIResult, counts: Counts, config: CascadeConfig, seed: int)
             priors[site] = wrap[site](priors[site])
     loc, sd = moments[names.ETA]
     capture: Capture | None = None
-    if names.ETA in config.freeze or source.known_eta is not None:
+    if names.ETA not in source.keys:
+        capture = None
+    elif names.ETA in config.freeze or source.known_eta is not None:
         capture = KnownCapture(loc)
     elif math.isfinite(config.tau):
         capture = LatentCapture(loc, _soften(sd, config.tau))
     return Cascade(
         priors,
         capture,
-        np.exp(moments[names.MU][0]),
+        np.exp(moments[names.MU][0]) if names.MU in source.keys else None,
         np.asarray(log_r),
         config.freeze,
         source,
@@ -134,12 +151,21 @@ def _soften(sd, tau):
     return jnp.maximum(sd * tau, SMALLEST_SD)
 
 
-def _moments(source: SVIResult, cells, genes, n_samples: int, seed: int):
-    """(mean, sd) of log r̄, log μ̄ and η, for cells and genes at these places of the source."""
+def _moments(source: SVIResult, places: Places, n_samples: int, seed: int):
+    """(mean, sd) of log r̄, log μ̄ and η, of cells and genes at these places of the source."""
+    cells, genes, pooled = places
     mean, r = source.sample_genes(n_samples, seed)
+    if len(pooled):
+        means, sizes = mean[:, pooled].astype(np.float64), r[:, pooled]
+        total = means.sum(axis=1)
+        pool = total**2 / (means**2 / sizes).sum(axis=1)
+        mean = np.column_stack([mean[:, genes], total])
+        r = np.column_stack([r[:, genes], pool])
+    else:
+        mean, r = mean[:, genes], r[:, genes]
     moments = {}
     for site, draws in ((names.DISPERSION, r), (names.MU, mean)):
-        logs = np.log(draws[:, genes])
+        logs = np.log(draws)
         moments[site] = logs.mean(axis=0), logs.std(axis=0)
     if source.known_eta is not None:
         eta = source.known_eta[cells]
@@ -152,18 +178,71 @@ def _moments(source: SVIResult, cells, genes, n_samples: int, seed: int):
     }
 
 
-def _order(wanted, labels, what):
-    """Where the source has each cell or gene; the two must be the same set."""
+def _places_of(source: SVIResult, counts: Counts) -> Places:
+    """Where the source has the cells and genes of the counts."""
+    fitted = source.fitted
+    cells = _order(counts.cell_names, fitted.cell_names)
+    real = fitted.gene_names[fitted.real_genes]
+    wanted = counts.gene_names[: counts.n_genes - counts.has_other]
+    genes = _places(wanted, real, "gene", fitted.has_other)
+    pooled = np.arange(0)
+    if counts.has_other:
+        pooled = _pooled(source, counts, wanted, real)
+        if len(pooled) == 1:
+            genes, pooled = np.append(genes, pooled), np.arange(0)
+    return Places(cells, genes, pooled)
+
+
+def _for_counts(source: SVIResult, counts: Counts, places: Places) -> SVIResult:
+    """The source for exactly the cells and genes of the counts, in their order."""
+    cells, genes, pooled = places
+    same = len(genes) == source.fitted.n_genes and not len(pooled)
+    if same and np.all(np.diff(cells) == 1) and np.all(np.diff(genes) == 1):
+        return source
+    return source.in_order_of(counts, *places)
+
+
+def _pooled(source: SVIResult, counts: Counts, wanted, real) -> np.ndarray:
+    """Where the source has what the counts pool: genes of its own, and its own pool."""
+    if not source.fitted.has_other:
+        return _places(counts.pooled_names, real, "gene of the pool", False)
+    foreign = np.setdiff1d(real, np.concatenate([wanted, counts.pooled_names]))
+    if len(foreign):
+        raise ValueError(
+            f"informative_priors_from=: it has {len(foreign)} genes that these data have not, the "
+            f"first {str(foreign[0])!r}, so what its pool {names.OTHER_GENE} holds is not known; "
+            "fit it to the same AnnData, or without gene_coverage"
+        )
+    own = pd.Index(real).get_indexer(pd.Index(counts.pooled_names))
+    return np.append(own[own >= 0], source.fitted.n_genes - 1)
+
+
+def _places(wanted, real, what: str, pools: bool) -> np.ndarray:
+    """Places of genes in the source, all of which it must have."""
+    places = pd.Index(real).get_indexer(pd.Index(wanted))
+    missing = wanted[places < 0]
+    if len(missing):
+        pool = f", or has them in its pool {names.OTHER_GENE}" if pools else ""
+        raise ValueError(
+            f"informative_priors_from=: not a fit of these genes: it lacks {len(missing)} of "
+            f"{len(wanted)}{pool}, the first {what} {str(missing[0])!r}; fit the source to these "
+            "genes or more, with a larger gene_coverage or none"
+        )
+    return places
+
+
+def _order(wanted, labels) -> np.ndarray:
+    """Where the source has each cell; the two must be the same set."""
     try:
-        order = find(wanted, labels, what)
+        order = find(wanted, labels, "cells")
     except KeyError as error:
         raise ValueError(
-            f"informative_priors_from=: not a fit of these {what}: {error.args[0]}; fit the "
-            "source to the same AnnData, with the same layer and gene_coverage"
+            f"informative_priors_from=: not a fit of these cells: {error.args[0]}; fit the "
+            "source to the same AnnData, with the same layer"
         ) from None
     if len(labels) != len(wanted):
         raise ValueError(
-            f"informative_priors_from=: fitted to {len(labels)} {what}, these data have "
-            f"{len(wanted)}; fit the source to the same AnnData, layer and gene_coverage"
+            f"informative_priors_from=: fitted to {len(labels)} cells, these data have "
+            f"{len(wanted)}; fit the source to the same AnnData and layer"
         )
     return order

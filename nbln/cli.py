@@ -80,8 +80,8 @@ Coverage = Annotated[
 Model = Annotated[
     str,
     typer.Option(
-        help="nbln, pln (Poisson), lnm or lnmvcp (multinomial), nbvcp (independent genes) or "
-        "scvi (auto-encoder)."
+        help="nbln, pln (Poisson), lnm or lnmvcp (multinomial), nbvcp, nbdm, zinb or zinbvcp "
+        "(independent genes), or scvi (auto-encoder)."
     ),
 ]
 BatchKey = Annotated[

@@ -160,7 +160,9 @@ def check_latent_dim(latent_dim: Any, n_cells: int, n_genes: int) -> int:
     return int(latent_dim)
 
 
-def cascade_config(row: Row, tau, freeze, match, n_samples) -> CascadeConfig:
+def cascade_config(
+    row: Row, tau, freeze, match, n_samples, source: SVIResult | None = None
+) -> CascadeConfig:
     """The ``informative_priors_*`` arguments, checked.
 
     Raises
@@ -170,9 +172,16 @@ def cascade_config(row: Row, tau, freeze, match, n_samples) -> CascadeConfig:
         match, n_samples below 2.
     """
     sites = {*row.program.default_priors(1), names.ETA}
-    has = [key for key in KEYS if key in sites and key in row.program.depth.takes]
+    takes = row.program.depth.takes
+    has = [key for key in KEYS if key in sites and key in takes]
+    offered = KEYS if source is None else source.keys
+    if takes and source is not None and not set(has) & set(offered):
+        raise ValueError(
+            f"fit(informative_priors_from=): model {source.model} has {', '.join(offered)} to hand "
+            f"over, of which {row.name} has nothing (it has {', '.join(has)}); give a fit of nbvcp"
+        )
     if freeze is None:
-        freeze = tuple(key for key in (names.DISPERSION, names.ETA) if key in has)
+        freeze = tuple(k for k in (names.DISPERSION, names.ETA) if k in has and k in offered)
     if isinstance(freeze, str):
         freeze = (freeze,)
     argument = "fit(informative_priors_freeze"
@@ -185,6 +194,13 @@ def cascade_config(row: Row, tau, freeze, match, n_samples) -> CascadeConfig:
     for key in frozen:
         if key not in has:
             choose_from(has, key, f"{argument}={key!r})", "key")
+    missing = [key for key in frozen if key not in offered]
+    if source is not None and missing:
+        raise ValueError(
+            f"{argument}={tuple(frozen)!r}): the source, model {source.model}, has no "
+            f"{', '.join(missing)} to hand over (it has {', '.join(offered)}); leave it out, or "
+            "give a fit of nbvcp"
+        )
     if not isinstance(tau, numbers.Real) or isinstance(tau, bool) or not float(tau) > 0:
         raise ValueError(
             f"fit(informative_priors_tau={tau!r}): must be a positive number; inf uses the source "
@@ -200,11 +216,13 @@ def use_of_source(row: Row, arguments: Mapping[str, Any]) -> CascadeConfig:
 
     def config(tau, freeze, match):
         n_samples = arguments["informative_priors_n_samples"]
-        return cascade_config(row, tau, freeze, match, n_samples)
+        return cascade_config(row, tau, freeze, match, n_samples, given)
 
+    source = arguments["informative_priors_from"]
+    given = source if isinstance(source, SVIResult) else None
     defaults = {"tau": 1.0, "freeze": None, "match": VERBATIM}
-    given = {f"informative_priors_{key}": default for key, default in defaults.items()}
-    for name, default in {"informative_priors_from": False, **given}.items():
+    asking = {f"informative_priors_{key}": default for key, default in defaults.items()}
+    for name, default in {"informative_priors_from": False, **asking}.items():
         value = arguments[name]
         if not row.program.depth.takes and value is not None and differs(value, default):
             raise ValueError(
@@ -212,8 +230,7 @@ def use_of_source(row: Row, arguments: Mapping[str, Any]) -> CascadeConfig:
                 "independent genes; leave it out"
             )
     asked = config(*(arguments[f"informative_priors_{key}"] for key in defaults))
-    source = arguments["informative_priors_from"]
-    if isinstance(source, SVIResult):
+    if given is not None:
         return asked
     if source is not None and source is not False:
         raise TypeError(
@@ -239,15 +256,16 @@ def check_taken(priors: Priors, cascade: CascadeConfig, source: SVIResult) -> No
         Names the site and the ways out.
     """
     soft = np.isfinite(cascade.tau)
-    taken = priors.row.program.depth.takes
+    takes = priors.row.program.depth.takes
     for site in (names.DISPERSION, names.MU):
-        if site in taken and site in priors.given and (soft or site in cascade.freeze):
+        taken = site in takes and site in source.keys and (soft or site in cascade.freeze)
+        if site in priors.given and taken:
             raise ValueError(
                 f"fit(priors={{{site!r}: ...}}): informative_priors_from= sets {site}; leave its "
                 "prior out, or take starting values only with informative_priors_tau=np.inf and "
                 f"informative_priors_freeze= without {site!r}"
             )
-    if not (soft or names.ETA in cascade.freeze):
+    if names.ETA not in source.keys or not (soft or names.ETA in cascade.freeze):
         return
     rule, given = source.capture_rule, priors.capture_prior
     if not (rule.predicts_depth or priors.row.program.depth.may_be_fixed):

@@ -6,38 +6,23 @@ keywords of `fit` that it uses; an engine joins by an entry in `PLANS`.
 
 import abc
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import jax
 import numpy as np
 
-from nbln import cascade as cascades
 from nbln import options, registry
-from nbln import vocabulary as names
 from nbln.arguments import choose, replace_settings, setting_of
-from nbln.cascade import Beliefs, CascadeConfig
-from nbln.channels.negative_binomial import TYPICAL_R
-from nbln.data.counts import Counts
 from nbln.data.doors import COUNTS, DOORS, Data
 from nbln.data.fitted import Fitted
-from nbln.data.formula import Formula, columns_of
 from nbln.inference.checkpoint import OFF, Saver
-from nbln.inference.laplace import engine as laplace_engine
-from nbln.inference.laplace.engine import LaplaceConfig, LaplaceFit, fit_laplace
 from nbln.inference.svi import engine as svi_engine
 from nbln.inference.svi.engine import SVIConfig, fit_svi
-from nbln.inference.totals import beside as totals_beside
-from nbln.models.log_normal import LogNormalModel
 from nbln.models.nbvcp import NBVCP
 from nbln.options import Priors
 from nbln.priors.capture import KnownCapture
-from nbln.questions.distributions import Spread
 from nbln.registry import Row
-from nbln.results.history import History
-from nbln.results.laplace import LaplaceResult
 from nbln.results.result import Result
 from nbln.results.svi import SVIResult
 
@@ -137,7 +122,7 @@ class SVIPlan(Plan):
         return cls(**cls._common(row, arguments), parameterization=way, config=config)
 
     @classmethod
-    def source_of(cls, plan: "LaplacePlan", config: SVIConfig) -> "SVIPlan":
+    def source_of(cls, plan: Plan, config: SVIConfig) -> "SVIPlan":
         """The first stage of the pipeline: default priors, but the capture prior of the target."""
         row = registry.find(SOURCE)
         capture = plan.priors.capture_prior
@@ -151,7 +136,9 @@ class SVIPlan(Plan):
         capture = rule.of(counts.library_size)
         way = self.row.parameterizations[self.parameterization]()
         beliefs = self.priors.sites(counts.n_cells)
-        program = self.row.program({s.name: beliefs[s.name] for s in way.sites}, capture, way)
+        program = self.row.program(
+            {s.name: beliefs[s.name] for s in self.row.program.gene_sites(way)}, capture, way
+        )
         fit = fit_svi(program, counts, self.config, self.seed, self.progress, saver)
         settings = {"parameterization": self.parameterization, "guide": self.config.guide}
         return SVIResult(
@@ -167,174 +154,7 @@ class SVIPlan(Plan):
         )
 
 
-@dataclass(frozen=True)
-class LaplacePlan(Plan):
-    """A log-normal model by the Laplace engine, with or without a source of independent genes."""
-
-    engine: ClassVar[str] = registry.LAPLACE
-    title: ClassVar[str] = "Laplace"
-    uses: ClassVar[tuple[str, ...]] = (
-        "latent_dim", "n_steps", "tol", "svi", "laplace", "informative_priors_from",
-        "informative_priors_tau", "informative_priors_freeze", "informative_priors_match",
-        "informative_priors_n_samples", "formula",
-    )  # fmt: skip
-    settings: ClassVar[tuple[str, type]] = ("laplace", LaplaceConfig)
-    latent_dim: int
-    formula: str | None
-    config: LaplaceConfig
-    cascade: CascadeConfig
-    source: SVIResult | SVIPlan | None
-
-    @classmethod
-    def of(cls, row, arguments):
-        common = cls._common(row, arguments)
-        config = engine_settings(
-            arguments, "laplace", LaplaceConfig, laplace_engine.RULES, ("n_steps", "tol")
-        )
-        cascade = options.use_of_source(row, arguments)
-        given = arguments["informative_priors_from"]
-        if isinstance(given, SVIResult):
-            options.check_taken(common["priors"], cascade, given)
-        plan = cls(
-            **common,
-            latent_dim=arguments["latent_dim"],
-            formula=arguments["formula"],
-            config=config,
-            cascade=cascade,
-            source=given if isinstance(given, SVIResult) else None,
-        )
-        alone = plan.priors.fixed_offset or not row.program.depth.begins_with_source
-        first_stage = given is None and not alone
-        if arguments["svi"] is not None and not first_stage:
-            why = f"model {row.name} is fitted on its own"
-            if row.program.depth.begins_with_source:
-                why = "informative_priors_from= or fixed offsets are given"
-            raise ValueError(f"fit(svi=): no NBVCP is fitted first, since {why}; leave svi= out")
-        if not first_stage:
-            return plan
-        svi = engine_settings(arguments, "svi", SVIConfig, svi_engine.RULES, ())
-        starting = replace(cascade, tau=np.inf, freeze=(names.ETA,))
-        return replace(plan, source=SVIPlan.source_of(plan, svi), cascade=starting)
-
-    @property
-    def columns(self):
-        return () if self.formula is None else columns_of(self.formula)
-
-    def run(self, counts, saver=OFF):
-        formula = None if self.formula is None else Formula.of(self.formula, counts.obs)
-        latent_dim = options.check_latent_dim(self.latent_dim, counts.n_cells, counts.n_genes)
-        source = self.source
-        if isinstance(source, SVIPlan):
-            source = source.run(counts, saver)
-        began = time.perf_counter()
-        beliefs = self._beliefs(counts, source)
-        program: LogNormalModel = self.row.program(
-            beliefs.priors,
-            self.priors.loadings,
-            beliefs.capture,
-            latent_dim,
-            None if formula is None else formula.matrix(counts.obs, "fit"),
-        )
-        fit = fit_laplace(
-            program,
-            counts,
-            beliefs.mean,
-            beliefs.log_r,
-            self.config,
-            self.seed,
-            self.progress,
-            self._pooled(beliefs),
-            saver,
-        )
-        if source is not None:
-            cascades.report_matching(fit.parameters, self.cascade)
-        seconds = fit.seconds | {"total": time.perf_counter() - began}
-        result = self._result(counts, program, fit, beliefs, formula, seconds)
-        if fit.converged and result.w_prior_diagnostics["effective_rank"] == 0:
-            log.warning(
-                "no gene program was found: the counts show no correlation between genes beyond "
-                "what depth explains, or there are too few cells to see it"
-            )
-        return result
-
-    def _beliefs(self, counts: Counts, source: SVIResult | None) -> Beliefs:
-        rule, note = self.priors.capture(counts.library_size)
-        capture = rule.of(counts.library_size)
-        priors = self.priors.sites(counts.n_cells)
-        if source is None:
-            log.info(note)
-            depth = np.exp(-np.asarray(capture.start(), np.float64)).sum()
-            mean = counts.gene_totals / depth
-            log_r = np.full(counts.n_genes, np.log(TYPICAL_R))
-            return Beliefs(priors, capture, rule, mean, log_r)
-        taken = cascades.cascade(source, counts, self.cascade, self.seed)
-        sites = priors.keys() & {*self.row.program.depth.takes}
-        priors |= {site: prior for site, prior in taken.priors.items() if site in sites}
-        if taken.capture is not None:
-            capture, note = taken.capture, "capture losses taken over from the source"
-            rule = source.capture_rule
-        log.info(note)
-        return Beliefs(priors, capture, rule, taken.mean, taken.log_r, taken.frozen, taken.source)
-
-    def _pooled(self, beliefs: Beliefs) -> bool:
-        """Whether nobody said how overdispersed genes are: neither the user nor a source."""
-        own = {names.RESIDUAL, *(site.name for site in self.row.program.channel.sites)}
-        soft = beliefs.source is not None and np.isfinite(self.cascade.tau)
-        soft = soft and names.MU in self.row.program.depth.takes  # not of capture losses alone
-        return not soft and not own & {*self.priors.given, *beliefs.frozen}
-
-    def _result(
-        self,
-        counts: Counts,
-        program: LogNormalModel,
-        fit: LaplaceFit,
-        beliefs: Beliefs,
-        formula: Formula | None,
-        seconds: dict[str, float],
-    ) -> LaplaceResult:
-        info = fit.info
-        residual_prior: Any = beliefs.priors[names.RESIDUAL]
-        settings = {
-            "latent_dim": program.latent_dim,
-            "informative_priors_tau": self.cascade.tau,
-            "informative_priors_match": self.cascade.match,
-            "formula": self.formula,
-        }
-        totals, cells = totals_beside(program, counts.library_size, fit.cells)
-        return LaplaceResult(
-            fitted=self.fitted(counts, settings, seconds),
-            model=self.row.name,
-            parameters=_on_host(fit.parameters),
-            cells=cells,
-            augmentation=_on_host(program.augmentation),
-            loadings=_on_host(fit.loadings),
-            spread=Spread(
-                np.asarray(fit.normal),
-                _on_host(fit.channel_sd),
-                0.5 * counts.n_cells + float(residual_prior.shape),
-                None if formula is None else np.asarray(fit.effect_sd),
-            ),
-            history=History(
-                np.stack(info.change, axis=1),
-                info.column_sd,
-                info.shrank,
-                info.further_steps,
-                info.damped,
-            ),
-            capture_rule=beliefs.rule,
-            search=self.config.search,
-            converged=fit.converged,
-            frozen=beliefs.frozen,
-            match=self.cascade.match,
-            cascade_source=beliefs.source,
-            priors=beliefs.priors,
-            pooled=self._pooled(beliefs),
-            formula=formula,
-            totals=totals,
-        )
-
-
-PLANS: dict[str, type[Plan]] = {plan.engine: plan for plan in (SVIPlan, LaplacePlan)}
+PLANS: dict[str, type[Plan]] = {plan.engine: plan for plan in (SVIPlan,)}
 
 
 def make(arguments: Arguments, defaults: Arguments) -> Plan:
@@ -395,8 +215,3 @@ def engine_settings(arguments: Arguments, keyword: str, kind, rules, overrides: 
             f"fit({keyword}=): expected nbln.{kind.__name__}(...), got {type(given).__name__}"
         )
     return replace_settings(given, "fit", rules, **{name: arguments[name] for name in overrides})
-
-
-def _on_host(tree):
-    """The same with NumPy arrays, which no device holds."""
-    return jax.tree.map(lambda x: np.asarray(x) if isinstance(x, jax.Array) else x, tree)

@@ -10,15 +10,19 @@ from nbln import vocabulary as names
 from nbln.arguments import choose
 from nbln.models.lnm import LNM
 from nbln.models.lnmvcp import LNMVCP
+from nbln.models.nbdm import NBDM
 from nbln.models.nbln import NBLN
-from nbln.models.nbvcp import NBVCP, PARAMETERIZATIONS
+from nbln.models.nbvcp import NBVCP
 from nbln.models.pln import PLN
+from nbln.models.zinb import ZINB
+from nbln.models.zinbvcp import ZINBVCP
 from nbln.priors.columnwise import Flat, Gaussian, HorseshoeColumnwise, NegColumnwise
 from nbln.priors.loadings import LoadingsPrior
 from nbln.priors.sparse import HorseshoeSparse
 
 # Names of the engines, as in ``fit(inference_method=...)``.
 LAPLACE, SVI, VAE, AE, CODE_VAE = "laplace", "svi", "vae", "ae", "code_vae"
+NEEDS_CONCAVE = (LAPLACE,)  # engines that look for the mode of a cell's log-rates
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,11 @@ class Row:
         """Whether genes vary together."""
         return any(field.name == "loadings" for field in fields(self.program))
 
+    @property
+    def has_capture(self) -> bool:
+        """Whether cells have capture losses."""
+        return self.program.depth.has_capture
+
     def site(self, key: Any) -> Any:
         """The site that a key or an alias of it names; the key itself where there is none."""
         if not isinstance(key, str):
@@ -76,7 +85,8 @@ def add(row: Row) -> None:
     ValueError
         The name is taken, or engines are not a tuple of names.
     TypeError
-        The program or its channel is abstract; names what is missing.
+        The program or its channel is abstract; names what is missing. Or an engine needs a channel
+        that is log-concave, and it is not.
     """
     if row.name in MODELS:
         raise ValueError(f"registry.add: a model {row.name!r} is there already")
@@ -87,6 +97,12 @@ def add(row: Row) -> None:
         missing = sorted(getattr(kind, "__abstractmethods__", ()))
         if missing:
             raise TypeError(f"registry.add: {kind.__name__} does not say {', '.join(missing)}")
+    for engine in NEEDS_CONCAVE:
+        if engine in row.engines and not row.program.channel.concave:
+            raise TypeError(
+                f"registry.add: the engine {engine!r} looks for modes by Newton steps, and the "
+                f"channel {row.program.channel.__name__} is not log-concave"
+            )
     MODELS[row.name] = row
 
 
@@ -101,14 +117,45 @@ def find(model: Any, argument: str = "fit(model") -> Row:
     return MODELS[choose(argument, model, MODELS)]
 
 
+EXPRESSION = {"expression": names.MEAN, "mean_expression": names.MEAN}
+
 add(
     Row(
         NBVCP,
         (SVI,),
         "nbvcp, negative-binomial counts of independent genes",
         "genes vary together or with heavy tails: try model='nbln'",
-        PARAMETERIZATIONS,
-        {"expression": names.MEAN, "mean_expression": names.MEAN},
+        NBVCP.parameterizations,
+        EXPRESSION,
+    )
+)
+add(
+    Row(
+        NBDM,
+        (SVI,),
+        "nbdm, negative-binomial totals and Dirichlet-multinomial compositions",
+        "cells differ in depth or genes in overdispersion: try model='nbvcp'",
+        NBDM.parameterizations,
+    )
+)
+add(
+    Row(
+        ZINB,
+        (SVI,),
+        "zinb, zero-inflated negative-binomial counts of independent genes",
+        "cells differ in depth: try model='zinbvcp'",
+        ZINB.parameterizations,
+        EXPRESSION,
+    )
+)
+add(
+    Row(
+        ZINBVCP,
+        (SVI,),
+        "zinbvcp, zero-inflated negative-binomial counts of independent genes, captured in part",
+        "genes vary together or with heavy tails: try model='nbln'",
+        ZINBVCP.parameterizations,
+        EXPRESSION,
     )
 )
 add(

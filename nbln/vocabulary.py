@@ -11,6 +11,7 @@ ETA = "eta"
 MEAN = "mean"
 ODDS = "phi"
 PROBABILITY = "p"
+GATE = "gate"
 LOG_RATE = "x"
 EFFECTS = "beta"
 EFFECTS_SD = "beta_sd"
@@ -27,6 +28,7 @@ ALIASES = {
     "capture_efficiency": ETA,
     "loadings": LOADINGS,
     "residual_variance": RESIDUAL,
+    "dropout": GATE,
 }
 
 # Dimensions of labelled results.

@@ -92,10 +92,10 @@ def lnm_fit(adata):
     return nbln.fit(adata, model="lnm", gene_coverage=0.9, **SMALL)
 
 
-def quick_svi(adata, parameterization, guide, priors=None):
+def quick_svi(adata, parameterization, guide, priors=None, model="nbvcp"):
     return nbln.fit(
         adata,
-        model="nbvcp",
+        model=model,
         parameterization=parameterization,
         priors=priors,
         n_steps=100,
@@ -154,6 +154,9 @@ def results(adata, request):
                 adata, "mean_odds", "low_rank", {"capture_efficiency": None}
             ),
             "canonical-low_rank": lambda: quick_svi(adata, "canonical", "low_rank"),
+            "nbdm": lambda: quick_svi(adata, "canonical", "mean_field", model="nbdm"),
+            "zinb": lambda: quick_svi(adata, "mean_disp", "low_rank", model="zinb"),
+            "zinbvcp": lambda: quick_svi(adata, "mean_disp", "mean_field", model="zinbvcp"),
             "scvi": lambda: quick_scvi(adata),
             "negbio_vae": lambda: quick_negbio(adata),
             "pln": lambda: request.getfixturevalue("pln_fit"),

@@ -23,7 +23,7 @@ FLOORS = (
     ("vae",),
     ("cascade",),
     ("plan", "options"),
-    ("amortised",),
+    ("amortised", "log_normal"),
     ("api", "datasets"),
     ("pl", "report"),
     ("webpage",),

@@ -135,7 +135,6 @@ def test_order_of_cells_and_genes_does_not_matter(adata, nbvcp, counts, moments)
     ("part", "message"),
     [
         ((slice(0, 60), slice(None)), "fitted to 90 cells, these data have 60"),
-        ((slice(None), slice(0, 20)), "fitted to 29 genes, these data have 20"),
     ],
 )
 def test_a_source_of_other_data(part, message, adata, nbvcp):
@@ -149,6 +148,115 @@ def test_a_source_of_other_names(axis, adata, nbvcp):
     setattr(renamed, f"{axis}_names", [f"x{n}" for n in getattr(adata, f"{axis}_names")])
     with pytest.raises(ValueError, match=r"informative_priors_from=: not a fit of these.*x"):
         nbln.fit(renamed, informative_priors_from=nbvcp, **QUICK)
+
+
+# Sources of more genes
+
+
+@pytest.fixture(scope="module")
+def gated(adata):
+    return nbln.fit(adata, model="zinbvcp", n_steps=100, progress=False)
+
+
+def taken_by(source, adata, **arguments):
+    counts = Counts.from_anndata(adata, **arguments)
+    return counts, cascade(source, counts, CascadeConfig(freeze=()), seed=0).source
+
+
+SOURCES = ("nbvcp", "mean_odds-mean_field", "canonical-low_rank", "mean_disp-low_rank", "zinbvcp")
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_the_pool_has_the_moments_of_its_genes(kind, results, adata, gated):
+    """Where they are, and as drawn: to first order the draws of a sum are those of its parts."""
+    source = (
+        gated if kind == "zinbvcp" else results["mean_disp-mean_field" if kind == "nbvcp" else kind]
+    )
+    counts, part = taken_by(source, adata, gene_coverage=0.8)
+    assert counts.has_other
+    assert len(counts.pooled_names) > 2
+    drawn = dict(zip(("mean", "r"), source.sample_genes(4000, 0), strict=True))
+    places = np.isin(source.fitted.gene_names, counts.pooled_names)
+    mean, r = (x[:, places].astype(float) for x in drawn.values())
+    total, excess = mean.sum(axis=1), (mean**2 / r).sum(axis=1)
+    ours = part.sample_genes(4000, 1)
+    for x, exact in zip(ours, (total, total**2 / excess), strict=True):
+        logs, wanted = np.log(x[:, -1]), np.log(exact)
+        assert logs.mean() == pytest.approx(wanted.mean(), abs=0.05)
+        assert logs.std() == pytest.approx(wanted.std(), rel=0.25)
+    kept = list(counts.gene_names[:-1])
+    np.testing.assert_allclose(part.mean.sel(gene=kept), source.mean.sel(gene=kept), rtol=1e-6)
+
+
+def test_a_source_of_all_genes_serves_a_pooled_fit(adata, nbvcp, tmp_path):
+    fit = nbln.fit(adata, gene_coverage=0.8, informative_priors_from=nbvcp, **QUICK)
+    assert fit.fitted.has_other
+    np.testing.assert_allclose(fit.eta, nbvcp.eta, atol=0.05)
+    assert list(fit.cascade_source.fitted.gene_names) == list(fit.fitted.gene_names)
+    fit.save(tmp_path / "fit.nc")
+    again = nbln.load(tmp_path / "fit.nc")
+    np.testing.assert_array_equal(again.cascade_source.mean, fit.cascade_source.mean)
+    np.testing.assert_allclose(fit.cascade_source.score(adata).mean(), -60, atol=60)
+
+
+def test_a_source_of_more_genes_without_a_pool(adata, nbvcp):
+    few = adata[:, :20].copy()
+    fit = nbln.fit(few, informative_priors_from=nbvcp, **QUICK)
+    np.testing.assert_allclose(fit.eta, nbvcp.eta, atol=0.05)
+    # The cells themselves, under other names: their library sizes are those of the few genes.
+    few.obs_names = [f"new{i}" for i in range(few.n_obs)]
+    found = fit.transform(few)["eta"].values
+    assert abs(np.mean(found - fit.eta.values)) < 0.1
+
+
+def test_pools_within_pools(adata, nbvcp):
+    """A source with a pool serves a fit with a larger one; its mean, by draws, is the sum."""
+    source = nbln.fit(adata, model="nbvcp", gene_coverage=0.9, n_steps=50, progress=False)
+    counts, part = taken_by(source, adata, gene_coverage=0.7)
+    missing = ~np.isin(source.fitted.gene_names, counts.gene_names[:-1])
+    assert missing.sum() > 1
+    assert float(part.mean[-1]) == pytest.approx(float(source.mean[missing].sum()), rel=0.02)
+    with pytest.raises(ValueError, match=r"it lacks \d+ of 29, or has them in its pool _other"):
+        nbln.fit(adata, informative_priors_from=source, **QUICK)
+    with pytest.raises(ValueError, match=r"genes that these data have not"):
+        nbln.fit(adata[:, 5:].copy(), gene_coverage=0.7, informative_priors_from=source, **QUICK)
+
+
+def test_a_gene_that_the_source_lacks_is_named(adata):
+    source = nbln.fit(adata[:, :20].copy(), model="nbvcp", n_steps=50, progress=False)
+    for coverage in (None, 0.5):
+        with pytest.raises(ValueError, match=r"it lacks \d+ of \d+, the first gene.* 'gene\d+'"):
+            nbln.fit(adata, gene_coverage=coverage, informative_priors_from=source, **QUICK)
+
+
+# Sources that lack a site
+
+
+def test_what_a_source_lacks(adata, results):
+    """Without capture losses there is a dispersion to hand over, and nothing else."""
+    source = results["nbdm"]
+    fit = nbln.fit(adata, informative_priors_from=source, **QUICK)
+    assert fit.frozen == ("r",)
+    np.testing.assert_allclose(np.log(fit.r), np.log(source.r), atol=0.05)
+    assert float(fit.eta.min()) > 0.1  # its own capture prior
+    with pytest.raises(ValueError, match=r"freeze=\('r', 'eta'\).*nbdm, has no eta.*it has r\)"):
+        nbln.fit(
+            adata,
+            informative_priors_from=source,
+            informative_priors_freeze=("r", "eta"),
+            **QUICK,
+        )
+    with pytest.raises(ValueError, match=r"nbdm has r to hand over, of which pln has nothing"):
+        nbln.fit(adata, model="pln", informative_priors_from=source, **QUICK)
+
+
+def test_a_source_with_gates_hands_over_moments(adata, gated):
+    fit = nbln.fit(adata, informative_priors_from=gated, **QUICK)
+    drawn = gated.get_posterior_samples(1000, 0).isel(chain=0)
+    gate, r = drawn["gate"].values, drawn["r"].values
+    matched = np.log((1 - gate) / (1 / r + gate)).mean(axis=0)
+    np.testing.assert_allclose(np.log(fit.r), matched, atol=1e-3)
+    np.testing.assert_allclose(fit.eta, gated.eta, atol=0.05)
 
 
 @pytest.fixture(scope="module", params=["mean_field", "low_rank"])

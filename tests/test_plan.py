@@ -43,7 +43,9 @@ def test_several_at_once(adata):
 @pytest.mark.parametrize("model", ["nbln", "pln"])
 @pytest.mark.parametrize(("name", "value"), [("batch_size", 10), ("parameterization", "mean_odds")])
 def test_what_log_normal_models_do_not_use(name, value, model, adata):
-    with pytest.raises(ValueError, match=rf"{name}=.*model {model} does not.*SVI \(nbvcp\)"):
+    with pytest.raises(
+        ValueError, match=rf"{name}=.*model {model} does not.*SVI \(nbvcp, nbdm, zinb, zinbvcp\)"
+    ):
         nbln.fit(adata, model=model, **{name: value}, **QUICK)
 
 
@@ -117,7 +119,7 @@ def test_values_of_a_wrong_kind(arguments, message):
 
 def test_the_pipeline_is_a_plan_in_two_stages():
     built = make(seed=3, n_steps=7, svi=nbln.SVIConfig(n_steps=50))
-    assert isinstance(built, plan.LaplacePlan)
+    assert isinstance(built, log_normal.LaplacePlan)
     assert built.config.n_steps == 7
     assert isinstance(built.source, plan.SVIPlan)
     assert (built.source.config.n_steps, built.source.seed) == (50, 3)

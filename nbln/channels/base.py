@@ -22,7 +22,7 @@ LARGEST_LOG_RATE = np.log(1e9)  # of a count that is drawn: draws are int32
 
 
 class Channel(eqx.Module):
-    """Distribution of a count u given its log-rate f: mean eᶠ, log-concave in f.
+    """Distribution of a count u given its log-rate f: mean eᶠ and log-concave in f, as a rule.
 
     A channel knows its own parameters, which are its leaves, positive on their natural scale, and
     answers for them: nobody else asks which they are. Methods of the first group run inside
@@ -30,6 +30,7 @@ class Channel(eqx.Module):
     """
 
     sites: ClassVar[tuple[Site, ...]]  # the parameters: dims (gene,), or () where genes share one
+    concave: ClassVar[bool] = True  # whether `log_prob` is concave in f, as Newton steps need
 
     @classmethod
     @abc.abstractmethod
@@ -151,6 +152,15 @@ class Channel(eqx.Module):
         """Posterior sd of each parameter's natural log, given all else; 0 if frozen."""
         del sums, tails, priors
         return {}
+
+    def matched(
+        self, log_mean: Float[Array, "... gene"]
+    ) -> tuple[Float[Array, "... gene"], "Channel"]:
+        """Log-rates and a channel without structural zeros, with the same mean and variance.
+
+        `log_mean` are log-rates that do not vary, at one capture loss; the answer holds at all.
+        """
+        return log_mean, self
 
     # On the host
 

@@ -38,6 +38,8 @@ class Counts:
         Total counts of each gene over the cells.
     has_other
         Whether the last gene is the sum of the genes that were not kept.
+    pooled_names
+        Names of the genes in that sum.
     genes_never_seen
         Number of genes left out because no cell has a count of them.
     fingerprint
@@ -51,6 +53,7 @@ class Counts:
     library_size: Float[np.ndarray, " cell"]
     gene_totals: Float[np.ndarray, " gene"]
     has_other: bool
+    pooled_names: np.ndarray
     genes_never_seen: int
     fingerprint: str
     obs: pd.DataFrame
@@ -146,6 +149,7 @@ class Counts:
             library_size=library_size,
             gene_totals=gene_totals,
             has_other=selection.has_other,
+            pooled_names=names[selection.pooled],
             genes_never_seen=never_seen,
             fingerprint=_fingerprint(cell_names, gene_names, library_size, gene_totals, obs=obs),
             obs=obs,

@@ -71,6 +71,12 @@ class InCounts(Depth):
         return capture
 
 
+class Uncaptured(InCounts):
+    """Whatever was there was counted."""
+
+    has_capture = False
+
+
 class InTotals(Depth):
     """Counts are shares of their total: a level that all log-rates of a cell have says nothing.
 

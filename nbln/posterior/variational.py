@@ -5,6 +5,7 @@ probability. Capture losses are independent of each other and of the genes.
 """
 
 import abc
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -19,6 +20,11 @@ from nbln.distributions.truncated import truncated_at_zero
 from nbln.priors.coordinates import transform
 
 Values = dict[str, jax.Array]
+Pool = Callable[[Values], Values]
+# Of a coordinate that no member determines; scales are positive.
+SMALLEST_SCALE = 1e-3
+NO_CELLS = np.arange(0)
+POOL_DRAWS = 1000  # for a mean and a standard deviation
 
 
 class Posterior(eqx.Module):
@@ -40,7 +46,21 @@ class Posterior(eqx.Module):
 
     @abc.abstractmethod
     def take(self, cells: np.ndarray, genes: np.ndarray) -> "Posterior":
-        """The same for cells and genes in another order."""
+        """The same for some of the cells and genes, or for all in another order."""
+
+    @abc.abstractmethod
+    def with_gene(self, members: np.ndarray, coordinates: Pool, whole: "Posterior") -> "Posterior":
+        """One gene more, at the end: a function of these genes of `whole`.
+
+        It has the mean and the standard deviation that draws have, and to first order their
+        correlations with other genes.
+
+        Parameters
+        ----------
+        coordinates
+            From the unconstrained coordinates of the members, and those that genes share, those of
+            the new gene.
+        """
 
     @classmethod
     @abc.abstractmethod
@@ -105,6 +125,14 @@ class MeanFieldPosterior(Posterior):
         taken = {n: tuple(_of_genes(x, genes) for x in pair) for n, pair in self.genes.items()}
         return MeanFieldPosterior(_of_cells(self.eta, cells), taken)
 
+    def with_gene(self, members, coordinates, whole):
+        loc, sd, _ = _joined(whole, members, coordinates)
+        genes = dict(self.genes)
+        for name in loc:
+            ours = zip(self.genes[name], (loc[name], sd[name]), strict=True)
+            genes[name] = tuple(jnp.append(x, new) for x, new in ours)
+        return MeanFieldPosterior(self.eta, genes)
+
     @classmethod
     def of(cls, sites, arrays):
         genes = {n: (arrays[f"{n}_loc"], arrays[f"{n}_scale"]) for n in sites}
@@ -141,6 +169,27 @@ class LowRankPosterior(Posterior):
             _of_cells(self.eta, cells), loc, self.factor[order], self.scale[order]
         )
 
+    def with_gene(self, members, coordinates, whole):
+        loc, sd, slopes = _joined(whole, members, coordinates)
+        factor, scale = self.unflatten(self.factor.T), self.unflatten(self.scale)
+        part = whole.take(NO_CELLS, members)
+        assert isinstance(part, LowRankPosterior), "a posterior is joined with its own kind"
+        ours = dict(self.loc)
+        for name, own in slopes.items():
+            slope = jnp.concatenate([x.ravel() for _, x in sorted(own.items())])
+            row, rest = slope @ part.factor, jnp.sum((slope * part.scale) ** 2)
+            linear = jnp.maximum(jnp.sqrt(jnp.sum(row**2) + rest), SMALLEST_SCALE)
+            width = sd[name] / linear  # to the standard deviation of draws
+            ours[name] = jnp.append(ours[name], loc[name])
+            factor[name] = jnp.append(factor[name], (width * row)[:, None], axis=1)
+            own_scale = jnp.maximum(width * jnp.sqrt(rest), SMALLEST_SCALE)
+            scale[name] = jnp.append(scale[name], own_scale)
+        flat = [
+            [part[n].reshape(-1, ours[n].size) for n in sorted(ours)] for part in (factor, scale)
+        ]
+        factor, scale = (np.concatenate(part, axis=1) for part in flat)
+        return LowRankPosterior(self.eta, ours, jnp.asarray(factor.T), jnp.asarray(scale[0]))
+
     @classmethod
     def of(cls, sites, arrays):
         loc = {name: arrays[f"{name}_loc"] for name in sites}
@@ -151,7 +200,7 @@ class LowRankPosterior(Posterior):
         sites, start = {}, 0
         for name, loc in sorted(self.loc.items()):
             part = flat[..., start : start + loc.size]
-            sites[name] = part.reshape(*flat.shape[:-1], *loc.shape)
+            sites[name] = part.reshape((*flat.shape[:-1], *loc.shape))
             start += loc.size
         return sites
 
@@ -169,6 +218,17 @@ class LowRankPosterior(Posterior):
 
 
 POSTERIORS = {kind.__name__: kind for kind in (MeanFieldPosterior, LowRankPosterior)}
+
+
+def _joined(whole: Posterior, members: np.ndarray, coordinates: Pool):
+    """Coordinates of a gene made of others: mean and standard deviation, by draws, and slopes."""
+    drawn = whole.sample_genes(jax.random.key(0), POOL_DRAWS)
+    drawn = {n: transform(n).inv(x[:, members] if x.ndim > 1 else x) for n, x in drawn.items()}
+    joined = jax.vmap(coordinates)(drawn)
+    loc = {name: jnp.mean(x) for name, x in joined.items()}
+    sd = {name: jnp.maximum(jnp.std(x), SMALLEST_SCALE) for name, x in joined.items()}
+    at = {name: jnp.mean(x, axis=0) for name, x in drawn.items()}
+    return loc, sd, jax.jacobian(coordinates)(at)
 
 
 def _of_genes(values, genes):

@@ -70,8 +70,9 @@ class CaptureRule(NamedTuple):
     """How capture losses follow from library sizes L, of cells of a fit and of others.
 
     Where `log_m0` is given, η has mean log M₀ - log L and standard deviation `sigma_m` (natural
-    log); where `loss` is, it has that mean in all cells. Otherwise η = `log_library` - log L is
-    known, and may be negative.
+    log); where `loss` is, it has that mean in all cells. Where `log_library` is, it is known, η =
+    `log_library` - log L, and may be negative. Without any nothing is lost: η is 0 in all cells,
+    whatever their depth.
     """
 
     log_m0: float | None = None
@@ -94,9 +95,18 @@ class CaptureRule(NamedTuple):
         """Fixed offsets by library size, 0 at its median."""
         return cls(log_library=float(np.log(np.median(library_size))))
 
+    def of_part(self, share: float) -> "CaptureRule":
+        """The rule for library sizes that hold this share of all counts."""
+        shift = float(np.log(share))
+        if self.log_m0 is not None:
+            return self._replace(log_m0=self.log_m0 + shift)
+        if self.log_library is not None:
+            return self._replace(log_library=self.log_library + shift)
+        return self
+
     @property
     def predicts_depth(self) -> bool:
-        """Whether η is latent, so that a model has to predict how deep a cell is."""
+        """Whether nobody tells how deep a cell is, so that a model has to predict it."""
         return self.log_library is None
 
     def expected(self, library_size: np.ndarray) -> np.ndarray:
@@ -104,11 +114,13 @@ class CaptureRule(NamedTuple):
         if self.loss is not None:
             return np.full(len(library_size), self.loss)
         top = self.log_m0 if self.log_library is None else self.log_library
+        if top is None:
+            return np.zeros_like(library_size, np.float64)
         return top - np.log(library_size)
 
     def of(self, library_size: np.ndarray) -> Capture:
         """The capture losses of cells with these library sizes."""
         loc = jnp.asarray(self.expected(library_size), jnp.float32)
-        if not self.predicts_depth:
+        if self.log_m0 is None:
             return KnownCapture(loc)
         return LatentCapture(loc, jnp.full(loc.shape, self.sigma_m, jnp.float32))

@@ -4,7 +4,9 @@ from numpyro.distributions.transforms import ExpTransform, SigmoidTransform, Tra
 
 from nbln import vocabulary as names
 
+LOGITS = (names.PROBABILITY, names.GATE)
+
 
 def transform(site: str) -> Transform:
     """From a site's unconstrained coordinate, a log or a logit, to its value."""
-    return SigmoidTransform() if site == names.PROBABILITY else ExpTransform()
+    return SigmoidTransform() if site in LOGITS else ExpTransform()

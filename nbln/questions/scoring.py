@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from nbln.data.counts import Counts
 from nbln.data.fitted import Fitted
-from nbln.posterior import evidence, importance, mode
+from nbln.posterior import evidence, importance, losses, mode
 from nbln.posterior.cells import blocks, over_blocks
 from nbln.posterior.mode import Augmentation, Cells, Columns, Parameters, Search
 
@@ -50,6 +50,19 @@ def log_evidence(
 
     (values,) = over_blocks(visit, blocks(counts, added), seed)
     return values
+
+
+def independent(
+    parameters: Parameters, counts: Counts, added: Augmentation
+) -> tuple[Float[np.ndarray, " cell"], Float[np.ndarray, " cell"]]:
+    """Log-evidence and posterior mean of the capture loss of cells of independent genes, exact."""
+
+    def visit(key, cells):
+        del key
+        return _independent(parameters, cells, added.columns)
+
+    values, eta = over_blocks(visit, blocks(counts, added))
+    return values, eta
 
 
 def with_own_cells(
@@ -103,6 +116,12 @@ def _evidence(
     # Draws come from the Gaussian before truncation, whose mass at positive losses may be less
     # than any number of draws would find; Laplace's evidence knows it in closed form.
     return (jnp.where(jnp.isfinite(sampled), sampled, laplace),)
+
+
+@eqx.filter_jit
+def _independent(parameters: Parameters, cells: Cells, columns: Columns):
+    found = losses.integrate(parameters.mu, parameters.channel, cells, columns)
+    return found.log, found.mean
 
 
 def _search(parameters, cells, columns, search):

@@ -251,7 +251,8 @@ def svi_parts(groups: io.Groups) -> dict:
     """The fields of an `SVIResult`."""
     arrays, plain = io.arrays(groups["fit"]), io.values(groups["fit"])
     row = registry.find(plain["model"], "load(model")
-    sites = [site.name for site in row.parameterizations[plain["parameterization"]].sites]
+    way = row.parameterizations[plain["parameterization"]]
+    sites = [site.name for site in row.program.gene_sites(way)]
     saved = {name: jnp.asarray(x) for name, x in io.arrays(groups["posterior"]).items()}
     return {
         "fitted": io.to_fitted(groups["data"]),

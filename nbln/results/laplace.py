@@ -13,10 +13,9 @@ import xarray as xr
 
 from nbln import registry
 from nbln import vocabulary as names
-from nbln.data.counts import Counts
 from nbln.inference.sampler.engine import SamplerConfig
 from nbln.posterior.cells import CellsAtMode
-from nbln.posterior.totals import Totals, log_shares_constant
+from nbln.posterior.totals import Totals
 from nbln.priors.capture import KnownCapture
 from nbln.questions import (
     alr,
@@ -26,7 +25,6 @@ from nbln.questions import (
     diagnostics,
     distributions,
     effects,
-    moments,
     predictive,
     programs,
     scoring,
@@ -286,17 +284,6 @@ class LaplaceResult(LogNormalResult):
         """Frozen sites that the source draws; under marginal matching r and μ follow Σ_gg."""
         return [s for s in self.frozen if self.match == "verbatim" or s == names.ETA]
 
-    @property
-    def _total_losses(self) -> np.ndarray:
-        """Capture losses in the means of totals."""
-        return self.cells.eta if self.has_capture else np.zeros_like(self.cells.eta)
-
-    def get_count_moments(self):
-        if self.totals is None:
-            return super().get_count_moments()
-        given = self.parameters, self.totals, self._total_losses
-        return moments.share_moments(*given, self.covariates)
-
     def _sampler(self, ppc_level, n_samples, seed, counts):
         if ppc_level == predictive.PER_CELL:
             at_mode, given_total = self._at_mode(counts), self._depth.has_totals
@@ -308,7 +295,7 @@ class LaplaceResult(LogNormalResult):
 
     def _transform(self, counts):
         capture, source = self.capture_rule.of(counts.library_size), self.cascade_source
-        if source is not None and not np.any(self.cells.eta_sd):
+        if source is not None and source.has_capture and not np.any(self.cells.eta_sd):
             # Capture losses are frozen: new cells have what the source says of them.
             capture = KnownCapture(jnp.asarray(source.capture_losses(counts)))
         added = self._augment(counts, "transform", capture)
@@ -345,20 +332,6 @@ class LaplaceResult(LogNormalResult):
         pair = (posterior[n].values[0] for n in (names.TOTAL_MEAN, names.TOTAL_DISPERSION))
         totals = itertools.starmap(Totals, zip(*pair, strict=True))
         return values + np.stack([self._of_totals(data, one) for one in totals])
-
-    def _of_totals(self, counts: Counts, totals: Totals) -> np.ndarray:
-        """What the totals of cells add to the evidence of their counts (nats)."""
-        library = counts.library_size
-        capture = self._depth.of_totals(self.capture_rule.of(library))
-        return log_shares_constant(library) + totals.log_prob(library, capture)
-
-    def _of_population(self):
-        # Totals without capture losses have a distribution that knows nothing of the cell.
-        return super()._of_population() if self.has_capture else self
-
-    def _score(self, counts, n_samples, seed):
-        values = super()._score(counts, n_samples, seed)
-        return values if self.totals is None else values + self._of_totals(counts, self.totals)
 
     def _summary(self, counts, seed):
         return story.laplace_summary(self, counts, seed)

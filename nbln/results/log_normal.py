@@ -9,15 +9,16 @@ from jaxtyping import Bool, Float
 
 from nbln import registry
 from nbln import vocabulary as names
+from nbln.data.counts import Counts
 from nbln.data.formula import Formula
 from nbln.linalg import gauge
 from nbln.models.depth import Depth
 from nbln.posterior.cells import CellPosterior
 from nbln.posterior.mode import Augmentation, Parameters, Search
-from nbln.posterior.totals import Totals
+from nbln.posterior.totals import Totals, log_shares_constant
 from nbln.priors.loadings import FittedLoadings, Scales
 from nbln.priors.univariate import Prior
-from nbln.questions import programs
+from nbln.questions import moments, programs
 from nbln.questions.distributions import Spread
 from nbln.results.counted import CountedResult
 from nbln.results.history import History
@@ -95,6 +96,31 @@ class LogNormalResult(CountedResult):
     @property
     def totals_alone(self) -> bool:
         return self._depth.has_totals and not self._depth.has_capture
+
+    @property
+    def _total_losses(self) -> np.ndarray:
+        """Capture losses in the means of totals."""
+        return self.cells.eta if self.has_capture else np.zeros_like(self.cells.eta)
+
+    def get_count_moments(self):
+        if self.totals is None:
+            return super().get_count_moments()
+        given = self.parameters, self.totals, self._total_losses
+        return moments.share_moments(*given, self.covariates)
+
+    def _of_totals(self, counts: Counts, totals: Totals) -> np.ndarray:
+        """What the totals of cells add to the evidence of their counts (nats)."""
+        library = counts.library_size
+        capture = self._depth.of_totals(self.capture_rule.of(library))
+        return log_shares_constant(library) + totals.log_prob(library, capture)
+
+    def _of_population(self):
+        # Totals without capture losses have a distribution that knows nothing of the cell.
+        return super()._of_population() if self.has_capture else self
+
+    def _score(self, counts, n_samples, seed):
+        values = super()._score(counts, n_samples, seed)
+        return values if self.totals is None else values + self._of_totals(counts, self.totals)
 
     @property
     def latent_dim(self) -> int:

@@ -59,7 +59,7 @@ class Result(Answers):
     @property
     def has_capture(self) -> bool:
         """Whether cells have capture losses."""
-        return True
+        return registry.find(self.model).has_capture
 
     @property
     def batches(self) -> np.ndarray | None:
@@ -282,7 +282,7 @@ class Result(Answers):
         n_samples
             1: the Laplace approximation; more: importance sampling with so many draws a cell. Where
             none of them is possible, of a cell far deeper than the capture prior allows, the
-            Laplace approximation again.
+            Laplace approximation again. Of independent genes the evidence is exact, by quadrature.
         layer
             The layer that holds the counts; by default that of the fit.
         seed
@@ -311,7 +311,8 @@ class Result(Answers):
 
         Parameters of the fit are kept; cells of the fit itself get what they have there.
         Independent genes have no factors, so a fit of them gives ``eta`` only. Arguments and
-        errors as in `score`.
+        errors as in `score`; a model without capture losses as well has nothing to give, and says
+        so in a ValueError.
         """
         counts = self.fitted.matched(adata, layer, "transform")
         return xr.Dataset(self._transform(counts), coords={names.CELL: counts.cell_names})

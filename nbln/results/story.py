@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from nbln import vocabulary as names
 from nbln.data.counts import Counts
 from nbln.questions import diagnostics
 from nbln.questions.diagnostics import Row
 from nbln.text import visible
 
+SEEN_GATE = 0.1  # share of structural zeros that a report counts
 Line = tuple[str, str]  # label, sentence; an empty label continues the line above
 
 
@@ -66,11 +68,17 @@ def svi_summary(result) -> Iterator[Row]:
 def of_svi(result) -> Iterator[Line]:
     """Convergence, capture and dispersion of a fit of independent genes."""
     yield "Convergence", _svi_state(result)
-    low, middle, high = np.quantile(np.exp(-result.eta), [0.05, 0.5, 0.95])
-    yield "Capture", f"median efficiency {middle:.2g}; {low:.2g} to {high:.2g} in 90 % of cells"
+    if result.has_capture:
+        low, middle, high = np.quantile(np.exp(-result.eta), [0.05, 0.5, 0.95])
+        yield "Capture", f"median efficiency {middle:.2g}; {low:.2g} to {high:.2g} in 90 % of cells"
     low, middle, high = np.quantile(result.r, [0.05, 0.5, 0.95])
     yield "Dispersion r", f"median {middle:.2g}; {low:.2g} to {high:.2g} in 90 % of genes"
     yield "", "variance of a count = mean + mean² / r"
+    gate = result.get_map().get(names.GATE)
+    if gate is not None:
+        many = int((gate > SEEN_GATE).sum())
+        yield "Gates", f"median {float(gate.median()):.2g}; above {SEEN_GATE:g} in {many:,} genes"
+        yield "", "get_gate() says which of them the counts need"
 
 
 def of_laplace(result) -> Iterator[Line]:

@@ -13,15 +13,18 @@ from jaxtyping import Float
 
 from nbln import registry
 from nbln import vocabulary as names
+from nbln.arguments import check_number
 from nbln.data.counts import Counts
-from nbln.models.nbvcp import Parameterization
+from nbln.models.independent import Parameterization
 from nbln.posterior.mode import SEARCH, Parameters
 from nbln.posterior.variational import Posterior
-from nbln.questions import arviz, predictive, scoring
+from nbln.priors.coordinates import transform
+from nbln.questions import arviz, gates, predictive, scoring
 from nbln.questions.convergence import Convergence, Curve
 from nbln.results import export, files, story
 from nbln.results.counted import CountedResult
 
+FAINT = -10.0  # logit of the gate of a sum of genes
 FROZEN_DRAWS = 1000  # of the source, for the distribution of a site that is frozen from it
 
 
@@ -65,9 +68,13 @@ class SVIResult(CountedResult):
     def _way(self) -> Parameterization:
         return self._row.parameterizations[self.parameterization]()
 
+    @property
+    def _channel_sites(self) -> list[str]:
+        return [site.name for site in self._row.program.channel.sites]
+
     def dims(self, site: str) -> tuple[str, ...]:
         """The dims of a site."""
-        dims = {own.name: own.dims for own in self._way.sites}
+        dims = {own.name: own.dims for own in self._row.program.gene_sites(self._way)}
         return {**dims, names.ETA: (names.CELL,)}.get(site, (names.GENE,))
 
     def _dataset(self, values: dict, leading: tuple[str, ...] = ()) -> xr.Dataset:
@@ -102,10 +109,12 @@ class SVIResult(CountedResult):
         return self._dataset(draws, (names.CHAIN, names.DRAW))
 
     def sample_genes(self, n_samples: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and dispersion of each gene in `get_posterior_samples`, (draw, gene) each."""
+        """Mean and dispersion of each gene in `get_posterior_samples`, (draw, gene) each.
+
+        With gates, those of the negative binomial that has the same mean and variance.
+        """
         genes, _ = jax.random.split(jax.random.key(seed))
-        draws = self.posterior.sample_genes(genes, n_samples)
-        mean, r = self._way.expand(draws)
+        mean, r = self._counted(self.posterior.sample_genes(genes, n_samples))
         return np.asarray(mean), np.asarray(r)
 
     @property
@@ -123,6 +132,44 @@ class SVIResult(CountedResult):
         """(cell,) capture loss, natural log."""
         return self.get_map()[names.ETA]
 
+    def get_gate(self, fdr: float = 0.05, counts=None) -> xr.Dataset:
+        """The gate of each gene, and whether the counts need one, (gene,).
+
+        Each gene's maximal likelihood with a gate is compared with that without, capture losses
+        held. Without need of a gate twice the logarithm of their ratio is 0 in half of the genes
+        and χ² with one degree of freedom in the others (Self & Liang 1987), which gives p-values;
+        they are corrected for the number of genes (Benjamini & Hochberg 1995).
+
+        Parameters
+        ----------
+        fdr
+            Share of wrong ones that is accepted among the genes called ``needed``.
+        counts
+            The AnnData of the fit; needed after loading.
+
+        Returns
+        -------
+        ``mean`` and ``sd`` of the gate under the posterior, ``log_ratio`` (of likelihoods, nats),
+        ``p_value``, ``q_value``, and ``needed``: q_value at most `fdr`. Genes that counts can tell
+        nothing about have a small gate, by its prior, and a p-value of 1.
+
+        Raises
+        ------
+        ValueError
+            The model has no gates, or `fdr` is no probability.
+        """
+        check_number("get_gate(fdr", fdr, 0.0, 1.0, open_=True)
+        if names.GATE not in self._channel_sites:
+            raise ValueError(f"get_gate: model {self.model} has no gates; fit model='zinbvcp'")
+        eta = self.get_map()[names.ETA].values
+        tested = gates.test(self.parameters, self.fitted.data(counts), eta, fdr)
+        moments = gates.moments(self.posterior.marginal()[names.GATE])
+        return self._of_real_genes(moments | tested)
+
+    def _of_real_genes(self, values: dict[str, np.ndarray]) -> xr.Dataset:
+        labelled = {name: self.fitted.label(x, (names.GENE,)) for name, x in values.items()}
+        return xr.Dataset(labelled).isel(gene=self.fitted.real_genes)
+
     @property
     def parameters(self) -> Parameters:
         """Mean and dispersion at the posterior's location: no factors, no residuals."""
@@ -136,19 +183,65 @@ class SVIResult(CountedResult):
 
     # What a cascade takes over
 
-    def in_order_of(self, counts: Counts, cells: np.ndarray, genes: np.ndarray) -> "SVIResult":
-        """The same fit with cells and genes as in `counts`, which are at these places in it."""
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What it can hand to a log-normal model: of r, mu and eta.
+
+        Without capture losses means are those of counts at each cell's own depth, and not of
+        expression at full capture.
+        """
+        others = (names.MU, names.ETA) if self.has_capture else ()
+        return (names.DISPERSION, *others)
+
+    def in_order_of(
+        self, counts: Counts, cells: np.ndarray, genes: np.ndarray, pooled: np.ndarray
+    ) -> "SVIResult":
+        """The same fit for the cells and genes of `counts`.
+
+        Parameters
+        ----------
+        cells, genes
+            Where they are in this fit.
+        pooled
+            Genes of this fit that `counts` have in their last one, `_other`; empty if it is one of
+            `genes`, or there is none.
+        """
+        share = counts.library_size.sum() / self.fitted.library_size[cells].sum()
         fitted = replace(
             self.fitted,
             cell_names=counts.cell_names,
             gene_names=counts.gene_names,
             library_size=counts.library_size,
             fingerprint=counts.fingerprint,
+            has_other=counts.has_other,
             counts=counts,
         )
         eta = None if self.known_eta is None else self.known_eta[cells]
         posterior = self.posterior.take(cells, genes)
-        return replace(self, fitted=fitted, posterior=posterior, known_eta=eta)
+        if len(pooled):
+            posterior = posterior.with_gene(pooled, self._pool, self.posterior)
+        rule = self.capture_rule.of_part(share)
+        return replace(self, fitted=fitted, posterior=posterior, known_eta=eta, capture_rule=rule)
+
+    def _pool(self, coordinates: dict) -> dict:
+        """Coordinates of the sum of genes: a negative binomial of the same mean and variance."""
+        values = {name: transform(name)(x) for name, x in coordinates.items()}
+        mean, r = self._counted(values)
+        log_mean = jnp.log(mean)
+        total = jax.scipy.special.logsumexp(log_mean)
+        log_r = 2 * total - jax.scipy.special.logsumexp(2 * log_mean - jnp.log(r))
+        pool = self._way.contract(total[None], log_r[None])
+        own = {site.name: pool[site.name][0] for site in self._way.sites if site.dims}
+        # The sum has next to no structural zeros: a gate that float32 tells from 0.
+        further = [site for site in self._channel_sites if site in coordinates and site not in own]
+        return own | {site: jnp.full((), FAINT) for site in further if site != names.DISPERSION}
+
+    def _counted(self, values: dict) -> tuple[jax.Array, jax.Array]:
+        """Mean and dispersion of the negative binomial with the counts' mean and variance."""
+        mean, r = self._way.expand(values)
+        channel = self._row.program.channel.of(dict(values) | {names.DISPERSION: r})
+        log_mean, counted = channel.matched(jnp.log(mean))
+        return jnp.exp(log_mean), counted.values()[names.DISPERSION]
 
     def get_frozen(self, site: str) -> dist.Distribution:
         """The posterior of a site that a log-normal model has frozen; μ is the log of the mean."""
@@ -166,25 +259,32 @@ class SVIResult(CountedResult):
     ) -> list[Mapping[str, np.ndarray]]:
         """For each draw, the sites that a log-normal model has frozen."""
         drawn = self.get_posterior_samples(n_samples, seed).isel(chain=0)
+        mean, r = self.sample_genes(n_samples, seed)
         values = {
-            names.DISPERSION: drawn[names.DISPERSION].values,
+            names.DISPERSION: r,
             names.ETA: drawn[names.ETA].values,
-            names.MU: np.log(drawn[names.MEAN].values),
+            names.MU: np.log(mean),
         }
         return [{site: values[site][i] for site in sites} for i in range(n_samples)]
 
     def capture_losses(self, counts: Counts) -> Float[np.ndarray, " cell"]:
         """Posterior mean of η of any cells with the genes of the fit."""
-        return scoring.modes(self.parameters, counts, self._augment(counts, "transform"), SEARCH)[1]
+        added = self._augment(counts, "transform")
+        return scoring.independent(self.parameters, counts, added)[1]
 
     # What all results answer
 
     def _independent_draws(self, posterior: xr.Dataset):
         """Mean, channel and η of each draw."""
         drawn = posterior.isel(chain=0)
-        mean, r, eta = (drawn[n].values for n in (names.MEAN, names.DISPERSION, names.ETA))
-        channel = self._row.program.channel
-        return mean, [channel.of({names.DISPERSION: row}) for row in r], eta
+        mean, eta = (drawn[n].values for n in (names.MEAN, names.ETA))
+        channel, sites = self._row.program.channel, self._channel_sites
+        own = [{site: drawn[site].values[i] for site in sites} for i in range(len(mean))]
+        return mean, [channel.of(values) for values in own], eta
+
+    def _score(self, counts, n_samples, seed):
+        del n_samples, seed  # the integral over η is exact
+        return scoring.independent(self.parameters, counts, self._augment(counts, "score"))[0]
 
     def _sampler(self, ppc_level, n_samples, seed, counts):
         del counts
@@ -192,6 +292,10 @@ class SVIResult(CountedResult):
         return predictive.independent_sampler(*self._independent_draws(posterior), ppc_level)
 
     def _transform(self, counts):
+        if not self.has_capture:
+            raise ValueError(
+                f"transform: model {self.model} has neither factors nor capture losses of cells"
+            )
         return {names.ETA: ((names.CELL,), self.capture_losses(counts))}
 
     def draw_parameters(self, n_samples: int, seed: int) -> xr.Dataset:
@@ -231,9 +335,10 @@ class SVIResult(CountedResult):
     def write_to(self, adata, key_added: str = "nbln") -> None:
         """Write mean, dispersion and capture loss into `adata`: var, obs and uns."""
         located = self.get_map()
-        genes = {name: located[name].values for name in (names.MEAN, names.DISPERSION)}
+        genes = {name: located[name].values for name in (names.MEAN, *self._channel_sites)}
+        eta = located[names.ETA].values if self.has_capture else None
         notes = {"converged": bool(self.converged)}
-        export.write(adata, key_added, self.fitted, genes, located[names.ETA].values, notes)
+        export.write(adata, key_added, self.fitted, genes, eta, notes)
 
     def to_groups(self):
         return files.svi_groups(self)

@@ -1,7 +1,7 @@
 """Counts given a cell's features: which distribution, and what its parameters depend on.
 
 A likelihood holds what is learned; `of` binds it to cells and gives a *bound* distribution of
-counts by log-rate, which is a channel of the house or, with structural zeros, `ZeroInflated`.
+counts by log-rate, a channel of the house.
 """
 
 import abc
@@ -11,13 +11,11 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from nbln.channels.negative_binomial import NegativeBinomial
 from nbln.channels.poisson import Poisson
-from nbln.distributions.sampling import gamma_rates
-from nbln.distributions.zero_inflated import ZeroInflatedNegativeBinomial, zinb_log_prob
+from nbln.channels.zero_inflated import ZeroInflated
 from nbln.vae.layers import apply
 
 # exp(±this) bounds what a network may say of a dispersion: beyond, counts are Poisson or all 0.
@@ -106,57 +104,6 @@ class PerCell(Dispersion):
     @property
     def heads(self):
         return (self.head,)
-
-
-class ZeroInflated(eqx.Module):
-    """Negative-binomial counts of mean eᶠ, of which a share is replaced by 0."""
-
-    log_r: Array
-    logits: Float[Array, "cell gene"]
-
-    def log_prob(self, u, f):
-        """Natural log probability of counts."""
-        return zinb_log_prob(u, f, jnp.exp(self.log_r), self.logits)
-
-    def distribution(self, f):
-        """As a NumPyro distribution."""
-        return ZeroInflatedNegativeBinomial(f, jnp.exp(self.log_r), self.logits)
-
-    def derivatives(self, u, f):
-        """Score and information in f, of counts known to be structural zeros or not.
-
-        That information (as in expectation-maximisation) is never negative; the observed one is,
-        where a zero is half explained.
-        """
-        counted = NegativeBinomial(self.log_r)
-        score, information, slope = counted.derivatives(u, f)
-        base = counted.log_prob(jnp.zeros_like(f), f)
-        own = jnp.where(u > 0, 1, jax.nn.sigmoid(base - self.logits))  # P(not structural | u)
-        return own * score, own * information, own * slope
-
-    @property
-    def open(self) -> np.ndarray:
-        """Probability that a count is no structural zero."""
-        return np.asarray(jax.nn.sigmoid(-self.logits))
-
-    def rates(self, rng, f):
-        """Rates that counts are Poisson draws of; 0 where a count is a structural zero."""
-        kept = rng.random(f.shape) < self.open
-        return np.where(kept, gamma_rates(rng, np.exp(f), np.exp(np.asarray(self.log_r))), 0)
-
-    def sample(self, rng, f):
-        """Draws of the counts."""
-        return rng.poisson(self.rates(rng, f))
-
-    def mean(self, f):
-        """Expected counts."""
-        return self.open * np.exp(f)
-
-    def variance(self, f):
-        """Variance of a count given its log-rate: (1 - π) μ (1 + μ/θ + π μ)."""
-        mean = np.exp(f)
-        noise = np.exp(-np.asarray(self.log_r))
-        return self.open * mean * (1 + mean * (noise + 1 - self.open))
 
 
 Bound = NegativeBinomial | Poisson | ZeroInflated

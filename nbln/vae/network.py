@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import equinox as eqx
 from jaxtyping import Array, Float
 
+from nbln.models.depth import Depth, Uncaptured
 from nbln.vae.layers import Moments
 
 
@@ -24,6 +25,7 @@ class Network(eqx.Module):
     """An encoder and a decoder whose parameters are learned by gradients."""
 
     name: ClassVar[str]  # as in ``fit(model=...)``
+    depth: ClassVar[Depth] = Uncaptured()
 
     @abc.abstractmethod
     def levels(self) -> list[Array]:

@@ -15,9 +15,12 @@ from scipy.special import logsumexp
 
 from nbln.models.lnm import LNM
 from nbln.models.lnmvcp import LNMVCP
+from nbln.models.nbdm import NBDM
 from nbln.models.nbln import NBLN
-from nbln.models.nbvcp import NBVCP, PARAMETERIZATIONS
+from nbln.models.nbvcp import NBVCP
 from nbln.models.pln import PLN
+from nbln.models.zinb import ZINB
+from nbln.models.zinbvcp import ZINBVCP
 from nbln.priors.capture import KnownCapture, LatentCapture
 from nbln.priors.univariate import Beta, Frozen, InverseGamma, LogNormal, Normal
 from nbln.registry import LOADINGS_PRIORS
@@ -34,6 +37,7 @@ PRIORS = {
     "p": (Beta, 2.0, 3.0),
     "total_mean": (LogNormal, 3.0, 1.0),
     "total_r": (LogNormal, 1.0, 1.5),
+    "gate": (Beta, 1.5, 9.0),
 }
 SITES = {
     NBLN: ("mu", "d", "r"),
@@ -63,9 +67,14 @@ def log_normal_model(kind, capture, loadings):
     return kind(site_priors(*SITES[kind]), LOADINGS_PRIORS[loadings](), capture_of(capture), K)
 
 
+def independent_model(kind, parameterization, capture):
+    way = kind.parameterizations[parameterization]()
+    given = capture_of(capture) if kind.depth.has_capture else KnownCapture(jnp.zeros(C))
+    return kind(site_priors(*(s.name for s in kind.gene_sites(way))), given, way)
+
+
 def nbvcp_model(parameterization, capture):
-    way = PARAMETERIZATIONS[parameterization]()
-    return NBVCP(site_priors(*(s.name for s in way.sites)), capture_of(capture), way)
+    return independent_model(NBVCP, parameterization, capture)
 
 
 def random_values(model, seed):
@@ -76,7 +85,7 @@ def random_values(model, seed):
         shape = tuple(sizes[dim] for dim in site.dims)
         if site.name in ("mu", "W", "x"):
             values[site.name] = rng.normal(0.5, 1.0, shape)
-        elif site.name in ("p", "inclusion", "spike"):
+        elif site.name in ("p", "gate", "inclusion", "spike"):
             values[site.name] = rng.uniform(0.1, 0.5, shape)
         else:
             values[site.name] = rng.uniform(0.1, 2.5, shape)
@@ -189,7 +198,7 @@ def test_the_engine_fits_the_program(kind, loadings, capture):
 
 
 @both_captures
-@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
+@pytest.mark.parametrize("parameterization", NBVCP.parameterizations)
 def test_independent_genes(parameterization, capture):
     with precision_of("float64"):
         model = nbvcp_model(parameterization, capture)
@@ -205,6 +214,39 @@ def test_independent_genes(parameterization, capture):
         assert program_density(model, values, COUNTS) == pytest.approx(dense, rel=1e-9)
 
 
+@both_captures
+@pytest.mark.parametrize("kind", [ZINB, ZINBVCP], ids=lambda kind: kind.name)
+def test_genes_with_a_gate(kind, capture):
+    with precision_of("float64"):
+        model = independent_model(kind, "mean_disp", capture)
+        values = random_values(model, 0)
+        m = values["mean"] * np.exp(-values.get("eta", np.zeros(C))[:, None])
+        counted = stats.nbinom.pmf(COUNTS, values["r"], values["r"] / (values["r"] + m))
+        pmf = (COUNTS == 0) * values["gate"] + (1 - values["gate"]) * counted
+        dense = np.log(pmf).sum() + priors_density(model, values)
+        if "eta" in values:
+            dense += capture_density(model.capture, values["eta"])
+        assert program_density(model, values, COUNTS) == pytest.approx(dense, rel=1e-9)
+
+
+def test_totals_and_compositions():
+    """NBDM is NBVCP's canonical way without capture, and a Dirichlet-multinomial given totals."""
+    with precision_of("float64"):
+        model = independent_model(NBDM, "canonical", "none")
+        values = random_values(model, 0)
+        ours = program_density(model, values, COUNTS)
+        same = NBVCP(model.priors, model.capture, model.parameterization)
+        assert ours == pytest.approx(program_density(same, values, COUNTS), abs=1e-5)
+        totals, concentration = COUNTS.sum(axis=1), values["r"].sum()
+        dense = stats.nbinom.logpmf(totals, concentration, 1 - values["p"]).sum()
+        shared_out = [
+            stats.dirichlet_multinomial.logpmf(u.astype(int), values["r"], int(u.sum()))
+            for u in COUNTS
+        ]
+        dense += np.sum(shared_out) + priors_density(model, values)
+        assert ours == pytest.approx(dense, abs=1e-5)
+
+
 MODELS = {
     **{
         f"{kind.name}-{capture}-{loadings}": lambda k=kind, c=capture, p=loadings: log_normal_model(
@@ -217,7 +259,18 @@ MODELS = {
     **{
         f"nbvcp-{capture}-{name}": lambda n=name, c=capture: nbvcp_model(n, c)
         for capture in ("known", "latent")
-        for name in PARAMETERIZATIONS
+        for name in NBVCP.parameterizations
+    },
+    **{
+        f"{kind.name}-{capture}": lambda k=kind, c=capture: independent_model(
+            k, next(iter(k.parameterizations)), c
+        )
+        for kind, capture in (
+            (NBDM, "none"),
+            (ZINB, "none"),
+            (ZINBVCP, "known"),
+            (ZINBVCP, "latent"),
+        )
     },
 }
 
@@ -253,9 +306,9 @@ def table(kind):
     found = {}
     for row in rows.group(1).splitlines():
         name, dims = re.match(
-            r" *(\w+) +(one number|(?:cell|gene|factor)(?:, (?:cell|gene|factor))*) ", row
+            r" *(\w+) +(one number|(?:cell|gene|factor)(?:, (?:cell|gene|factor))*|) ", row
         ).groups()
-        found[name] = () if dims == "one number" else tuple(dims.split(", "))
+        found[name] = () if dims in ("", "one number") else tuple(dims.split(", "))
     return found
 
 
@@ -267,8 +320,11 @@ def table(kind):
         log_normal_model(LNM, "latent", "none"),
         log_normal_model(LNMVCP, "latent", "none"),
         nbvcp_model("mean_disp", "latent"),
+        independent_model(NBDM, "canonical", "none"),
+        independent_model(ZINB, "mean_disp", "none"),
+        independent_model(ZINBVCP, "mean_disp", "latent"),
     ],
-    ids=["nbln", "pln", "lnm", "lnmvcp", "nbvcp"],
+    ids=["nbln", "pln", "lnm", "lnmvcp", "nbvcp", "nbdm", "zinb", "zinbvcp"],
 )
 def test_the_docstring_tells_the_sites(model):
     sites = {site.name: site.dims for site in model.sites}
@@ -276,7 +332,9 @@ def test_the_docstring_tells_the_sites(model):
     assert shapes(table(type(model))) == traced(model)
 
 
-@pytest.mark.parametrize("kind", [*LOG_NORMAL, NBVCP], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind", [*LOG_NORMAL, NBVCP, NBDM, ZINB, ZINBVCP], ids=lambda kind: kind.name
+)
 def test_the_docstring_has_an_equation(kind):
     assert "~" in inspect.getdoc(kind)
 

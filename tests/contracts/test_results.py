@@ -18,6 +18,9 @@ KINDS = (
     "mean_disp-low_rank",
     "mean_odds-low_rank",
     "canonical-low_rank",
+    "nbdm",
+    "zinb",
+    "zinbvcp",
     "scvi",
     "negbio_vae",
     "pln",
@@ -27,7 +30,7 @@ KINDS = (
     "lnmvcp",
 )
 LAPLACE = KINDS[-5:]
-SVI = KINDS[:6]
+SVI = KINDS[:9]
 LEVELS = ("marginal", "library_anchored", "per_cell")
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_laplace = pytest.mark.parametrize("kind", LAPLACE)
@@ -350,8 +353,10 @@ def test_write_to(kind, key, results, adata, tmp_path):
     after = everything(written)
     site = {"svi": "mean", "laplace": "mu", "vae": "r", "code_vae": "r"}[results[kind].kind]
     new = {f"var/{key}_{site}", f"uns/{key}"}
-    if results[kind].kind != "code_vae":
+    if results[kind].has_capture or results[kind].kind == "vae":
         new |= {f"obs/{key}_eta"}
+    if kind.startswith("zinb"):
+        new |= {f"var/{key}_gate"}
     if results[kind].kind in ("vae", "code_vae"):
         new |= {f"obsm/X_{key}"}
     if kind not in ("pln", "lnm", "lnmvcp"):

@@ -52,7 +52,12 @@ def questions(result) -> Iterator[tuple[str, Any]]:
             if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
         ]
         if not needed:
-            yield name, value(**SMALL.get(name, {}))
+            try:
+                yield name, value(**SMALL.get(name, {}))
+            except ValueError as error:
+                # What a model does not have is refused in words that begin with the question.
+                if not str(error).startswith(f"{name}: model {result.model} has no"):
+                    raise
 
 
 def numbers(path: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:

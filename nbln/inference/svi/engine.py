@@ -28,7 +28,7 @@ from nbln.inference.stream import CellStream
 from nbln.inference.svi import regression
 from nbln.inference.svi.guides import GUIDES, Guide
 from nbln.linalg.dtypes import strong
-from nbln.models.nbvcp import NBVCP
+from nbln.models.independent import IndependentGenes
 from nbln.posterior.variational import Posterior
 from nbln.priors.capture import LatentCapture
 from nbln.progress import Progress
@@ -106,7 +106,7 @@ class SVIFit(NamedTuple):
 
 
 def fit_svi(
-    model: NBVCP,
+    model: IndependentGenes,
     counts: Counts,
     config: SVIConfig,
     seed: int = 0,
@@ -168,7 +168,7 @@ def _restored(stage: Stage, state):
     return strong(saved.tree), blocks, [float(loss) for _, loss in saved.items]
 
 
-def _start(model: NBVCP, counts: Counts, config: SVIConfig) -> Guide:
+def _start(model: IndependentGenes, counts: Counts, config: SVIConfig) -> Guide:
     """A guide at the mode of negative-binomial regressions, scaled by their curvature."""
     stream = CellStream(counts, model.augment(model.capture), config.resident_bytes)
     fitted = regression.fit(model, stream, stream.tails(), counts.gene_totals)
@@ -176,7 +176,7 @@ def _start(model: NBVCP, counts: Counts, config: SVIConfig) -> Guide:
 
 
 @eqx.filter_jit
-def _locations(model: NBVCP, coordinates, sd, z):
+def _locations(model: IndependentGenes, coordinates, sd, z):
     """Location and standard deviation of the genes' sites and of η, as a guide takes them."""
     eta = None
     if isinstance(model.capture, LatentCapture):
@@ -193,14 +193,14 @@ def _gauge(capture: LatentCapture, eta):
     return jnp.sum(weight * (capture.loc - eta)) / jnp.sum(weight)
 
 
-def _program(model: NBVCP):
+def _program(model: IndependentGenes):
     """The model for a batch, whose cells stand for all."""
 
     def program(counts, index):
-        mean, r = model.sample_genes(counts.shape[1])
+        mean, channel = model.sample_genes(counts.shape[1])
         n_cells = model.capture.start().shape[0]
         with handlers.scale(scale=n_cells / index.shape[0]):
-            model.observe(counts, model.capture.take(index), mean, r)
+            model.observe(counts, model.capture.take(index), mean, channel)
 
     return program
 

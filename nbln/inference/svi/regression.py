@@ -13,12 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from nbln import vocabulary as names
 from nbln.channels.negative_binomial import LOG_R_MAX, LOG_R_MIN, TYPICAL_R, NegativeBinomial
 from nbln.data.histogram import CountTails
+from nbln.inference import inflation
 from nbln.inference.stream import CellStream
 from nbln.linalg.dtypes import strong
-from nbln.models.nbvcp import NBVCP
+from nbln.models.independent import IndependentGenes
 from nbln.posterior.mode import Cells, Columns
+from nbln.priors.univariate import Beta
 
 # Alternations: ten were enough on simulated counts of 500 x 200 to 5,000 x 2,000.
 N_STEPS = 12
@@ -92,7 +95,12 @@ def newton(genes: Genes, sums: Sums, tails: CountTails, shared: bool) -> tuple[G
     return strong((Genes(log_mean, NegativeBinomial(log_r)), Genes(h_mean, NegativeBinomial(h_r))))
 
 
-def fit(model: NBVCP, stream: CellStream, tails: CountTails, gene_totals: Float[Array, " gene"]):
+def fit(
+    model: IndependentGenes,
+    stream: CellStream,
+    tails: CountTails,
+    gene_totals: Float[Array, " gene"],
+):
     """Coordinates of the sites, their standard deviations by curvature, (2, cell) of all cells."""
     log_mean = np.log(gene_totals / np.exp(stream.offset, dtype=np.float64).sum())
     shared = any(not site.dims for site in model.parameterization.sites)
@@ -104,7 +112,31 @@ def fit(model: NBVCP, stream: CellStream, tails: CountTails, gene_totals: Float[
         sums, z = stream.scan(visit, z, genes, stream.columns)
         genes, curvatures = newton(genes, sums, tails, shared)
     losses = np.concatenate([np.asarray(part) for part in jax.device_get(z)], axis=-1)
-    return *_coordinates(model.parameterization, genes, curvatures), losses[:, : stream.n_cells]
+    losses = losses[:, : stream.n_cells]
+    gates = {}
+    if names.GATE in model.priors:
+        genes, curvatures, gates = _gates(model.priors[names.GATE], stream, tails, genes, losses[0])
+    coordinates, sd = _coordinates(model.parameterization, genes, curvatures)
+    return coordinates | gates.get("loc", {}), sd | gates.get("sd", {}), losses
+
+
+def _gates(prior: Beta, stream: CellStream, tails: CountTails, genes: Genes, z):
+    """Genes, curvatures, and the gates' logits with their standard deviations.
+
+    Steps begin where a dispersion that is typical leaves zeros to a gate: from the regression's
+    own end, whose dispersions have taken up all zeros, they stop at many a gene without a gate.
+    """
+    losses = z * stream.scale[:, 0] if stream.columns.value else np.zeros(stream.n_cells)
+    ungated = jnp.full_like(genes.log_mean, inflation.NO_GATE)
+    begin = inflation.Genes(genes.log_mean, genes.channel.log_r, ungated)
+    begin = inflation.excess_zeros(begin, tails, stream.n_cells, losses - stream.offset)
+    belief = inflation.Belief(FIRST_LOG_R, 1 / WEAK_SD**2, float(prior.a), float(prior.b))
+    found = inflation.maximise(stream, losses, begin, belief)
+    h_mean, h_r, h_gate = jnp.einsum("iig->ig", found.information)
+    log_mean, log_r, logit = found.genes
+    gates = {"loc": {names.GATE: logit}, "sd": {names.GATE: 1 / jnp.sqrt(h_gate)}}
+    at = Genes(log_mean, NegativeBinomial(log_r)), Genes(h_mean, NegativeBinomial(h_r))
+    return *strong(at), strong(gates)
 
 
 @eqx.filter_jit
