@@ -169,6 +169,7 @@ def results(adata, request):
                 model="lnmvcp",
                 informative_priors_from=request.getfixturevalue("nbvcp"),
                 informative_priors_freeze=(),
+                priors={"loadings": {"type": "gaussian", "scale": 0.5}},
                 **SMALL,
             ),
         }

@@ -309,7 +309,7 @@ def test_diagnostics(kind, results):
     W = result.W.values.astype(float)
     assert gauge["W_compositional_norm"] == pytest.approx(np.linalg.norm(centred), rel=1e-4)
     ones = np.linalg.norm(np.ones((len(W), 1)) * W.mean(axis=0))
-    assert gauge["W_all_ones_component_norm"] == pytest.approx(ones, rel=1e-4)
+    assert gauge["W_all_ones_component_norm"] == pytest.approx(ones, rel=1e-4, abs=1e-6)  # or 0
     assert gauge["gauge_contamination_ratio"] == pytest.approx(
         gauge["W_all_ones_component_norm"] / gauge["W_compositional_norm"]
     )
@@ -325,7 +325,7 @@ def test_frozen_sites_keep_the_draws_of_the_source(kind, results):
     result = results[kind]
     distributions = result.get_distributions()
     assert distributions["mu"].batch_shape == (result.fitted.n_genes,)
-    if result.cascade_source is None:
+    if "r" not in result.frozen:
         return
     draws = np.log(result.cascade_source.get_posterior_samples(1000)["r"].values[0])
     expected = draws.mean(axis=0)

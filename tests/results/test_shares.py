@@ -20,8 +20,7 @@ def test_the_gauge_is_fixed(kind, results):
     assert np.abs(result.W.mean("gene")).max() < 1e-6
     norms = result.get_gauge_diagnostics()
     assert norms["W_all_ones_component_norm"] < 1e-5
-    if kind == "lnm":  # the other has no program here, of which the ratio is not defined
-        assert norms["gauge_contamination_ratio"] < 1e-5
+    assert norms["gauge_contamination_ratio"] < 1e-5
     drawn = result.draw_parameters(3, seed=1)
     assert np.abs(drawn["mu"].mean("gene")).max() < 1e-5
     assert np.abs(drawn["W"].mean("gene")).max() < 1e-5
