@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nbln import plan
+from nbln import log_normal, plan  # noqa: F401  the plan of log-normal models enters PLANS
 from nbln.amortised import EXACT, GUMBEL, MOMENTS, NB, SPELLINGS
 from nbln.arguments import check_flag, check_keywords, check_seed, setting_of
 from nbln.inference.checkpoint import Checkpoint, Saver

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import nbln
-from nbln import plan, registry
+from nbln import log_normal, plan, registry
 from nbln.api import fit
 
 QUICK = dict(progress=False, n_steps=1)
