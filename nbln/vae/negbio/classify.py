@@ -23,7 +23,7 @@ def accuracy(code: Float[np.ndarray, "cell factor"], labels: np.ndarray, n_shots
     if len(kinds) < 2:
         raise ValueError(f"{call}(labels=): a single label; there is nothing to tell apart")
     if sizes.min() <= n_shots:
-        rare = kinds[sizes.argmin()]
+        rare = str(kinds[sizes.argmin()])
         raise ValueError(
             f"{call}(n_shots={n_shots}): label {rare!r} has {sizes.min()} samples, of which none "
             "would be left to be asked of"

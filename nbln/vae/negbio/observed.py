@@ -141,7 +141,12 @@ class Counted(Observed):
         return jnp.exp(bounded(f))
 
     def variance(self, f):
-        return self.mean(f) + jnp.asarray(self.channel.noise()) * self.mean(f) ** 2
+        return self.mean(f) + self.noise * self.mean(f) ** 2
+
+    @property
+    @abc.abstractmethod
+    def noise(self) -> Array | float:
+        """Squared coefficient of variation of a count beyond Poisson's."""
 
     def log_prob(self, x, f):
         return self.channel.log_prob(x, bounded(f))
@@ -161,6 +166,10 @@ class PoissonCounts(Counted):
         del mean, variance
         return cls(Poisson())
 
+    @property
+    def noise(self):
+        return 0.0
+
 
 class NegativeBinomialCounts(Counted):
     """x ~ NB(mean eᶠ, dispersion θ of the feature): variance mean + mean²/θ."""
@@ -172,6 +181,10 @@ class NegativeBinomialCounts(Counted):
         theta = np.where(variance > mean, mean**2 / excess, MOST_THETA)
         theta = np.clip(np.where(mean > 0, theta, TYPICAL_R), LEAST_THETA, MOST_THETA)
         return cls(NegativeBinomial(jnp.asarray(np.log(theta), jnp.float32)))
+
+    @property
+    def noise(self):
+        return jnp.exp(-self.channel.log_r)
 
     def levels(self):
         return [self.channel.log_r]
