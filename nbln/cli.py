@@ -79,7 +79,9 @@ Coverage = Annotated[
 ]
 Model = Annotated[
     str,
-    typer.Option(help="nbln, pln (Poisson), nbvcp (independent genes) or scvi (auto-encoder)."),
+    typer.Option(
+        help="nbln, pln (Poisson), nbvcp (independent genes) scvi or negbio_vae (auto-encoders)."
+    ),
 ]
 BatchKey = Annotated[
     str | None,

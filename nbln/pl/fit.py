@@ -111,9 +111,11 @@ def plot_latent(res, color: Sequence | None = None, ax=None):
     z = z - z.mean(axis=0)
     _, _, axes = np.linalg.svd(z.T @ z)
     x, y = (z @ axes[:2].T).T if z.shape[1] > 1 else (z[:, 0], np.zeros(len(z)))
-    if color is None and not res.fitted.counted:
-        color = np.full(len(z), "samples")
-    values = np.log10(res.fitted.library_size) if color is None else np.asarray(color)
+    if color is None:
+        counted = res.fitted.counted
+        values = np.log10(res.fitted.library_size) if counted else np.full(len(z), "samples")
+    else:
+        values = np.asarray(color)
     if values.shape != (len(z),):
         raise ValueError(f"color=: one value for each of {len(z)} cells, given {values.shape}")
     if values.dtype.kind in "biuf":
