@@ -10,7 +10,7 @@ LESS := --xla_backend_optimization_level=0
 QUICKER := $(LESS) --xla_cpu_use_fusion_emitters=false
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow lint peers peers-scvi bench bench-vae docs
+.PHONY: help venv demo test test-slow lint peers peers-scvi bench bench-vae bench-negbio docs
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,9 @@ peers-scvi: ## make .venv-scvi with scvi-tools, which `make bench-vae` runs besi
 
 bench-vae: $(VENV)/.test ## measure scVI beside scvi-tools: make bench-vae COUNTS=counts.h5ad
 	$(BIN)/python benchmarks/vae.py $(COUNTS)
+
+bench-negbio: $(VENV)/.test ## measure codes of counts beside Gaussian, Poisson and other codes
+	$(BIN)/python benchmarks/negbio.py cost replicate
 
 docs: $(VENV)/.docs ## make the figures of the documentation, and its pages in site/
 	$(BIN)/python docs/figures.py

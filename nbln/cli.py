@@ -81,7 +81,7 @@ Model = Annotated[
     str,
     typer.Option(
         help="nbln, pln (Poisson), lnm or lnmvcp (multinomial), nbvcp, nbdm, zinb or zinbvcp "
-        "(independent genes), or scvi (auto-encoder)."
+        "(independent genes), scvi or negbio_vae (auto-encoders)."
     ),
 ]
 BatchKey = Annotated[

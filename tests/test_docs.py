@@ -8,7 +8,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize(("page", "n_blocks"), [("likelihoods.md", 4), ("models/scvi.md", 3)])
+@pytest.mark.parametrize(
+    ("page", "n_blocks"),
+    [("likelihoods.md", 4), ("models/scvi.md", 3), ("models/negbio_vae.md", 2)],
+)
 def test_examples(page, n_blocks, tmp_path, monkeypatch):
     """All blocks in order, in one namespace, as a reader would type them."""
     monkeypatch.chdir(tmp_path)  # some write files

@@ -10,7 +10,7 @@ NO_WHOLE = [0, -1, 2.5, "2", True, NAN, INF, [2], np.float32(2), {}]
 NO_TEXT = [3, 2.5, True, ["nbln"], {"nbln"}, b"nbln", "", "nbln ", "NBLN"]
 
 # keyword: (error, message, values, other arguments)
-SCVI = {"model": "scvi"}
+SCVI, CODED = {"model": "scvi"}, {"model": "negbio_vae"}
 WRONG = {
     "model": (ValueError, r"fit\(model=.*unknown model", [*NO_TEXT, None, {}], {}),
     "inference_method": (
@@ -135,6 +135,20 @@ WRONG = {
     "svi": (TypeError, r"fit\(svi=\).*SVIConfig", [3, {}, "x", True, []], {}),
     "laplace": (TypeError, r"fit\(laplace=\).*LaplaceConfig", [3, {}, "x", True, []], {}),
     "vae": (TypeError, r"fit\(vae=\).*VAEConfig", [3, {}, "x", True, []], SCVI),
+    "negbio": (TypeError, r"fit\(negbio=\).*NegBioConfig", [3, {}, "x", True, []], CODED),
+    "code": (ValueError, r"fit\(code=.*choose", [3, None, "binomial"], CODED),
+    "elbo": (ValueError, r"fit\(elbo=.*choose", [3, None, "iwae"], CODED),
+    "reparameterization": (ValueError, r"reparameterization=.*choose", [3, None, "none"], CODED),
+    "likelihood": (ValueError, r"fit\(likelihood=.*choose", [3, "binomial", True], CODED),
+    "formula": (TypeError, r"fit\(formula=.*expected a formula", [3, True, ["~ a"], {}], {}),
+    "formula that is none": (
+        ValueError,
+        r"fit\(formula=",
+        ["", "~", "~ 1", "~ 0 + a", "y ~ a", "~ a +", "~ a:b(", "~ open('x')", "~ np.log(a)"],
+        {},
+    ),
+    "formula of no column": (KeyError, "no column", ["~ nowhere"], {}),
+    "formula of nbvcp": (ValueError, r"fit\(formula=.*does not use", ["~ a"], {"model": "nbvcp"}),
     "batch_key": (TypeError, r"fit\(batch_key=.*name of a column", [3, {}, True, ["a"]], SCVI),
     "batch_key that is no column": (KeyError, "no column", ["nowhere", ""], SCVI),
     "batch_key of nbln": (ValueError, r"fit\(batch_key=.*does not use", ["batch"], {}),

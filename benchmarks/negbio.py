@@ -1,0 +1,261 @@
+"""NegBio-VAE beside other codes of equal size and training: make bench-negbio.
+
+Each line of a table is a code, fitted to the same training samples from the same five seeds, and
+judged on test samples: mean squared error of reconstructions from one exact draw of the code, KL
+divergence, evidence lower bound, importance-weighted negative log-likelihood (nats), and the share
+of labels that a logistic regression on codes tells after 20 samples of each. Numbers are means over
+seeds, ± their standard errors.
+
+    python benchmarks/negbio.py [replicate] [search] [cost] [--seeds 5] [--data digits,spikes]
+"""
+
+import argparse
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import NamedTuple
+
+# Two fits side by side, each on one core, are faster than one on two.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+)
+
+import numpy as np
+from negbio_data import DATA, Data, digits, fashion, spikes
+
+import nbln
+from nbln.vae.negbio import answers, classify
+
+N_STEPS = 1_000  # of each fit, whatever the data
+BATCH, HIDDEN, LAYERS = 128, 128, 2
+N_DRAWS = 20  # of the importance-weighted bound
+SHOTS = 20
+METRICS = ("mse", "kl", "elbo", "nll", "accuracy")
+LIKELIHOODS = {"digits": "gaussian", "fashion": "gaussian", "spikes": "nb"}
+
+
+class Setting(NamedTuple):
+    """A code and how it is trained."""
+
+    code: str
+    elbo: str = "exact"
+    way: str = "gumbel"
+    objective: str = "elbo"
+    beta: float = 1.0
+    dispersion: float = 1.0
+    last: float = 0.05  # temperature
+    through: bool = False
+    length: float = 1.0  # of `N_STEPS`
+
+    @property
+    def name(self) -> str:
+        """In a table."""
+        parts = [self.code]
+        if self.code == "nb":
+            parts.append({"dispersion_sharing": "ds", "monte_carlo": "mc"}.get(self.elbo, "exact"))
+        if self.code in ("nb", "poisson"):
+            parts.append({"gumbel": "G", "continuous_time": "C"}[self.way])
+        default = Setting(self.code)
+        fields = ("objective", "beta", "dispersion", "last", "through", "length")
+        changed = [
+            f"{f}={getattr(self, f)}" for f in fields if getattr(self, f) != getattr(default, f)
+        ]
+        return " ".join([*parts, *changed])
+
+
+CODES = (
+    *(Setting(code) for code in ("gaussian", "laplace", "categorical")),
+    *(Setting("poisson", way=way) for way in ("gumbel", "continuous_time")),
+    *(
+        Setting("nb", elbo, way)
+        for elbo in ("exact", "monte_carlo", "dispersion_sharing")
+        for way in ("gumbel", "continuous_time")
+    ),
+)
+
+
+def load(name: str, seed: int) -> Data:
+    """Data whose size allows five seeds of all codes; the seed decides the split."""
+    if name == "fashion":
+        return fashion(3_000, 1_000, seed)
+    return {"digits": digits, "spikes": spikes}[name](seed=seed)
+
+
+def fitted(data: Data, setting: Setting, latent_dim: int, seed: int, n_steps: int = N_STEPS):
+    """A fit of `n_steps` steps."""
+    steps = -(-len(data.train) // BATCH)
+    config = nbln.NegBioConfig(
+        n_hidden=HIDDEN,
+        n_layers=LAYERS,
+        n_epochs=max(round(setting.length * n_steps / steps), 1),
+        batch_size=BATCH,
+        validation_share=0.0,
+        objective=setting.objective,
+        beta=setting.beta,
+        dispersion=setting.dispersion,
+        last_temperature=setting.last,
+        straight_through=setting.through,
+    )
+    return nbln.fit(
+        data.train,
+        model="negbio_vae",
+        latent_dim=latent_dim,
+        code=setting.code,
+        elbo=setting.elbo,
+        reparameterization=setting.way,
+        likelihood=LIKELIHOODS[data.name],
+        negbio=config,
+        seed=seed,
+        progress=False,
+    )
+
+
+def judged(result, data: Data, seed: int) -> dict[str, float]:
+    """All figures of a fit."""
+    x = data.test
+    terms = result.get_elbo(x, n_samples=5, seed=seed)
+    said = answers.heads(result.network, answers.cells_of(result.fitted.matched(x, None, "score")))
+    code = answers.moments(result.network, said)[0].reshape(len(x), -1)
+    shots = min(SHOTS, np.unique(data.test_labels, return_counts=True)[1].min() - 5)
+    return {
+        "mse": float(np.mean((result.reconstruct(x, seed=seed).values - x) ** 2)),
+        "kl": terms["divergence"],
+        "elbo": terms["elbo"],
+        "nll": -float(result.score(x, N_DRAWS, seed=seed).mean()),
+        "accuracy": classify.accuracy(code, data.test_labels, shots, seed),
+    }
+
+
+def task(given: tuple[str, Setting, int, int]) -> dict[str, np.ndarray]:
+    """All seeds of a setting, whose programs are compiled once."""
+    name, setting, latent_dim, n_seeds = given
+    began, found = time.process_time(), []
+    for seed in range(n_seeds):
+        data = load(name, seed)
+        # Empty samples have no counts to fit.
+        if LIKELIHOODS[name] == "nb":
+            data = without_empty(data)
+        found.append(judged(fitted(data, setting, latent_dim, seed), data, seed))
+    seconds = (time.process_time() - began) / n_seeds
+    return {m: np.array([one[m] for one in found]) for m in METRICS} | {"cpu": seconds}
+
+
+def without_empty(data: Data) -> Data:
+    """Samples that have counts."""
+    train, test = (x.sum(axis=1) > 0 for x in (data.train, data.test))
+    return Data(
+        data.name,
+        data.train[train],
+        data.test[test],
+        data.train_labels[train],
+        data.test_labels[test],
+    )
+
+
+def run(tasks: list) -> list[dict]:
+    """Tasks on two processes; says on stderr how far it is."""
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        found = []
+        for i, one in enumerate(pool.map(task, tasks)):
+            print(f"{i + 1}/{len(tasks)}", file=sys.stderr, flush=True)
+            found.append(one)
+    return found
+
+
+def table(title: str, settings, found: list[dict], reference: int | None = None) -> None:
+    """Markdown: a setting a row; with a reference, paired differences of its ELBO and NLL."""
+    extra = [] if reference is None else ["ΔELBO", "ΔNLL"]
+    print(f"\n### {title}\n")
+    print("| " + " | ".join(["code", *METRICS, *extra, "CPU s"]) + " |")
+    print("|" + "---|" * (len(METRICS) + len(extra) + 2))
+    for setting, one in zip(settings, found, strict=True):
+        cells = [_cell(one[m], m) for m in METRICS]
+        if reference is not None:
+            other = found[reference]
+            cells += [_cell(one[m] - other[m], m) for m in ("elbo", "nll")]
+        print("| " + " | ".join([setting.name, *cells, f"{one['cpu']:.0f}"]) + " |", flush=True)
+
+
+def _cell(values: np.ndarray, metric: str) -> str:
+    digits = {"mse": 4, "accuracy": 3}.get(metric, 2)
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return f"{values.mean():.{digits}f} ± {error:.{digits}f}"
+
+
+def replicate(names: list[str], n_seeds: int, latents=(16, 32)) -> None:
+    """The table of the paper, of other data and by perceptrons."""
+    groups = [(name, k, CODES) for name in names for k in latents]
+    published = tuple(s._replace(objective="published") for s in CODES if s.way == "gumbel")
+    groups += [(name, 16, published) for name in names if LIKELIHOODS[name] == "gaussian"]
+    tasks = [(name, s, k, n_seeds) for name, k, settings in groups for s in settings]
+    found = run(tasks)
+    for name, k, settings in groups:
+        own, found = found[: len(settings)], found[len(settings) :]
+        objective = settings[0].objective
+        table(f"{name}, K = {k}, objective {objective}", settings, own, _index(settings, "poisson"))
+
+
+def _index(settings, code: str) -> int:
+    return [s.code for s in settings].index(code)
+
+
+def search(n_seeds: int) -> None:
+    """Settings in which negative-binomial codes might beat Poisson codes on overdispersed counts.
+
+    Each is compared with a Poisson code trained in the same way, and all with the best of those.
+    """
+    shared = [{}, {"last": 0.5}, {"beta": 0.5}, {"beta": 2.0}, {"length": 3.0}, {"through": True},
+              {"way": "continuous_time"}, {"way": "continuous_time", "length": 3.0}]  # fmt: skip
+    own = [{"dispersion": r} for r in (0.2, 1.0, 5.0, 50.0)]
+    for change in shared:
+        settings = [Setting("poisson", **change)]
+        if not change:
+            settings += [
+                Setting("nb", elbo, **r)
+                for r in own
+                for elbo in ("exact", "monte_carlo", "dispersion_sharing")
+            ]
+        else:
+            settings += [Setting("nb", "exact", **change, **r) for r in (own[1], own[2], own[3])]
+        found = run([("spikes", s, 16, n_seeds) for s in settings])
+        table(f"spikes, K = 16: {change or 'as in the replication'}", settings, found, 0)
+
+
+def cost() -> None:
+    """CPU time of training steps by code, beside a Gaussian code of equal size."""
+    data = load("digits", 0)
+    settings = CODES
+    times = {s.name: [] for s in settings}
+    for setting in settings:  # compiles
+        fitted(data, setting, 32, 0, 60)
+    for _ in range(5):  # by turns, since other work comes and goes
+        for setting in settings:
+            began = time.process_time()
+            fitted(data, setting, 32, 0, 60)
+            between = time.process_time()
+            fitted(data, setting, 32, 0, 660)
+            spent = (time.process_time() - between) - (between - began)
+            times[setting.name].append(spent / 600)
+    reference = np.median(times["gaussian"])
+    print("\n| code | CPU ms a step | of a Gaussian code |\n|---|---|---|")
+    for name, values in times.items():
+        step = np.median(values)
+        print(f"| {name} | {1e3 * step:.2f} | {step / reference:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", nargs="*", default=["cost", "replicate"])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--data", default=",".join(DATA))
+    parser.add_argument("--latents", default="16,32")
+    asked = parser.parse_args()
+    wanted = asked.data.split(",")
+    if "cost" in asked.what:
+        cost()
+    if "replicate" in asked.what:
+        replicate(wanted, asked.seeds, tuple(map(int, asked.latents.split(","))))
+    if "search" in asked.what:
+        search(asked.seeds)
