@@ -1,6 +1,9 @@
 """Data and fits that many tests read and none changes."""
 
 import gc
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import anndata
@@ -14,6 +17,31 @@ SMALL = dict(progress=False, latent_dim=3)
 # Linux gives a process 65,530 memory maps. Compiled programs take several each, and JAX keeps them
 # all: a process that has run most of the tests would die when it compiles one more.
 MOST_MAPS = 25_000
+COMPILED = pytest.StashKey[str]()
+
+
+def pytest_configure(config):
+    """What one process of a run has compiled, the others load: both workers, and commands.
+
+    JAX reads the variables when it is imported, as workers and commands do after this. The folder
+    is of this run alone, so that no run depends on another.
+    """
+    if hasattr(config, "workerinput") or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = config.stash[COMPILED] = tempfile.mkdtemp(prefix="nbln-compiled-")
+    settings = {
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in settings.items():
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)
+
+
+def pytest_unconfigure(config):
+    if COMPILED in config.stash:
+        shutil.rmtree(config.stash[COMPILED], ignore_errors=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
