@@ -15,7 +15,7 @@ from dense_reference import (
 )
 from scipy import optimize, stats
 
-from nbln.channels.negative_binomial import LOG_R_MAX
+from nbln.channels.negative_binomial import LOG_R_MAX, NegativeBinomial
 from nbln.posterior import evidence, mode
 from nbln.posterior.mode import Cells, Columns, Search
 
@@ -277,6 +277,26 @@ def test_conditional_rates_at_the_mode_are_the_mode(columns):
         f = mode.conditional_rates(parameters, cells, p.columns, at.z, n_iterations=20)
         f = jax.device_get(f)
     np.testing.assert_allclose(f, at.f, atol=1e-7)
+
+
+def test_conditional_rates_stay_where_they_have_arrived():
+    """However often a compiler computes a number, and rounds it: as optimised as for users."""
+    rng = np.random.default_rng(0)
+    m = rng.normal(0.5, 1.5, (300, 300)).astype(np.float32)
+    d, log_r = rng.uniform(0.05, 0.5, 300), rng.normal(1, 1, 300)
+    f = m + rng.normal(size=m.shape) * np.sqrt(d)
+    u = rng.poisson(np.exp(f) * rng.gamma(np.exp(log_r), np.exp(-log_r), m.shape))
+    given = [jnp.asarray(x, jnp.float32) for x in (u, m, d, log_r)]
+
+    def what_is_left(u, m, d, log_r):
+        channel = NegativeBinomial(log_r)
+        f = mode.rates_given_mean(channel, u, m, d, mode.FULL_ITERATIONS)
+        s, a, _ = channel.derivatives(u, f)
+        return (f - m - d * s) / (1 + d * a)
+
+    optimised = {"xla_backend_optimization_level": 3}
+    left = jax.jit(what_is_left, compiler_options=optimised)(*given)
+    assert np.abs(left).max() < 1e-5
 
 
 # Capture
