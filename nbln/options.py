@@ -97,9 +97,9 @@ class Priors:
 
     def capture(self, library_size: np.ndarray) -> tuple[CaptureRule, str]:
         """How capture follows from library size, and a sentence for the log."""
-        if not self.row.program.depth.has_capture:
-            note = "depth of each cell found with its factors, by no capture prior"
-            return CaptureRule.library_offset(library_size), note
+        depth = self.row.program.depth
+        if not depth.has_capture:
+            return depth.without_capture(library_size)
         if self.fixed_offset:
             return CaptureRule.library_offset(library_size), "fixed offsets by library size"
         if self.capture_prior is not None:

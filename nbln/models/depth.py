@@ -12,11 +12,12 @@ import abc
 from typing import ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from nbln import vocabulary as names
 from nbln.posterior.mode import Augmentation, Columns
-from nbln.priors.capture import Capture, KnownCapture, LatentCapture
+from nbln.priors.capture import Capture, CaptureRule, KnownCapture, LatentCapture
 
 Fixed = tuple[Array, ...]
 
@@ -36,6 +37,10 @@ class Depth(abc.ABC):
     @abc.abstractmethod
     def augment(self, capture: Capture) -> Augmentation:
         """What is added to the log-rates of cells with these capture losses."""
+
+    @abc.abstractmethod
+    def without_capture(self, library_size: np.ndarray) -> tuple[CaptureRule, str]:
+        """The rule of cells that have no capture losses, and a sentence for the log."""
 
     @abc.abstractmethod
     def of_totals(self, capture: Capture) -> Capture:
@@ -67,6 +72,10 @@ class InCounts(Depth):
             return Augmentation(-capture.loc, capture.scale[:, None], column)
         return Augmentation.of_offset(-capture.expected())
 
+    def without_capture(self, library_size):
+        del library_size
+        return CaptureRule(), "cells have no capture losses"
+
     def of_totals(self, capture):
         return capture
 
@@ -91,6 +100,10 @@ class InTotals(Depth):
         offset = -capture.expected()
         column = Columns(value=(1.0,), precision=(0.0,), truncated=(False,))
         return Augmentation(offset, jnp.ones((*offset.shape, 1), offset.dtype), column)
+
+    def without_capture(self, library_size):
+        note = "depth of each cell found with its factors, by no capture prior"
+        return CaptureRule.library_offset(library_size), note
 
     def fix(self, mu, *columns):
         mean = jnp.mean(mu, -1)[..., None]

@@ -73,7 +73,7 @@ def write_laplace(result, adata: AnnData, key: str) -> None:
         key,
         result.fitted,
         {names.MU: result.mu.values, names.RESIDUAL: result.d.values, **by_gene},
-        result.cells.eta,
+        result.cells.eta if result.has_capture else None,
         {
             "converged": bool(result.converged),
             "effective_rank": sizes["effective_rank"],

@@ -116,8 +116,14 @@ def test_evidence_with_gates_is_an_integral():
     loc = np.array([1.0, 0.8, 1.2, 0.05, 2.0])
     capture = LatentCapture(jnp.asarray(loc, jnp.float32), jnp.full(len(loc), 0.5))
     channel = ZeroInflated.of({"r": jnp.asarray(r), "gate": jnp.asarray(gate)})
-    offset, scale, columns = ZINB.augment(capture)
-    cells = Cells(jnp.asarray(counts, jnp.float32), jnp.ones(len(loc)), offset, scale)
+    offset, scale, columns, _ = ZINB.augment(capture)
+    cells = Cells(
+        jnp.asarray(counts, jnp.float32),
+        jnp.ones(len(loc)),
+        offset,
+        scale,
+        jnp.zeros((len(loc), 0)),
+    )
     ours = losses.integrate(jnp.asarray(log_mean, jnp.float32), channel, cells, columns)
     for i, u in enumerate(counts):
         grid = np.linspace(0, loc[i] + 5, 40_001)
@@ -158,7 +164,7 @@ def test_what_a_model_does_not_have_is_refused_in_words(fits, gated):
     assert not np.any(plain.eta)
     with pytest.raises(ValueError, match=r"transform: model nbdm has neither"):
         plain.transform(gated)
-    with pytest.raises(ValueError, match=r"'eta'.*model zinb: unknown prior"):
+    with pytest.raises(ValueError, match=r"'capture_efficiency'.*model zinb: unknown prior"):
         nbln.fit(gated, model="zinb", priors={"capture_efficiency": (12, 0.5)}, **QUIET)
     with pytest.raises(ValueError, match=r"parameterization='mean_odds'.*canonical"):
         nbln.fit(gated, model="nbdm", parameterization="mean_odds", **QUIET)
