@@ -121,6 +121,6 @@ class CaptureRule(NamedTuple):
     def of(self, library_size: np.ndarray) -> Capture:
         """The capture losses of cells with these library sizes."""
         loc = jnp.asarray(self.expected(library_size), jnp.float32)
-        if self.log_m0 is None:
+        if self.sigma_m is None:
             return KnownCapture(loc)
         return LatentCapture(loc, jnp.full(loc.shape, self.sigma_m, jnp.float32))

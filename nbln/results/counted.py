@@ -67,6 +67,9 @@ class CountedResult(Result):
         return added._replace(covariates=self._covariates(counts, caller))
 
     def _of_population(self):
+        # Without capture losses nothing is known of a cell beforehand.
+        if not self.has_capture:
+            return self
         if not self.capture_rule.predicts_depth:
             raise ValueError(
                 f"score(depth='population'): this fit of {self.model} has fixed offsets, which are "

@@ -86,10 +86,6 @@ class LogNormalResult(CountedResult):
         return registry.find(self.model).program.depth
 
     @property
-    def has_capture(self) -> bool:
-        return self._depth.has_capture
-
-    @property
     def predicts_depth(self) -> bool:
         return self._depth.has_totals or super().predicts_depth
 
@@ -113,10 +109,6 @@ class LogNormalResult(CountedResult):
         library = counts.library_size
         capture = self._depth.of_totals(self.capture_rule.of(library))
         return log_shares_constant(library) + totals.log_prob(library, capture)
-
-    def _of_population(self):
-        # Totals without capture losses have a distribution that knows nothing of the cell.
-        return super()._of_population() if self.has_capture else self
 
     def _score(self, counts, n_samples, seed):
         values = super()._score(counts, n_samples, seed)

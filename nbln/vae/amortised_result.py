@@ -161,10 +161,6 @@ class AmortisedResult(TrainedResult):
         return predictive.moments(self.network, self.known, self.latents)
 
     @property
-    def has_capture(self):
-        return False
-
-    @property
     def predicts_depth(self):
         return self.network.library is not None
 

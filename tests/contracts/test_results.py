@@ -198,6 +198,13 @@ def test_no_pickle(kind, saved):
 
 
 @every_kind
+def test_any_fit_can_be_compared(kind, results, adata):
+    some = adata[:20].copy()
+    table = nbln.compare({"one": results[kind], "other": results[kind]}, some)
+    np.testing.assert_array_equal(table["difference"], 0)
+
+
+@every_kind
 def test_counts_are_not_in_the_file(kind, loaded):
     assert loaded[kind].fitted.counts is None
 

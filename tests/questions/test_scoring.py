@@ -153,3 +153,23 @@ def test_missing_genes_are_named_before_cells_that_are_empty_in_the_others(fits,
     few.X[0] = 0
     with pytest.raises(ValueError, match=r"score\(adata\): .* genes of the fit are not in it"):
         fits["nbln"].score(few)
+
+
+def test_depths_of_the_population_are_integrated_over(fits, split):
+    """A new cell's loss is like those of the fit: a truncated normal with their moments."""
+    result, some = fits["nbvcp"], split[1][:3].copy()
+    found = result.score(some, depth="population").values
+    located, eta = result.parameters, result.eta.values.astype(np.float64)
+    log_mean = np.asarray(located.mu, np.float64)
+    r = np.exp(np.asarray(located.channel.log_r, np.float64))
+    prior = stats.truncnorm(-eta.mean() / eta.std(), np.inf, eta.mean(), eta.std())
+    for counts, ours in zip(np.asarray(some.X.todense()), found, strict=True):
+
+        def density(loss, counts=counts):
+            mean = np.exp(log_mean - loss)
+            nats = stats.nbinom.logpmf(counts, r, r / (r + mean)).sum()
+            return np.exp(nats - ours + prior.logpdf(loss))
+
+        range_ = eta.mean() - 8 * eta.std(), eta.mean() + 8 * eta.std()
+        mass = integrate.quad(density, max(range_[0], 0), range_[1], limit=200)[0]
+        np.testing.assert_allclose(mass, 1, atol=2e-3)

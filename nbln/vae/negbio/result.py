@@ -15,6 +15,7 @@ from nbln.arguments import check_flag, check_seed, check_whole
 from nbln.posterior.mode import Parameters
 from nbln.questions import outliers
 from nbln.results import export
+from nbln.results.result import OWN_DEPTH
 from nbln.vae.negbio import answers, classify, files, story
 from nbln.vae.negbio.model import CodedArchitecture
 from nbln.vae.trained import TrainedResult
@@ -43,7 +44,6 @@ class NegBioResult(TrainedResult):
 
     kind: ClassVar[str] = registry.CODE_VAE
     has_programs: ClassVar[bool] = False
-    has_capture: ClassVar[bool] = False
     has_latent: ClassVar[bool] = True
     architecture: CodedArchitecture
     said: Float[np.ndarray, "cell head latent"]
@@ -195,7 +195,12 @@ class NegBioResult(TrainedResult):
     # What all results answer
 
     def score(
-        self, adata, n_samples: int = 1, layer: str | None = None, seed: int = 0
+        self,
+        adata,
+        n_samples: int = 1,
+        layer: str | None = None,
+        seed: int = 0,
+        depth: str = OWN_DEPTH,
     ) -> xr.DataArray:
         """A lower bound of the log-evidence of samples, (cell,), in nats, at exact draws.
 
@@ -210,6 +215,8 @@ class NegBioResult(TrainedResult):
             The layer that holds the data; by default that of the fit.
         seed
             Of the draws.
+        depth
+            ``"own"`` alone: nothing is known of depth but what the code holds.
 
         Raises
         ------
@@ -217,7 +224,7 @@ class NegBioResult(TrainedResult):
             A feature of the fit is missing, or the data are not what the likelihood is of.
         """
         name = ELBO if n_samples == 1 else WEIGHTED
-        return super().score(adata, n_samples, layer, seed).rename(name)
+        return super().score(adata, n_samples, layer, seed, depth).rename(name)
 
     def _score(self, counts, n_samples, seed):
         cells = answers.cells_of(counts)
