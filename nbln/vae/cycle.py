@@ -38,38 +38,43 @@ class Cycle(eqx.Module):
         return Now(warmth, step / self.n_steps)
 
     @abc.abstractmethod
+    def rate(self) -> optax.ScalarOrSchedule:
+        """The rate at each step."""
+
+    def clipped(self) -> tuple[optax.GradientTransformation, ...]:
+        """What is done to a gradient before AdamW sees it."""
+        return ()
+
     def optimiser(self, parameters: Network) -> optax.GradientTransformation:
-        """What makes a move of a gradient."""
-
-
-class OneCycle(Cycle):
-    """AdamW on one cycle of the rate (Smith 2018), levels faster."""
-
-    def optimiser(self, parameters):
-        schedule = optax.cosine_onecycle_schedule(self.n_steps, self.learning_rate)
+        """What makes a move of a gradient: AdamW, levels faster."""
         return optax.chain(
+            *self.clipped(),
             optax.scale_by_adam(),
             optax.add_decayed_weights(self.weight_decay, _weights(parameters)),
-            optax.scale_by_learning_rate(schedule),
+            optax.scale_by_learning_rate(self.rate()),
             optax.masked(optax.scale(FASTER), _levels(parameters)),
         )
 
 
+class OneCycle(Cycle):
+    """One cycle of the rate (Smith 2018)."""
+
+    def rate(self):
+        return optax.cosine_onecycle_schedule(self.n_steps, self.learning_rate)
+
+
 class Steady(Cycle):
-    """AdamW at one rate, of gradients no longer than 1; levels faster.
+    """One rate, of gradients no longer than 1.
 
     Relaxed draws of counts have rare gradients of any length; the bound of 1 and the steady rate
     are those of the published code.
     """
 
-    def optimiser(self, parameters):
-        return optax.chain(
-            optax.clip_by_global_norm(1.0),
-            optax.scale_by_adam(),
-            optax.add_decayed_weights(self.weight_decay, _weights(parameters)),
-            optax.scale_by_learning_rate(self.learning_rate),
-            optax.masked(optax.scale(FASTER), _levels(parameters)),
-        )
+    def rate(self):
+        return self.learning_rate
+
+    def clipped(self):
+        return (optax.clip_by_global_norm(1.0),)
 
 
 def trainable(model: Network) -> tuple[Network, Network]:

@@ -91,11 +91,7 @@ def expression(
     One sample is the decoder at the encoder's mean, whose standard deviation is 0; the pairs of
     `cells.known` and another batch say what the cells would look like there.
     """
-    places = jnp.asarray(genes)
-
-    def visit(key, batch):
-        return _expression(model, batch, key, places, scale, n_samples)
-
+    visit = _asked(model, genes, scale, n_samples)
     mean, sd = over_blocks(visit, cells.blocks(), seed)
     return mean, sd
 
@@ -109,13 +105,15 @@ def mean_expression(
     seed: int,
 ) -> np.ndarray:
     """The means of `expression` alone: standard deviations are as large, and need not be kept."""
-    places = jnp.asarray(genes)
-
-    def visit(key, batch):
-        return _expression(model, batch, key, places, scale, n_samples)[:1]
-
-    (mean,) = over_blocks(visit, cells.blocks(), seed)
+    visit = _asked(model, genes, scale, n_samples)
+    (mean,) = over_blocks(lambda key, batch: visit(key, batch)[:1], cells.blocks(), seed)
     return mean
+
+
+def _asked(model: SCVI, genes: Int[np.ndarray, " gene"], scale: str, n_samples: int):
+    """What gives mean and standard deviation of a block of cells."""
+    places = jnp.asarray(genes)
+    return lambda key, batch: _expression(model, batch, key, places, scale, n_samples)
 
 
 @eqx.filter_jit

@@ -1,13 +1,14 @@
 """What the engine asks of a model that it trains."""
 
 import abc
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Self
 
 import equinox as eqx
 from jaxtyping import Array, Float
 
 from nbln.models.depth import Depth, Uncaptured
-from nbln.vae.layers import Moments
+from nbln.vae.layers import Moments, Training
 
 
 class Now(NamedTuple):
@@ -15,6 +16,11 @@ class Now(NamedTuple):
 
     warmth: Float[Array, ""]  # in [0, 1], the weight of the divergence
     share: Float[Array, ""]  # in [0, 1), of all steps, those that are done
+
+
+def learner(now: Now | None, weight: Float[Array, " cell"]) -> Callable[[Array], Training | None]:
+    """What layers are given with a key of theirs: nothing where a model is only judged."""
+    return lambda key: None if now is None else Training(key, weight)
 
 
 # Moments of the layers of each stack, in the order of `Network.stacks`.

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from nbln import registry
 from nbln.vae.layers import Training
-from nbln.vae.network import Now, Seen
+from nbln.vae.network import Now, Seen, learner
 from nbln.vae.scvi import SCVI, Batch, Gaussian
 
 
@@ -91,19 +91,9 @@ class ImportanceBound(EvidenceBound):
     n_draws: int = eqx.field(static=True)
 
     def terms(self, model, batch, key, now):
-        keys = jax.random.split(key, 4)
-
-        def learning(key):
-            return None if now is None else Training(key, batch.weight)
-
-        q, first = model.encoder(batch.counts, learning(keys[0]))
-        own, second, of_library = None, [], jnp.zeros_like(batch.weight)
+        keys, learning = jax.random.split(key, 4), learner(now, batch.weight)
+        q, own, seen = _encoded(model, batch, learning(keys[0]), learning(keys[1]))
         prior = model.prior_of_library(batch.groups)
-        if model.library is not None:
-            own, seen = model.library(batch.counts, learning(keys[1]))
-            second = [seen]
-            own = jax.tree.map(lambda x: x[:, 0], own)
-            of_library = own.divergence(*prior)
 
         def log_weight(key):
             of_z, of_depth = jax.random.split(key)
@@ -118,9 +108,10 @@ class ImportanceBound(EvidenceBound):
         weights, third = jax.vmap(log_weight)(jax.random.split(keys[3], self.n_draws))
         bound = logsumexp(weights, axis=0) - np.log(self.n_draws)
         divergence = jnp.sum(q.divergence(0.0, 1.0), axis=1)
+        of_library = _library_divergence(model, batch, own)
         third = jax.tree.map(lambda x: jnp.mean(x, axis=0), third)
         terms = Terms(bound + divergence + of_library, divergence, of_library)
-        return terms, (first, *second, third)
+        return terms, (*seen, third)
 
 
 class EncoderBound(EvidenceBound):
@@ -164,24 +155,34 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def _terms(model: SCVI, batch: Batch, key: Array, now: Now | None, draw: bool):
-    keys = jax.random.split(key, 5)
-
-    def learning(key):
-        return None if now is None else Training(key, batch.weight)
-
-    q, first = model.encoder(batch.counts, learning(keys[0]))
+    keys, learning = jax.random.split(key, 5), learner(now, batch.weight)
+    q, own, seen = _encoded(model, batch, learning(keys[0]), learning(keys[2]))
     z = q.draw(keys[1]) if draw else q.mean
-    log_library, of_library, second = batch.log_library, jnp.zeros_like(batch.weight), []
-    if model.library is not None:
-        own, seen = model.library(batch.counts, learning(keys[2]))
-        second = [seen]
-        own = jax.tree.map(lambda x: x[:, 0], own)
+    log_library = batch.log_library
+    if own is not None:
         log_library = own.draw(keys[3]) if draw else own.mean
-        of_library = own.divergence(*model.prior_of_library(batch.groups))
     f, bound, third = model.decode(z, log_library, batch, learning(keys[4]))
     terms = Terms(
         jnp.sum(bound.log_prob(batch.counts, f), axis=1),
         jnp.sum(q.divergence(0.0, 1.0), axis=1),
-        of_library,
+        _library_divergence(model, batch, own),
     )
-    return terms, (first, *second, third)
+    return terms, (*seen, third)
+
+
+def _encoded(
+    model: SCVI, batch: Batch, of_z: Training | None, of_library: Training | None
+) -> tuple[Gaussian, Gaussian | None, Seen]:
+    """What the encoders say of z and of the log library, and the moments of their layers."""
+    q, seen = model.encoder(batch.counts, of_z)
+    if model.library is None:
+        return q, None, (seen,)
+    own, also = model.library(batch.counts, of_library)
+    return q, jax.tree.map(lambda x: x[:, 0], own), (seen, also)
+
+
+def _library_divergence(model: SCVI, batch: Batch, own: Gaussian | None) -> Float[Array, " cell"]:
+    """Of the log library from its prior; 0 where it is known."""
+    if own is None:
+        return jnp.zeros_like(batch.weight)
+    return own.divergence(*model.prior_of_library(batch.groups))

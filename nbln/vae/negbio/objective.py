@@ -5,9 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from nbln.vae.layers import Training
 from nbln.vae.negbio.words import Relaxing
-from nbln.vae.network import Now
+from nbln.vae.network import Now, learner
 from nbln.vae.objective import Objective, Terms
 
 
@@ -21,11 +20,7 @@ class CodedBound(Objective):
     beta: float = eqx.field(static=True)
 
     def terms(self, model, batch, key, now):
-        keys = jax.random.split(key, 4)
-
-        def learning(key):
-            return None if now is None else Training(key, batch.weight)
-
+        keys, learning = jax.random.split(key, 4), learner(now, batch.weight)
         heads, first = model.encode(batch.x, learning(keys[0]))
         q = model.code.posterior(heads)
         relaxation = None if now is None else self.relaxing.at(now.share)
