@@ -7,7 +7,6 @@ from dataclasses import asdict
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from nbln import vocabulary as names
 from nbln.arguments import shown
@@ -16,7 +15,6 @@ from nbln.results import io
 from nbln.vae import weights
 from nbln.vae.cells import Known
 from nbln.vae.decoded import RATE, SHARE, Latents
-from nbln.vae.engine import Epoch
 from nbln.vae.likelihoods import Groups
 from nbln.vae.scvi import SCVI, Architecture, Gaussian
 
@@ -29,19 +27,12 @@ def groups(result) -> io.Groups:
     known, latents = result.known, result.latents
     per_factor = (*CELL, names.FACTOR)
     plain = {
-        "model": result.model,
         "inference_method": result.inference_method,
-        "best": result.best,
-        "stopped": bool(result.stopped),
         "architecture": asdict(result.architecture),
         "design": result.design.plain(),
     }
     return {
-        "data": io.of_fitted(result.fitted),
-        "fit": io.group(
-            {"held_out": (CELL, weights.mask(result.held_out, result.fitted.n_cells))}, plain
-        ),
-        "network": weights.group(result.network),
+        **weights.of_training(result, plain),
         "known": io.group(
             {
                 "log_library": (CELL, known.log_library),
@@ -58,7 +49,6 @@ def groups(result) -> io.Groups:
                 "library_variance": (CELL, latents.library_variance),
             }
         ),
-        "history": io.group({n: (("epoch",), x) for n, x in result.epochs._asdict().items()}),
     }
 
 
@@ -68,23 +58,18 @@ def parts(groups: io.Groups) -> dict:
     architecture = Architecture(**plain["architecture"])
     known = io.arrays(groups["known"])
     batch, label = (known.pop(name) for name in ("batch", "label"))
-    fitted = io.to_fitted(groups["data"])
-    if architecture.n_genes != fitted.n_genes:
+    trained = weights.to_training(groups, skeleton(architecture))
+    if architecture.n_genes != trained["fitted"].n_genes:
         raise ValueError(
-            f"the network is of {architecture.n_genes} genes, the data of {fitted.n_genes}"
+            f"the network is of {architecture.n_genes} genes, the data of "
+            f"{trained['fitted'].n_genes}"
         )
     return {
-        "fitted": fitted,
-        "model": plain["model"],
-        "network": weights.restored(skeleton(architecture), io.arrays(groups["network"])),
+        **trained,
         "architecture": architecture,
         "design": Design.restore(plain["design"]),
         "known": Known(**known, groups=Groups(batch, label)),
         "latents": Latents(**io.arrays(groups["latents"])),
-        "epochs": Epoch(**io.arrays(groups["history"])),
-        "best": plain["best"],
-        "held_out": np.flatnonzero(io.arrays(groups["fit"])["held_out"]),
-        "stopped": plain["stopped"],
         "inference_method": plain["inference_method"],
     }
 

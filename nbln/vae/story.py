@@ -17,13 +17,48 @@ COLLAPSED = 0.05  # nats a cell: a factor that says less of a cell is not used
 
 def line(result) -> str:
     """A result in one line."""
-    n = len(result.epochs.elbo_train)
-    kept = f"best of {n} epochs {result.best + 1}" if len(result.held_out) else f"{n} epochs"
-    stop = ", held-out cells stopped improving" if result.stopped else ""
     return (
         f"VAEResult({result.model}, {result.fitted.n_cells} cells x {result.fitted.n_genes} genes, "
-        f"{_factors(result)} used, {kept}{stop})"
+        f"{_factors(result)} used, {course(result)})"
     )
+
+
+def course(result) -> str:
+    """How many epochs a training took, in a few words."""
+    n = len(result.epochs.elbo_train)
+    kept = f"best of {n} epochs {result.best + 1}" if len(result.held_out) else f"{n} epochs"
+    return kept + (", held-out cells stopped improving" if result.stopped else "")
+
+
+def epochs(result, what: str, settings: str) -> Iterator[Row]:
+    """Rows of the epochs; `what` cells are called, and the name of the settings."""
+    n = len(result.epochs.elbo_train)
+    yield Row("epochs", n)
+    if len(result.held_out):
+        yield Row("best_epoch", result.best + 1)
+        late = not result.stopped and result.best > 0.95 * n
+        note = f"held-out {what} still improved at the end: raise {settings}(n_epochs=...)"
+        yield Row.judged("best_epoch_at_the_end", late, late, note)
+
+
+def bounds(result) -> Iterator[Row]:
+    """Rows of the evidence bounds at the epoch that is kept."""
+    yield Row("elbo_train", round(float(result.epochs.elbo_train[result.best]), 2))
+    if len(result.held_out):
+        yield Row("elbo_held_out", round(float(result.epochs.elbo_validation[result.best]), 2))
+
+
+def training(result, what: str, each: str) -> Iterator[Line]:
+    """Sentences of the training; `what` cells are called, and of `each` of them."""
+    n = len(result.epochs.elbo_train)
+    if not len(result.held_out):
+        yield "Training", f"{n} epochs with all {what}; the last is kept"
+        return
+    yield "Training", f"{n} epochs; number {result.best + 1} is kept"
+    value = float(result.epochs.elbo_validation[result.best])
+    held = len(result.held_out)
+    end = "; they had stopped improving" if result.stopped else ""
+    yield "", f"evidence bound of {held:,} {what} held out: {value:,.1f} nats {each}{end}"
 
 
 def _factors(result) -> str:
@@ -42,21 +77,13 @@ def used_factors(result) -> int:
 def summary(result, cells: Cells | None, seed: int) -> Iterator[Row]:
     """Rows of the summary, predictive checks aside; without cells what needs no counts."""
     yield from diagnostics.data(result.fitted)
-    n = len(result.epochs.elbo_train)
-    yield Row("epochs", n)
-    if len(result.held_out):
-        yield Row("best_epoch", result.best + 1)
-        late = not result.stopped and result.best > 0.95 * n
-        note = "held-out cells still improved at the end: raise VAEConfig(n_epochs=...)"
-        yield Row.judged("best_epoch_at_the_end", late, late, note)
+    yield from epochs(result, "cells", "VAEConfig")
     yield Row("latent_dim", result.architecture.latent_dim)
     if result.has_prior:
         used = used_factors(result)
         note = "all factors offered are used: the cells may hold more (latent_dim)"
         yield Row.judged("factors_used", used, used == result.architecture.latent_dim, note)
-    yield Row("elbo_train", round(float(result.epochs.elbo_train[result.best]), 2))
-    if len(result.held_out):
-        yield Row("elbo_held_out", round(float(result.epochs.elbo_validation[result.best]), 2))
+    yield from bounds(result)
     if cells is not None and result.has_prior:
         yield _gap(result, cells, seed)
 
@@ -76,15 +103,7 @@ def _gap(result, cells: Cells, seed: int) -> Row:
 
 def of(result) -> Iterator[Line]:
     """Training, factors and dispersion."""
-    n = len(result.epochs.elbo_train)
-    if not len(result.held_out):
-        yield "Training", f"{n} epochs with all cells; the last is kept"
-    else:
-        yield "Training", f"{n} epochs; number {result.best + 1} is kept"
-        value = float(result.epochs.elbo_validation[result.best])
-        held = len(result.held_out)
-        end = "; they had stopped improving" if result.stopped else ""
-        yield "", f"evidence bound of {held:,} cells held out: {value:,.1f} nats a cell{end}"
+    yield from training(result, "cells", "a cell")
     yield "Factors", f"{_factors(result)} offered are used"
     if result.network.likelihood.dispersion is not None:
         values = np.quantile(result.get_map()["r"].values, [0.05, 0.5, 0.95])

@@ -1,4 +1,4 @@
-"""The arrays of a network by name, for a file, and back."""
+"""What a file holds of any training: the arrays of a network by name, its course; and back."""
 
 from typing import Any
 
@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nbln import vocabulary as names
 from nbln.results import io
+from nbln.vae.engine import Epoch
 
 
 def group(network: Any) -> Any:
@@ -15,6 +17,32 @@ def group(network: Any) -> Any:
     return io.group(
         {name: (tuple(f"{name}_{i}" for i in range(x.ndim)), x) for name, x in _named(network)}
     )
+
+
+def of_training(result, plain: dict[str, Any]) -> io.Groups:
+    """The groups that all trained results have, with further plain values."""
+    own = {"model": result.model, "best": result.best, "stopped": bool(result.stopped)}
+    held_out = mask(result.held_out, result.fitted.n_cells)
+    return {
+        "data": io.of_fitted(result.fitted),
+        "fit": io.group({"held_out": ((names.CELL,), held_out)}, own | plain),
+        "network": group(result.network),
+        "history": io.group({n: (("epoch",), x) for n, x in result.epochs._asdict().items()}),
+    }
+
+
+def to_training(groups: io.Groups, skeleton: Any) -> dict[str, Any]:
+    """The fields that all trained results have, of a network of the shapes of `skeleton`."""
+    plain = io.values(groups["fit"])
+    return {
+        "fitted": io.to_fitted(groups["data"]),
+        "model": plain["model"],
+        "network": restored(skeleton, io.arrays(groups["network"])),
+        "epochs": Epoch(**io.arrays(groups["history"])),
+        "best": plain["best"],
+        "held_out": np.flatnonzero(io.arrays(groups["fit"])["held_out"]),
+        "stopped": plain["stopped"],
+    }
 
 
 def mask(held_out: np.ndarray, n_cells: int) -> np.ndarray:

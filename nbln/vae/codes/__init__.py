@@ -7,23 +7,9 @@ from nbln.vae.codes.divergences import DispersionSharing, Divergence, ExactSum, 
 from nbln.vae.codes.relaxed import ContinuousTime, Gumbel, Relaxation, annealed
 from nbln.vae.codes.spikes import NegativeBinomialCode, PoissonCode
 
-CODES: dict[str, type[Code]] = {
-    "negative_binomial": NegativeBinomialCode,
-    "poisson": PoissonCode,
-    "gaussian": GaussianCode,
-    "laplace": LaplaceCode,
-    "categorical": CategoricalCode,
-}
-DIVERGENCES: dict[str, type[Divergence]] = {
-    "monte_carlo": MonteCarlo,
-    "dispersion_sharing": DispersionSharing,
-    "exact": ExactSum,
-}
 RELAXATIONS: dict[str, type[Relaxation]] = {"gumbel": Gumbel, "continuous_time": ContinuousTime}
 
 __all__ = [
-    "CODES",
-    "DIVERGENCES",
     "RELAXATIONS",
     "CategoricalCode",
     "Code",

@@ -252,11 +252,11 @@ def data_moments(model: NegBio, said: Said, seed: int = 0) -> tuple[np.ndarray, 
 
     The law of total variance: the mean of the variances, and the variance of the means.
     """
-    mean, within, between = _Running(model.n_features), np.zeros(model.n_features), len(said)
+    mean, within, n = _Running(model.n_features), np.zeros(model.n_features), len(said)
     for _, (means, variances) in by_block(model, said, _DataMoments(), seed):
         mean.add(means)
         within += variances.sum(axis=0, dtype=np.float64)
-    return mean.first / between, within / between + mean.variance(between)
+    return mean.first / n, within / n + mean.variance(n)
 
 
 def rate_spread(

@@ -34,7 +34,6 @@ class Observed(eqx.Module):
     """Data of a cell given the decoder's numbers; its leaves are learned with the decoder."""
 
     door: ClassVar[str]  # which data it is of: a word of `nbln.data.doors.DOORS`
-    counted: ClassVar[bool] = False  # whether the data are counts
 
     @classmethod
     @abc.abstractmethod
@@ -126,7 +125,6 @@ class Counted(Observed):
     """Counts of a channel of the house, at log-rates f."""
 
     door = doors.TABLE
-    counted = True
     channel: Any  # a `Channel`
 
     @staticmethod

@@ -6,16 +6,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nbln.vae.codes import CODES, DIVERGENCES, RELAXATIONS, ExactSum, NegativeBinomialCode
+from nbln.vae.codes import RELAXATIONS, ExactSum, NegativeBinomialCode
+from nbln.vae.negbio.words import CODES, ELBOS, CodeKind
 
 LATENTS, CELLS = 3, 5
+KIND = CodeKind("nb", "exact", n_draws=1, n_terms=24, dispersion=1.0)
 
 
 def codes():
-    for word, family in CODES.items():
-        yield pytest.param(family.start(LATENTS), id=word)
-    for word, divergence in DIVERGENCES.items():
-        yield pytest.param(NegativeBinomialCode.start(LATENTS, divergence()), id=word)
+    for word, start in CODES.items():
+        yield pytest.param(start(LATENTS, KIND), id=word)
+    for word, divergence in ELBOS.items():
+        yield pytest.param(NegativeBinomialCode.start(LATENTS, divergence(KIND)), id=word)
 
 
 each_code = pytest.mark.parametrize("code", list(codes()))
@@ -98,7 +100,7 @@ def test_training_is_finite_and_without_loops(code, kind):
 
 
 def test_the_encoder_says_less_where_dispersion_is_shared():
-    shared = NegativeBinomialCode.start(LATENTS, DIVERGENCES["dispersion_sharing"]())
+    shared = NegativeBinomialCode.start(LATENTS, ELBOS["dispersion_sharing"](KIND))
     assert (shared.n_heads, NegativeBinomialCode.start(LATENTS).n_heads) == (1, 2)
     posterior = shared.posterior(heads(shared))
     assert posterior.log_r.shape == (LATENTS,)
