@@ -17,7 +17,7 @@ from nbln import vocabulary as names
 from nbln.arguments import find
 from nbln.data.counts import Counts
 from nbln.posterior.mode import Parameters
-from nbln.priors.capture import Capture, CaptureRule, KnownCapture, LatentCapture
+from nbln.priors.capture import Capture, KnownCapture, LatentCapture
 from nbln.priors.marginal import R_MAX, MarginalDispersion, MarginalMean
 from nbln.priors.univariate import Frozen, LogNormal, Normal, Prior
 from nbln.results.svi import SVIResult
@@ -52,19 +52,6 @@ class CascadeConfig:
     freeze: tuple[str, ...] = (names.DISPERSION, names.ETA)
     match: str = VERBATIM
     n_samples: int = 1000
-
-
-@dataclass(frozen=True)
-class Beliefs:
-    """What a log-normal model starts from: priors, capture, first values."""
-
-    priors: dict[str, Prior]
-    capture: Capture
-    rule: CaptureRule
-    mean: np.ndarray  # (gene,) first value of e^μ
-    log_r: np.ndarray  # (gene,) first value of the log dispersion
-    frozen: tuple[str, ...] = ()
-    source: SVIResult | None = None  # in the order of the counts
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,8 @@ FormulaText = Annotated[
     str | None,
     typer.Option(
         "--formula",
-        help="Covariates over columns of obs, as '~ treatment + percent_mito' (nbln, pln).",
+        help="Covariates over columns of obs, as '~ treatment + percent_mito' (models of gene "
+        "programs).",
         show_default="none",
     ),
 ]

@@ -11,7 +11,7 @@ import numpy as np
 from nbln import cascade as cascades
 from nbln import options, registry
 from nbln import vocabulary as names
-from nbln.cascade import Beliefs, CascadeConfig
+from nbln.cascade import CascadeConfig
 from nbln.channels.negative_binomial import TYPICAL_R
 from nbln.data.counts import Counts
 from nbln.data.formula import Formula, columns_of
@@ -23,13 +23,27 @@ from nbln.inference.svi.engine import SVIConfig
 from nbln.inference.totals import beside as totals_beside
 from nbln.models.log_normal import LogNormalModel
 from nbln.plan import PLANS, Plan, SVIPlan, engine_settings
-from nbln.priors.capture import Capture
+from nbln.priors.capture import Capture, CaptureRule
+from nbln.priors.univariate import Prior
 from nbln.questions.distributions import Spread
 from nbln.results.history import History
 from nbln.results.laplace import LaplaceResult
 from nbln.results.svi import SVIResult
 
 log = logging.getLogger("nbln")
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """What a log-normal model starts from: priors, capture, first values."""
+
+    priors: dict[str, Prior]
+    capture: Capture
+    rule: CaptureRule
+    mean: np.ndarray  # (gene,) first value of e^μ
+    log_r: np.ndarray  # (gene,) first value of the log dispersion
+    frozen: tuple[str, ...] = ()
+    source: SVIResult | None = None  # in the order of the counts
 
 
 @dataclass(frozen=True)

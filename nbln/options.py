@@ -67,8 +67,8 @@ class Priors:
             raise ValueError(f"fit(priors=): expected a dict, got {type(argument).__name__}")
         given = resolve_aliases("fit(priors", argument or {}, row)
         defaults = row.program.default_priors(1)
+        keys = _keys(row)
         for key in given:
-            keys = _keys(row)
             if key not in keys:
                 shown = [SHOWN.get(k, k) for k in keys]
                 given_as = f"fit(priors={{{SHOWN.get(key, key)!r}: ...}}) of model {row.name}"
@@ -114,7 +114,7 @@ class Priors:
 
 def _keys(row: Row) -> tuple[str, ...]:
     """What a user may give a prior of."""
-    capture = (names.ETA,) if row.program.depth.has_capture else ()
+    capture = (names.ETA,) if row.has_capture else ()
     loadings = (names.LOADINGS,) if row.has_loadings else ()
     return (*row.program.default_priors(1), *capture, *loadings)
 

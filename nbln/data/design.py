@@ -113,9 +113,8 @@ class Design:
         """What these columns hold."""
 
         def further(column: str) -> Categories | Numbers:
-            numbers = pd.api.types.is_numeric_dtype(obs[column])
-            numbers = numbers and not pd.api.types.is_bool_dtype(obs[column])
-            return Numbers.of(obs, column) if numbers else Categories.of(obs, column)
+            kind = Numbers if holds_numbers(obs[column]) else Categories
+            return kind.of(obs, column)
 
         first, second = (None if c is None else Categories.of(obs, c) for c in (batch, label))
         return cls(first, second, tuple(further(column) for column in covariates))
@@ -188,16 +187,21 @@ class Design:
     def restore(cls, plain: Mapping[str, Any]) -> "Design":
         """The reverse of `plain`."""
 
-        def categories(values):
-            if values is None:
-                return None
-            return Categories(values["column"], tuple(values["levels"]))
+        batch, label = (values and part_of(values) for values in (plain["batch"], plain["label"]))
+        return cls(batch, label, tuple(map(part_of, plain["covariates"])))
 
-        def part(values):
-            return categories(values) if "levels" in values else Numbers(**values)
 
-        covariates = tuple(part(values) for values in plain["covariates"])
-        return cls(categories(plain["batch"]), categories(plain["label"]), covariates)
+def holds_numbers(values: pd.Series) -> bool:
+    """Whether a column holds numbers: truth values are categories."""
+    dtypes = pd.api.types
+    return dtypes.is_numeric_dtype(values) and not dtypes.is_bool_dtype(values)
+
+
+def part_of(plain: Mapping[str, Any]) -> Any:
+    """Categories or numbers from the plain values that a file has for them."""
+    if "levels" in plain:
+        return Categories(plain["column"], tuple(plain["levels"]))
+    return Numbers(**plain)
 
 
 def _codes(part: Categories | None, obs: pd.DataFrame, caller: str) -> Int[np.ndarray, " cell"]:

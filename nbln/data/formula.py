@@ -17,7 +17,7 @@ from formulaic import StructuredFormula
 from formulaic.errors import FormulaicError
 from jaxtyping import Float
 
-from nbln.data.design import Categories, Numbers
+from nbln.data.design import Categories, Numbers, holds_numbers, part_of
 from nbln.text import visible
 
 # C(column), C(column, Treatment("reference")): a column of categories, and which is the reference.
@@ -117,12 +117,7 @@ class Formula:
     @classmethod
     def restore(cls, plain: Mapping[str, Any]) -> "Formula":
         """The reverse of `plain`."""
-        parts = tuple(
-            Categories(part["column"], tuple(part["levels"]))
-            if "levels" in part
-            else Numbers(**part)
-            for part in plain["parts"]
-        )
+        parts = tuple(map(part_of, plain["parts"]))
         assert set(columns_of(plain["text"])) <= {part.column for part in parts}
         return cls(plain["text"], parts)
 
@@ -203,9 +198,8 @@ def _part(
     text: str, values: pd.Series, column: str, references: Mapping[str, str | None]
 ) -> Categories | Numbers:
     """What a column holds: numbers, unless it is of another type or written C(column)."""
-    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     shown = f"fit(formula={text!r}): adata.obs[{column!r}]"
-    if numeric and column not in references:
+    if holds_numbers(values) and column not in references:
         if np.ptp(values.to_numpy(np.float64)) == 0:
             raise ValueError(f"{shown} is {values.iloc[0]} in every cell; leave it out")
         return Numbers.of(values.to_frame(column), column)

@@ -38,14 +38,11 @@ class CellsAtMode(NamedTuple):
     ) -> tuple[Cells, Float[Array, "all_columns cell"]]:
         """Some cells and their coordinates, padded to `size` if given."""
         rows = self.counts.rows(index)
-        missing = 0 if size is None else size - len(rows)
-
-        def padded(array):
-            return jnp.asarray(np.pad(array, ((0, missing), *[(0, 0)] * (array.ndim - 1))))
-
+        size = len(rows) if size is None else size
         mask = np.ones(len(rows), np.float32)
-        cells = Cells(*map(padded, (rows, mask, *_added(self.augmentation, index))))
-        return cells, padded(self.z[index]).T
+        parts = rows, mask, *_added(self.augmentation, index), self.z[index]
+        *parts, z = (jnp.asarray(_padded(part, size)) for part in parts)
+        return Cells(*parts), z.T
 
     def blocks(self) -> Iterator[tuple[slice, Cells, Float[Array, "all_columns cell"]]]:
         """All cells in blocks of one shape, so that what visits them is compiled once."""
@@ -56,13 +53,14 @@ class CellsAtMode(NamedTuple):
 
 def cells_of(chunk: Chunk, augmentation: Augmentation) -> Cells:
     """A chunk with its cells' offsets, scales, covariates; on the host, padded as the chunk is."""
-    block = slice(chunk.start, chunk.start + len(chunk.mask))
+    size = len(chunk.mask)
+    added = _added(augmentation, slice(chunk.start, chunk.start + size))
+    return Cells(chunk.counts, chunk.mask, *(_padded(part, size) for part in added))
 
-    def padded(array):
-        missing = len(chunk.mask) - len(array)
-        return np.pad(array, ((0, missing), *[(0, 0)] * (array.ndim - 1)))
 
-    return Cells(chunk.counts, chunk.mask, *map(padded, _added(augmentation, block)))
+def _padded(array: np.ndarray, size: int) -> np.ndarray:
+    """With rows of 0 up to `size`."""
+    return np.pad(array, ((0, size - len(array)), *[(0, 0)] * (array.ndim - 1)))
 
 
 def _added(augmentation: Augmentation, index: slice | np.ndarray) -> tuple[np.ndarray, ...]:

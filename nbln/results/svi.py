@@ -259,11 +259,11 @@ class SVIResult(CountedResult):
     ) -> list[Mapping[str, np.ndarray]]:
         """For each draw, the sites that a log-normal model has frozen."""
         drawn = self.get_posterior_samples(n_samples, seed).isel(chain=0)
-        mean, r = self.sample_genes(n_samples, seed)
+        mean, r = self._counted({str(name): x.values for name, x in drawn.items()})
         values = {
-            names.DISPERSION: r,
+            names.DISPERSION: np.asarray(r),
             names.ETA: drawn[names.ETA].values,
-            names.MU: np.log(mean),
+            names.MU: np.log(np.asarray(mean)),
         }
         return [{site: values[site][i] for site in sites} for i in range(n_samples)]
 

@@ -165,7 +165,7 @@ def test_depths_of_the_population_are_integrated_over(fits, split):
     prior = stats.truncnorm(-eta.mean() / eta.std(), np.inf, eta.mean(), eta.std())
     for counts, ours in zip(np.asarray(some.X.todense()), found, strict=True):
 
-        def density(loss, counts=counts):
+        def density(loss, counts=counts, ours=ours):
             mean = np.exp(log_mean - loss)
             nats = stats.nbinom.logpmf(counts, r, r / (r + mean)).sum()
             return np.exp(nats - ours + prior.logpdf(loss))
