@@ -218,6 +218,11 @@ def fit(
 ) -> None:
     """Fit a file of counts and leave the fit, an annotated copy and the strongest gene pairs."""
     with session(debug) as outputs:
+        if draws and formula is not None:
+            raise ValueError(
+                "--draws: there are no posterior draws of a fit with --formula yet; leave out one "
+                "of them"
+            )
         adata = files.read(counts, backed)
         targets = _targets(out, counts)
         say(f"Read {adata.n_obs:,} cells x {adata.n_vars:,} genes from {counts}.")

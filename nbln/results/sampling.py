@@ -33,8 +33,8 @@ def sample(
     choose("sample_posterior(capture", capture, (LATENT, SOURCE))
     if result.formula is not None:
         raise NotImplementedError(
-            "sample_posterior(): draws of fits with a formula are not there yet; "
-            "get_covariate_effects() has conditional standard deviations"
+            "sample_posterior(): not implemented for a fit with a formula; get_covariate_effects() "
+            "has conditional standard deviations of the effects"
         )
     data = result.fitted.data(counts)
     start = _start(result, data, capture)
