@@ -220,8 +220,7 @@ def fit(
     with session(debug) as outputs:
         if draws and formula is not None:
             raise ValueError(
-                "--draws: there are no posterior draws of a fit with --formula yet; leave out one "
-                "of them"
+                "--draws: a fit with --formula has no posterior draws yet; leave out one of them"
             )
         adata = files.read(counts, backed)
         targets = _targets(out, counts)
