@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,7 +11,7 @@ import numpy as np
 from nbln import registry
 from nbln.arguments import check_whole, choose, one_of, optional
 from nbln.data.counts import Counts
-from nbln.data.design import Design
+from nbln.data.design import Design, column_name, column_names
 from nbln.data.doors import DOORS, Data
 from nbln.inference.checkpoint import OFF
 from nbln.plan import PLANS, Plan, engine_settings
@@ -131,7 +130,7 @@ class VAEPlan(Plan):
             **cls._common(row, arguments),
             latent_dim=arguments["latent_dim"],
             kind=Kind(**words),
-            batch_key=_column("batch_key", arguments["batch_key"]),
+            batch_key=column_name("batch_key", arguments["batch_key"]),
             labels_key=_labels(arguments["labels_key"], words, arguments["batch_key"]),
             covariates=_covariates(arguments["covariates"], arguments["batch_key"]),
             start=_start(arguments["start"]),
@@ -317,15 +316,6 @@ class Given(NamedTuple):
 PLANS.update({plan.engine: plan for plan in (VAEPlan, AEPlan, CodePlan)})
 
 
-def _column(argument: str, value: Any) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise TypeError(
-            f"fit({argument}={value!r}): expected the name of a column of adata.obs, got "
-            f"{type(value).__name__}"
-        )
-    return value
-
-
 def _labels(value: Any, words: dict[str, str], batch_key: str | None) -> str | None:
     """The column of labels, which only a dispersion by label uses."""
     dispersion = words["dispersion"]
@@ -340,23 +330,14 @@ def _labels(value: Any, words: dict[str, str], batch_key: str | None) -> str | N
         raise ValueError(
             f"fit(labels_key={value!r}): nothing depends on labels but dispersion='gene-label'"
         )
-    return _column("labels_key", value)
+    return column_name("labels_key", value)
 
 
 def _covariates(value: Any, batch_key: str | None) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise TypeError(
-            f"fit(covariates={value!r}): expected a list of names of columns of adata.obs"
-        )
-    names = tuple(_column("covariates", one) for one in value)
-    if None in names:
-        raise TypeError(f"fit(covariates={list(value)!r}): each is the name of a column")
-    for one in names:
-        if names.count(one) > 1 or one == batch_key:
-            raise ValueError(f"fit(covariates={list(value)!r}): {one!r} is given twice")
-    return tuple(one for one in names if one is not None)
+    names = column_names("covariates", value)
+    if batch_key in names:
+        raise ValueError(f"fit(covariates={list(value)!r}): {batch_key!r} is given twice")
+    return names
 
 
 def _start(value: Any) -> LaplaceResult | None:

@@ -52,6 +52,7 @@ def fit(
     svi: SVIConfig | None = None,
     laplace: LaplaceConfig | None = None,
     formula: str | None = None,
+    random: Sequence[str] | None = None,
     batch_key: str | None = None,
     covariates: Sequence[str] | None = None,
     labels_key: str | None = None,
@@ -136,6 +137,10 @@ def fit(
         ``"~ treatment + percent_mito"``, ``"~ C(treatment, Treatment('vehicle')) * sex"``. Their
         effects on the log-rate of each gene are learned beside the programs, which are then
         uncorrelated with them; see `LaplaceResult.get_covariate_effects`.
+    random
+        Of models with gene programs: columns of ``adata.obs`` whose levels, donors say, have random
+        effects on each gene, with a variance that is learned: ``random=["donor"]``. Differences
+        between groups of donors are then judged by how much donors differ.
     batch_key
         Of scvi: a column of ``adata.obs`` with the batch of each cell, which the decoder is told
         of, so that factors need not hold it.

@@ -14,6 +14,7 @@ from nbln import vocabulary as names
 from nbln.cascade import CascadeConfig
 from nbln.channels.negative_binomial import TYPICAL_R
 from nbln.data.counts import Counts
+from nbln.data.design import column_names
 from nbln.data.formula import Formula, columns_of
 from nbln.inference.checkpoint import OFF
 from nbln.inference.laplace import engine as laplace_engine
@@ -24,6 +25,7 @@ from nbln.inference.totals import beside as totals_beside
 from nbln.models.log_normal import LogNormalModel
 from nbln.plan import PLANS, Plan, SVIPlan, engine_settings
 from nbln.priors.capture import Capture, CaptureRule
+from nbln.priors.effects import EffectsPrior, FittedEffects
 from nbln.priors.univariate import Prior
 from nbln.questions.distributions import Spread
 from nbln.results.history import History
@@ -55,11 +57,12 @@ class LaplacePlan(Plan):
     uses: ClassVar[tuple[str, ...]] = (
         "latent_dim", "n_steps", "tol", "svi", "laplace", "informative_priors_from",
         "informative_priors_tau", "informative_priors_freeze", "informative_priors_match",
-        "informative_priors_n_samples", "formula",
+        "informative_priors_n_samples", "formula", "random",
     )  # fmt: skip
     settings: ClassVar[tuple[str, type]] = ("laplace", LaplaceConfig)
     latent_dim: int
     formula: str | None
+    random: tuple[str, ...]
     config: LaplaceConfig
     cascade: CascadeConfig
     source: SVIResult | SVIPlan | None
@@ -78,6 +81,7 @@ class LaplacePlan(Plan):
             **common,
             latent_dim=arguments["latent_dim"],
             formula=arguments["formula"],
+            random=column_names("random", arguments["random"]),
             config=config,
             cascade=cascade,
             source=given if isinstance(given, SVIResult) else None,
@@ -97,10 +101,19 @@ class LaplacePlan(Plan):
 
     @property
     def columns(self):
-        return () if self.formula is None else columns_of(self.formula)
+        fixed = () if self.formula is None else columns_of(self.formula)
+        for column in self.random:
+            if column in fixed:
+                raise ValueError(
+                    f"fit(random={list(self.random)!r}): {column!r} is in the formula too, and "
+                    "effects of its levels are either fixed or random; leave one out"
+                )
+        return (*fixed, *self.random)
 
     def run(self, counts, saver=OFF):
-        formula = None if self.formula is None else Formula.of(self.formula, counts.obs)
+        formula = None
+        if self.columns:
+            formula = Formula.of(self.formula, counts.obs, self.random)
         latent_dim = options.check_latent_dim(self.latent_dim, counts.n_cells, counts.n_genes)
         source = self.source
         if isinstance(source, SVIPlan):
@@ -112,7 +125,7 @@ class LaplacePlan(Plan):
             self.priors.loadings,
             beliefs.capture,
             latent_dim,
-            None if formula is None else formula.matrix(counts.obs, "fit"),
+            *(() if formula is None else _covariates(formula, counts)),
         )
         fit = fit_laplace(
             program,
@@ -177,6 +190,7 @@ class LaplacePlan(Plan):
             "informative_priors_tau": self.cascade.tau,
             "informative_priors_match": self.cascade.match,
             "formula": self.formula,
+            "random": list(self.random),
         }
         totals, cells = totals_beside(program, counts.library_size, fit.cells)
         return LaplaceResult(
@@ -190,7 +204,7 @@ class LaplacePlan(Plan):
                 np.asarray(fit.normal),
                 _on_host(fit.channel_sd),
                 0.5 * counts.n_cells + float(residual_prior.shape),
-                None if formula is None else np.asarray(fit.effect_sd),
+                None if formula is None else FittedEffects(program.effects, _on_host(fit.effects)),
             ),
             history=History(
                 np.stack(info.change, axis=1),
@@ -213,6 +227,12 @@ class LaplacePlan(Plan):
 
 
 PLANS[LaplacePlan.engine] = LaplacePlan
+
+
+def _covariates(formula: Formula, counts: Counts) -> tuple[np.ndarray, EffectsPrior]:
+    """Covariates of the cells, and which of their effects are random."""
+    effects = EffectsPrior(len(formula.fixed), formula.n_levels)
+    return formula.matrix(counts.obs, "fit"), effects
 
 
 def _first_means(counts: Counts, capture: Capture) -> np.ndarray:

@@ -15,6 +15,8 @@ GATE = "gate"
 LOG_RATE = "x"
 EFFECTS = "beta"
 EFFECTS_SD = "beta_sd"
+RANDOM_VARIANCE = "beta_variance"
+RANDOM_TYPICAL = "beta_typical"
 COUNTS = "counts"
 TOTAL = "total"
 TOTAL_MEAN = "total_mean"
@@ -33,7 +35,7 @@ ALIASES = {
 
 # Dimensions of labelled results.
 CHAIN, DRAW, CELL, GENE, GENE_, FACTOR = "chain", "draw", "cell", "gene", "gene_", "factor"
-COVARIATE = "covariate"
+COVARIATE, RANDOM = "covariate", "random_intercept"
 
 
 class Site(NamedTuple):

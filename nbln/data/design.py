@@ -208,6 +208,47 @@ def _codes(part: Categories | None, obs: pd.DataFrame, caller: str) -> Int[np.nd
     return np.zeros(len(obs), np.int32) if part is None else part.codes(obs, caller)
 
 
+def column_name(argument: str, value: Any) -> str | None:
+    """The name of a column of `obs`, or None.
+
+    Raises
+    ------
+    TypeError
+        Not a string.
+    """
+    if value is not None and not isinstance(value, str):
+        raise TypeError(
+            f"fit({argument}={value!r}): expected the name of a column of adata.obs, got "
+            f"{type(value).__name__}"
+        )
+    return value
+
+
+def column_names(argument: str, value: Any) -> tuple[str, ...]:
+    """Names of columns of `obs`; none for None.
+
+    Raises
+    ------
+    TypeError
+        Not a list of strings.
+    ValueError
+        A name that is given twice.
+    """
+    if value is None:
+        return ()
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(
+            f"fit({argument}={value!r}): expected a list of names of columns of adata.obs"
+        )
+    listed = tuple(column_name(argument, one) for one in value)
+    if None in listed:
+        raise TypeError(f"fit({argument}={list(value)!r}): each is the name of a column")
+    for one in listed:
+        if listed.count(one) > 1:
+            raise ValueError(f"fit({argument}={list(value)!r}): {one!r} is given twice")
+    return tuple(one for one in listed if one is not None)
+
+
 def read_columns(adata: Any, columns: Sequence[str], caller: str) -> pd.DataFrame:
     """Columns of `adata.obs`, checked and copied.
 

@@ -1,11 +1,12 @@
 """Formulas over columns of `adata.obs`: ``"~ treatment + percent_mito"`` to covariates of cells.
 
+Columns of random intercepts, donors say, are beside the formula: each level is a covariate.
 Formulas are parsed by formulaic; terms are columns and their interactions. Nothing of a formula is
 evaluated as Python, since a formula may come from a file.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -31,6 +32,10 @@ INTERCEPT = "1"
 # A covariate whose part beyond the others is smaller than this, relative to itself, is one of them.
 COLLINEAR = 1e-6
 FEWEST_CELLS = 2  # of a category: the effect of a single cell is that cell's residual
+# Levels of random intercepts together. Every gene has a regression on all of them: with more,
+# its products take gigabytes.
+MOST_LEVELS = 200
+MEAN_ALONE = "~ 1"
 
 
 @dataclass(frozen=True)
@@ -43,23 +48,29 @@ class Formula:
         The formula, with plain names of columns.
     parts
         Its columns: categories, of which the first is the reference, and numbers, standardised.
+    random
+        Columns of random intercepts.
     """
 
     text: str
     parts: tuple[Categories | Numbers, ...]
+    random: tuple[Categories, ...] = ()
 
     @classmethod
-    def of(cls, text: str, obs: pd.DataFrame) -> "Formula":
+    def of(cls, text: str | None, obs: pd.DataFrame, random: Sequence[str] = ()) -> "Formula":
         """What these columns hold, checked.
 
         Raises
         ------
         ValueError
-            A constant column, one level, a level of a single cell, or collinear covariates.
+            A constant column, one level, a level of a single cell, or collinear covariates; a
+            random intercept of one level or of one for each cell.
         """
+        if text is None:
+            return cls(MEAN_ALONE, (), _random(obs, random))
         plain, references = _without_references(text)
         parts = tuple(_part(text, obs[column], column, references) for column in columns_of(text))
-        formula = cls(plain, parts)
+        formula = cls(plain, parts, _random(obs, random))
         formula._check_rank(text, obs)
         return formula
 
@@ -78,13 +89,26 @@ class Formula:
         return _parse(self.text).get_model_matrix(pd.DataFrame(examples)).model_spec
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Of the covariates: ``treatment[T.drug]``, the category against the reference."""
-        return tuple(self._spec.column_names[1:])
+    def fixed(self) -> tuple[str, ...]:
+        """Names of fixed covariates: ``treatment[T.drug]``, the category against the reference."""
+        return tuple(self._spec.column_names[1:]) if self.parts else ()
 
     @property
-    def units(self) -> Float[np.ndarray, " covariate"]:
-        """Standard deviation of the numbers in each covariate, 1 for categories."""
+    def n_levels(self) -> tuple[int, ...]:
+        """Of each random intercept."""
+        return tuple(len(part.levels) for part in self.random)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all covariates, fixed ones first: ``donor[d1]`` is a level of a random intercept."""
+        random = (f"{part.column}[{level}]" for part in self.random for level in part.levels)
+        return (*self.fixed, *random)
+
+    @property
+    def units(self) -> Float[np.ndarray, " fixed"]:
+        """Standard deviation of the numbers in each fixed covariate, 1 for categories."""
+        if not self.parts:
+            return np.ones(0)
         sd = {part.column: part.sd for part in self.parts if isinstance(part, Numbers)}
         units = np.ones(len(self._spec.column_names))
         for term, places in self._spec.term_indices.items():
@@ -92,13 +116,19 @@ class Formula:
         return units[1:]
 
     def matrix(self, obs: pd.DataFrame, caller: str) -> Float[np.ndarray, "cell covariate"]:
-        """The covariates of any cells.
+        """The covariates of any cells; a level that no cell of the fit had has no effect.
 
         Raises
         ------
         ValueError
-            A category that no cell of the fit had.
+            A category that no cell of the fit had, of a fixed covariate.
         """
+        levels = [_indicators(part, obs) for part in self.random]
+        return np.concatenate([self._fixed_matrix(obs, caller), *levels], axis=1)
+
+    def _fixed_matrix(self, obs: pd.DataFrame, caller: str) -> Float[np.ndarray, "cell fixed"]:
+        if not self.parts:
+            return np.zeros((len(obs), 0), np.float32)
         columns = {
             part.column: pd.Categorical.from_codes(
                 part.codes(obs, caller), categories=list(part.levels)
@@ -112,24 +142,26 @@ class Formula:
 
     def plain(self) -> dict[str, Any]:
         """As plain values, which a file can hold."""
-        return {"text": self.text, "parts": [vars(part) for part in self.parts]}
+        parts, random = ([vars(part) for part in x] for x in (self.parts, self.random))
+        return {"text": self.text, "parts": parts, "random": random}
 
     @classmethod
     def restore(cls, plain: Mapping[str, Any]) -> "Formula":
         """The reverse of `plain`."""
-        parts = tuple(map(part_of, plain["parts"]))
-        assert set(columns_of(plain["text"])) <= {part.column for part in parts}
-        return cls(plain["text"], parts)
+        parts, random = (tuple(map(part_of, plain[name])) for name in ("parts", "random"))
+        named = columns_of(plain["text"]) if parts else ()
+        assert set(named) <= {part.column for part in parts}
+        return cls(plain["text"], parts, random)
 
     def _check_rank(self, text: str, obs: pd.DataFrame) -> None:
-        X = np.concatenate([np.ones((len(obs), 1)), self.matrix(obs, "fit")], axis=1)
+        X = np.concatenate([np.ones((len(obs), 1)), self._fixed_matrix(obs, "fit")], axis=1)
         X = X / np.maximum(np.linalg.norm(X, axis=0), 1e-30)
-        for i, name in enumerate(self.names, start=1):
+        for i, name in enumerate(self.fixed, start=1):
             others, *_ = np.linalg.lstsq(X[:, :i], X[:, i])
             if np.linalg.norm(X[:, i] - X[:, :i] @ others) < COLLINEAR:
                 raise ValueError(
                     f"fit(formula={text!r}): {visible(name)} follows from "
-                    f"{', '.join(map(visible, ('the mean', *self.names[: i - 1])))}, so that its "
+                    f"{', '.join(map(visible, ('the mean', *self.fixed[: i - 1])))}, so that its "
                     "effect cannot be told; leave it out"
                 )
 
@@ -178,6 +210,29 @@ def columns_of(text: Any) -> tuple[str, ...]:
     if not columns:
         raise ValueError(f"fit(formula={text!r}): names no column; leave formula= out")
     return tuple(columns)
+
+
+def _random(obs: pd.DataFrame, columns: Sequence[str]) -> tuple[Categories, ...]:
+    """The levels of random intercepts, checked."""
+    parts = tuple(Categories.of(obs, column) for column in columns)
+    for part in parts:
+        shown = f"fit(random={list(columns)!r}): adata.obs[{part.column!r}]"
+        if len(part.levels) == 1:
+            raise ValueError(f"{shown} is {visible(part.levels[0])!r} in every cell; leave it out")
+        if len(part.levels) == len(obs):
+            raise ValueError(f"{shown} has one level for each cell; a level needs several")
+    if sum(len(part.levels) for part in parts) > MOST_LEVELS:
+        raise ValueError(
+            f"fit(random={list(columns)!r}): {sum(len(p.levels) for p in parts)} levels; random "
+            f"intercepts can have {MOST_LEVELS} levels together"
+        )
+    return parts
+
+
+def _indicators(part: Categories, obs: pd.DataFrame) -> Float[np.ndarray, "cell level"]:
+    """1 in the column of a cell's level; nothing for a level that is not known."""
+    codes = pd.Index(part.levels).get_indexer(pd.Index(obs[part.column].astype(str)))
+    return (codes[:, None] == np.arange(len(part.levels))).astype(np.float32)
 
 
 def _parse(plain: str) -> Any:

@@ -14,6 +14,7 @@ from nbln.models.base import sample_capture, sample_site
 from nbln.models.depth import Depth, InCounts
 from nbln.posterior.mode import Augmentation
 from nbln.priors.capture import Capture
+from nbln.priors.effects import DEGREES, EffectsPrior
 from nbln.priors.loadings import LoadingsPrior
 from nbln.priors.univariate import InverseGamma, Normal, Prior
 from nbln.vocabulary import Site
@@ -27,6 +28,10 @@ EFFECTS = (
     Site(names.EFFECTS, (names.GENE, names.COVARIATE), "effect of a covariate on the log-rate"),
     Site(names.EFFECTS_SD, (names.COVARIATE,), "their standard deviation over genes"),
 )
+RANDOM = (
+    Site(names.RANDOM_VARIANCE, (names.GENE, names.RANDOM), "variance of effects between levels"),
+    Site(names.RANDOM_TYPICAL, (names.RANDOM,), "its typical value over genes"),
+)
 LOG_RATE = Site(names.LOG_RATE, (names.CELL, names.GENE), "log-rate before capture")
 
 # Chosen by recovery of known correlations, over sizes of simulated counts.
@@ -37,9 +42,9 @@ CELLS_A_PSEUDOCELL = 50
 class LogNormalModel(eqx.Module):
     """x ~ N(μ + β v, W Wᵀ + diag(d)), u ~ channel(x - η): log-rates are low-rank Gaussian.
 
-    Covariates v of the cells, if there are any, have effects β ~ N(0, sd²), with a standard
-    deviation of each covariate over genes. A model of this kind is a name, a channel and a
-    docstring; the Laplace engine fits it through the channel, the priors and `augment`.
+    Covariates v of the cells, if there are any, have effects β of the prior `effects`. A model of
+    this kind is a name, a channel and a docstring; the Laplace engine fits it through the channel,
+    the priors and `augment`.
     """
 
     name: ClassVar[str]
@@ -50,6 +55,7 @@ class LogNormalModel(eqx.Module):
     capture: Capture
     latent_dim: int = eqx.field(static=True)
     covariates: Float[Array, "cell covariate"] | None = None
+    effects: EffectsPrior = EffectsPrior()
 
     def __call__(self, counts: Float[Array, "cell gene"]) -> None:
         """The NumPyro program."""
@@ -88,12 +94,18 @@ class LogNormalModel(eqx.Module):
 
     def _sample_effects(self, n_genes: int) -> Float[Array, "cell gene"]:
         """Sample what covariates do to each gene; β v of each cell."""
-        covariates = jnp.asarray(self.covariates)
-        n_covariates = covariates.shape[1]
-        positive = dist.ImproperUniform(dist.constraints.positive, (), (n_covariates,))
-        sd = numpyro.sample(names.EFFECTS_SD, positive)
-        prior = dist.Normal(0, sd).expand((n_genes, n_covariates)).to_event(2)
-        return covariates @ jnp.asarray(numpyro.sample(names.EFFECTS, prior)).T
+        positive, scales = dist.constraints.positive, self.effects.start(n_genes)
+        if self.effects.n_fixed:
+            flat = dist.ImproperUniform(positive, (), scales.sd.shape)
+            scales = scales._replace(sd=numpyro.sample(names.EFFECTS_SD, flat))
+        if self.effects.n_levels:
+            flat = dist.ImproperUniform(positive, (), scales.typical.shape)
+            typical = numpyro.sample(names.RANDOM_TYPICAL, flat)
+            own = dist.InverseGamma(0.5 * DEGREES, 0.5 * DEGREES * jnp.asarray(typical))
+            own = own.expand(scales.variance.shape).to_event(2)
+            scales = scales._replace(variance=numpyro.sample(names.RANDOM_VARIANCE, own))
+        prior = dist.Normal(0, self.effects.precision(scales) ** -0.5).to_event(2)
+        return jnp.asarray(self.covariates) @ jnp.asarray(numpyro.sample(names.EFFECTS, prior)).T
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -102,8 +114,10 @@ class LogNormalModel(eqx.Module):
             Site(site.name, site.dims, "scale of the loadings")
             for site in self.loadings.sites(self.latent_dim)
         )
-        effects = () if self.covariates is None else EFFECTS
-        return (*scales, *SITES, *effects, *self.channel.sites, *self.depth_sites, LOG_RATE)
+        effects = EFFECTS[: 2 if self.effects.n_fixed else 1] if self.effects.n_covariates else ()
+        random = RANDOM if self.effects.n_levels else ()
+        sites = *SITES, *effects, *random, *self.channel.sites
+        return (*scales, *sites, *self.depth_sites, LOG_RATE)
 
     @property
     def depth_sites(self) -> tuple[Site, ...]:

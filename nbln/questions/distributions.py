@@ -15,6 +15,7 @@ from nbln.linalg import small
 from nbln.posterior.cells import CellPosterior
 from nbln.posterior.mode import Parameters
 from nbln.posterior.totals import Totals
+from nbln.priors.effects import FittedEffects
 from nbln.priors.loadings import FittedLoadings, Rows
 
 
@@ -25,7 +26,7 @@ class Spread(NamedTuple):
     normal: Float[np.ndarray, "gene moments"]
     channel_sd: dict[str, np.ndarray]  # of the natural log of each channel parameter
     residual_shape: float  # of the inverse gamma posterior of d
-    effect_sd: Float[np.ndarray, " covariate"] | None = None  # of the effects' prior
+    effects: FittedEffects | None = None  # None without covariates
 
 
 def of_parameters(
@@ -123,9 +124,10 @@ def _row_sd(spread: Spread, loadings: FittedLoadings) -> tuple[Float[np.ndarray,
 def _row_covariance(spread: Spread, loadings: FittedLoadings) -> Float[np.ndarray, "row row gene"]:
     """Conditional covariance of [μ, β, w] of each gene, from packed precision and priors."""
     precision = small.unpack_bordered(jnp.asarray(spread.normal))
-    if spread.effect_sd is not None:
-        known = jnp.arange(1, 1 + len(spread.effect_sd))
-        precision = precision.at[known, known].add(spread.effect_sd[:, None] ** -2)
+    if spread.effects is not None:
+        certain = spread.effects.precision.T
+        known = jnp.arange(1, 1 + len(certain))
+        precision = precision.at[known, known].add(certain)
     return np.asarray(_posterior_covariance(precision, jnp.asarray(loadings.precision)))
 
 

@@ -2,11 +2,16 @@
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
 
+from nbln import vocabulary as names
+from nbln.arguments import choose
 from nbln.data.formula import Formula
 
+Effects = Float[np.ndarray, "gene covariate"]
 
-def of_covariates(beta: xr.DataArray, sd: np.ndarray, formula: Formula | None) -> xr.Dataset:
+
+def of_covariates(beta: xr.DataArray, sd: Effects, formula: Formula | None) -> xr.Dataset:
     """See `LaplaceResult.get_covariate_effects`.
 
     Parameters
@@ -14,12 +19,43 @@ def of_covariates(beta: xr.DataArray, sd: np.ndarray, formula: Formula | None) -
     beta
         (gene, covariate) effects, of numbers by their standard deviation.
     sd
-        (gene, covariate) their posterior standard deviations.
+        Their posterior standard deviations.
     """
-    if formula is None:
+    if formula is None or not formula.fixed:
         raise ValueError(
             "get_covariate_effects(): this fit has no covariates; fit with formula='~ column', "
             "columns of adata.obs"
         )
-    spread = beta.copy(data=np.asarray(sd))
+    fixed = slice(len(formula.fixed))
+    beta = beta[:, fixed]
+    spread = beta.copy(data=np.asarray(sd)[:, fixed])
     return xr.Dataset({"mean": beta / formula.units, "sd": spread / formula.units})
+
+
+def of_levels(
+    beta: xr.DataArray,
+    sd: Effects,
+    variance: Float[np.ndarray, "gene random"],
+    formula: Formula | None,
+    column: str | None,
+) -> xr.Dataset:
+    """See `LaplaceResult.get_random_effects`; `variance` is that between levels."""
+    columns = [] if formula is None else [part.column for part in formula.random]
+    if not columns:
+        raise ValueError(
+            "get_random_effects(): this fit has no random intercepts; fit with random=['column'], "
+            "columns of adata.obs"
+        )
+    assert formula is not None, "it has the columns"
+    column = choose("get_random_effects(column", columns[0] if column is None else column, columns)
+    i = columns.index(column)
+    first = len(formula.fixed) + sum(formula.n_levels[:i])
+    levels = slice(first, first + formula.n_levels[i])
+    dims = (names.GENE, column if column != names.GENE else names.RANDOM)
+    values = {
+        "mean": (dims, beta.values[:, levels]),
+        "sd": (dims, np.asarray(sd)[:, levels]),
+        "between": (names.GENE, np.sqrt(np.asarray(variance)[:, i])),
+    }
+    coords = {names.GENE: beta[names.GENE].values, dims[1]: list(formula.random[i].levels)}
+    return xr.Dataset(values, coords=coords)

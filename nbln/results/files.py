@@ -14,6 +14,7 @@ from nbln.posterior.mode import Augmentation, Columns, Parameters, Search
 from nbln.posterior.totals import Totals
 from nbln.posterior.variational import POSTERIORS
 from nbln.priors.capture import CaptureRule
+from nbln.priors.effects import EffectScales, EffectsPrior, FittedEffects
 from nbln.priors.loadings import FittedLoadings
 from nbln.priors.marginal import MarginalDispersion, MarginalMean
 from nbln.priors.shrinkage import Shrinkage
@@ -23,7 +24,7 @@ from nbln.results import io
 from nbln.results.history import History
 
 CELL, GENE, FACTOR = (names.CELL,), (names.GENE,), (names.FACTOR,)
-COVARIATE = (names.COVARIATE,)
+COVARIATE, RANDOM, FIXED = (names.COVARIATE,), (names.RANDOM,), ("fixed",)
 CELL_DIMS = {"z": (*CELL, "column")}  # of what is known of cells; the rest has one number a cell
 ITERATION = ("iteration",)
 HISTORY_DIMS = {
@@ -139,7 +140,7 @@ def laplace_parts(groups: io.Groups) -> dict:
             spread["normal"],
             {n.removesuffix("_sd"): x for n, x in spread.items() if n != "normal"},
             io.values(groups["spread"])["residual_shape"],
-            known.get(names.EFFECTS_SD),
+            known.get("prior"),
         ),
         "history": History(**history),
         "capture_rule": CaptureRule(**plain["capture"]),
@@ -155,9 +156,12 @@ def laplace_parts(groups: io.Groups) -> dict:
 
 def _covariates_group(result):
     """Covariates of the cells, their effects on genes, and the formula."""
+    scales = result.spread.effects.scales
     arrays = {
         names.EFFECTS: ((*GENE, *COVARIATE), result.parameters.effects),
-        names.EFFECTS_SD: (COVARIATE, result.spread.effect_sd),
+        names.EFFECTS_SD: (FIXED, scales.sd),
+        names.RANDOM_VARIANCE: ((*GENE, *RANDOM), scales.variance),
+        names.RANDOM_TYPICAL: (RANDOM, scales.typical),
         "values": ((*CELL, *COVARIATE), result.augmentation.covariates),
     }
     return io.group(arrays, result.formula.plain())
@@ -167,7 +171,11 @@ def _covariates(dataset) -> dict:
     """The reverse of `_covariates_group`; nothing for a file without it."""
     if dataset is None:
         return {}
-    return {**io.arrays(dataset), "formula": Formula.restore(io.values(dataset))}
+    arrays, formula = io.arrays(dataset), Formula.restore(io.values(dataset))
+    scales = (names.EFFECTS_SD, names.RANDOM_VARIANCE, names.RANDOM_TYPICAL)
+    prior = EffectsPrior(len(formula.fixed), formula.n_levels)
+    fitted = FittedEffects(prior, EffectScales(*(arrays[name] for name in scales)))
+    return {**arrays, "formula": formula, "prior": fitted}
 
 
 def draws_groups(posterior) -> io.Groups:

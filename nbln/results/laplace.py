@@ -244,8 +244,8 @@ class LaplaceResult(LogNormalResult):
         Effects are relative to what depth explains: where capture losses come from totals, a
         category in which all genes double shows none. They are shrunken toward 0 by as much as the
         counts of a gene leave open, under a normal prior whose width is learned for each covariate.
-        ``sd`` is conditional on the cells' factors, and takes cells for independent: replicates
-        that share a donor are not.
+        ``sd`` is conditional on the cells' factors and takes cells for independent, unless what
+        they share, a donor, is in ``fit(random=)``.
 
         Raises
         ------
@@ -254,6 +254,21 @@ class LaplaceResult(LogNormalResult):
         """
         sd = distributions.effects_sd(self.spread, self.loadings)
         return effects.of_covariates(self.beta, sd, self.formula)
+
+    def get_random_effects(self, column: str | None = None) -> xr.Dataset:
+        """Effects of the levels of a random intercept on each gene's log-rate (natural log).
+
+        ``mean`` and ``sd``, (gene, level), and ``between``, (gene,), the standard deviation between
+        levels that was learned. `column` is one of ``fit(random=)``, by default the first.
+
+        Raises
+        ------
+        ValueError
+            The fit had no random intercepts, or not this one.
+        """
+        sd = distributions.effects_sd(self.spread, self.loadings)
+        variance = () if self.spread.effects is None else self.spread.effects.scales.variance
+        return effects.of_levels(self.beta, sd, variance, self.formula, column)
 
     def get_pareto_k(self, n_cells: int = 40, seed: int = 0, counts=None) -> xr.DataArray:
         """Pareto k̂ of importance ratios in z, (cell,), of a random sample of cells.

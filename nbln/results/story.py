@@ -115,11 +115,15 @@ def of_laplace(result) -> Iterator[Line]:
 
 def _covariates(result) -> Iterator[Line]:
     """The formula, and how large effects are."""
-    yield "Formula", result.formula.text
-    effects = result.get_covariate_effects()["mean"]
-    for name, values in zip(result.formula.names, effects.values.T, strict=True):
+    formula = result.formula
+    yield "Formula", formula.text
+    effects = result.get_covariate_effects()["mean"].values.T if formula.fixed else ()
+    for name, values in zip(formula.fixed, effects, strict=True):
         sd = float(np.std(values))
         yield "", f"{visible(name)}: effects on genes have a standard deviation of {sd:.2g} (log)"
+    for part in formula.random:
+        sd = float(np.median(result.get_random_effects(part.column)["between"]))
+        yield "", f"{len(part.levels)} levels of {visible(part.column)} differ by {sd:.2g} (log)"
 
 
 def _svi_state(result) -> str:

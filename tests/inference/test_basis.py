@@ -9,6 +9,7 @@ from nbln.inference.laplace.basis import Rotation, expand
 from nbln.linalg import gauge, small
 from nbln.models.depth import InCounts
 from nbln.priors.columnwise import HorseshoeColumnwise
+from nbln.priors.effects import EffectsPrior
 from nbln.priors.shrinkage import Phase
 from nbln.priors.sparse import HorseshoeSparse
 
@@ -35,7 +36,7 @@ def run(fitted, prior, phase=None, absorb_mean=True):
     phase = Phase.start() if phase is None else phase
     none = jnp.zeros((len(mu), 0))
     given = jnp.asarray(mu), none, jnp.asarray(W), moments(z), prior, phase, absorb_mean
-    turned = expand(*given, InCounts())
+    turned = expand(*given, InCounts(), EffectsPrior())
     return turned, np.asarray(turned.rotation(jnp.asarray(z.T), jnp.zeros((len(z), 0)))).T
 
 

@@ -14,6 +14,7 @@ from nbln.models.depth import InCounts
 from nbln.posterior import mode
 from nbln.posterior.mode import Parameters
 from nbln.priors.columnwise import HorseshoeColumnwise
+from nbln.priors.effects import EffectsPrior
 from nbln.priors.shrinkage import Phase
 from nbln.priors.univariate import Normal
 
@@ -69,7 +70,7 @@ def test_rows_solve_the_normal_equations():
             jnp.asarray(np.stack([packed(matrix) for matrix in N])),
             jnp.asarray(rhs),
             Normal(0.0, 2.0),
-            jnp.asarray(sd),
+            jnp.broadcast_to(jnp.asarray(sd) ** -2.0, (G, P)),
             jnp.asarray(precision),
             Damping.start(G),
         )
@@ -92,7 +93,9 @@ def test_factors_give_covariates_what_is_theirs(absorb_mean):
     v = np.hstack([np.ones((C, 1)), x, z])
     with precision_of("float64"):
         given = map(jnp.asarray, (mu, beta, W, packed(v.T @ v)))
-        turned = expand(*given, HorseshoeColumnwise(), Phase.start(), absorb_mean, InCounts())
+        turned = expand(
+            *given, HorseshoeColumnwise(), Phase.start(), absorb_mean, InCounts(), EffectsPrior(P)
+        )
         new = np.asarray(turned.rotation(jnp.asarray(z.T), jnp.asarray(x))).T
         new_mu, new_beta, new_W = map(np.asarray, (turned.mu, turned.effects, turned.W))
     before, after = mu + x @ beta.T + z @ W.T, new_mu + x @ new_beta.T + new @ new_W.T

@@ -16,6 +16,7 @@ from nbln.models.nbln import NBLN
 from nbln.posterior import mode
 from nbln.posterior.cells import CellsAtMode
 from nbln.priors.capture import CaptureRule
+from nbln.priors.effects import EffectsPrior
 from nbln.priors.loadings import Rows
 from nbln.priors.shrinkage import Phase
 from nbln.priors.sparse import HorseshoeSparse
@@ -101,7 +102,8 @@ def test_columns_are_compared_in_the_basis_that_they_are_in():
     n_cells = 1000.0
     moments = jnp.asarray([n_cells, 0.0, 0.0, n_cells, 0.0, n_cells])
     none = jnp.zeros((n_genes, 0))
-    turned = expand(jnp.zeros(n_genes), none, W, moments, prior, phase, True, InCounts())
+    priors = prior, phase, True, InCounts(), EffectsPrior()
+    turned = expand(jnp.zeros(n_genes), none, W, moments, *priors)
     scales = prior.start(jnp.ones(2), n_genes) | {"lambda": jnp.asarray([2.0, 0.1])}
     rows = Rows(W, jnp.zeros((2, 2, n_genes)) + 1e-4 * jnp.eye(2)[:, :, None],
                 jnp.zeros(2), jnp.ones((n_genes, 2)))  # fmt: skip

@@ -13,8 +13,13 @@ from jaxtyping import Array, Float
 from nbln.linalg import small
 from nbln.linalg.products import dot
 from nbln.models.depth import Depth
+from nbln.priors.effects import EffectsPrior
 from nbln.priors.loadings import LoadingsPrior, Turn
 from nbln.priors.shrinkage import Phase
+
+# Of the levels of random intercepts, relative to their cells: what it leaves of a level's mean is
+# this share, and an iteration later this share of that; float32 inverts what it has made.
+RIDGE = 1e-3
 
 
 class Rotation(NamedTuple):
@@ -65,6 +70,7 @@ def expand(
     phase: Phase,
     absorb_mean: bool,
     depth: Depth,
+    prior_of_effects: EffectsPrior,
 ) -> Expansion:
     """Absorb mean and covariance of the factors; turn to the axes that the loadings prior asks for.
 
@@ -83,8 +89,11 @@ def expand(
     second = small.unpack_bordered(moments[None])[:, :, 0]
     if not absorb_mean:
         second = second.at[0].set(0).at[:, 0].set(0).at[0, 0].set(1)
-    cross = second[known:, :known]
-    inverse = small.inverse_and_log_det(second[:known, :known, None])[0][:, :, 0]
+    cross, covariates = second[known:, :known], second[:known, :known]
+    # Levels add up to the mean or to other covariates: of all ways to say it, a short one is taken.
+    random = jnp.arange(known) > prior_of_effects.n_fixed
+    covariates = covariates + jnp.diag(jnp.where(random, RIDGE * jnp.diag(covariates), 0.0))
+    inverse = small.inverse_and_log_det(covariates[:, :, None])[0][:, :, 0]
     shift = dot(cross, inverse)
     covariance = (second[known:, known:] - dot(shift, cross.T)) / moments[0]
     moved = dot(W, shift)

@@ -36,14 +36,13 @@ from nbln.models.log_normal import LogNormalModel
 from nbln.posterior import evidence, mode
 from nbln.posterior.cells import CellPosterior
 from nbln.posterior.mode import Parameters, Search
+from nbln.priors.effects import EffectScales
 from nbln.priors.loadings import FittedLoadings
 from nbln.priors.shrinkage import Phase
 from nbln.progress import Progress
 
 log = logging.getLogger("nbln")
 
-# Of effects of covariates before any is known (natural log): large, so that the counts decide.
-FIRST_EFFECT_SD = 2.0
 # The first parameters are rough, so the modes at them need not be exact.
 FIRST_SEARCH = Search(tol=0.1, max_steps=10)
 
@@ -109,7 +108,7 @@ class LaplaceFit(NamedTuple):
     cells: CellPosterior
     # Complete-data precision of [μ, β, W], packed, summed at the final parameters in their basis.
     normal: Float[Array, "gene moments"]
-    effect_sd: Float[Array, " covariate"]  # of the effects' prior
+    effects: EffectScales
     channel_sd: dict[str, Array]  # conditional, of the natural log of each channel parameter
     info: Info  # of all iterations, stacked
     converged: bool
@@ -158,7 +157,7 @@ def fit_laplace(
         FittedLoadings(model.loadings, state.scales, state.precision),
         cells,
         sums.normal,
-        state.effect_sd,
+        state.effects,
         _channel_sd(model, state.parameters, sums.channel, task.tails),
         jax.tree.map(lambda *leaves: np.stack(leaves), *run.history),
         run.part == CONVERGED,
@@ -202,7 +201,7 @@ def _first_state(model, plain: Parameters, sums, probes) -> State:
             Phase.start(),
             parameters,
             scales,
-            jnp.full(n_covariates, FIRST_EFFECT_SD),
+            model.effects.start(n_genes),
             precision,
             Rotation.identity(k, n_covariates),
             Damping.start(n_genes),

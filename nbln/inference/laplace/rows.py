@@ -59,7 +59,7 @@ def regress(
     normal: Float[Array, "gene moments"],
     response: Float[Array, "gene regressors"],
     mean_prior: Prior,
-    effect_sd: Float[Array, " covariate"],
+    effect_precision: Float[Array, "gene covariate"],
     precision: Float[Array, "gene factor"],
     damping: Damping,
 ) -> Regression:
@@ -78,8 +78,8 @@ def regress(
         the effects, and for w.
     mean_prior
         Of μ at the genes' variances.
-    effect_sd
-        (covariate,) of the effects' prior.
+    effect_precision
+        (gene, covariate) of the effects' prior.
     precision
         (gene, factor) of the loadings' prior, in the basis of `old`.
     """
@@ -95,7 +95,7 @@ def regress(
         gradient, curvature = mean_prior.penalty(mu)
         N, rhs = N.at[0, 0].add(curvature), rhs.at[0].add(gradient)
     w = len(N) - k  # where the factors begin
-    known, certain = jnp.arange(1, w), effect_sd[:, None] ** -2
+    known, certain = jnp.arange(1, w), effect_precision.T
     N = N.at[known, known].add(certain)
     rhs = rhs.at[known].add(-certain * old.effects.T)
     covariance, diagonal = small.inverse_with_diagonal(N, precision)

@@ -19,13 +19,11 @@ from nbln.linalg.dtypes import strong
 from nbln.linalg.products import dot
 from nbln.models.log_normal import LogNormalModel
 from nbln.posterior.mode import Parameters
+from nbln.priors.effects import EffectScales
 from nbln.priors.loadings import Rows, Scales
 from nbln.priors.shrinkage import Phase
 from nbln.priors.univariate import Frozen, InverseGamma, Prior
 
-# Of effects, natural log: far below what any counts could show, and not 0, where an effect that has
-# become none would stay it.
-SMALLEST_EFFECT_SD = 1e-2
 LARGEST_SCALE = 1e6  # stands for no shrinkage, where a sum over columns must stay finite
 
 
@@ -35,7 +33,7 @@ class State(NamedTuple):
     phase: Phase
     parameters: Parameters
     scales: Scales
-    effect_sd: Float[Array, " covariate"]  # of the effects' prior
+    effects: EffectScales
     # Of the Gaussian that replaces the loadings prior in the next regression.
     precision: Float[Array, "gene factor"]
     rotation: Rotation
@@ -79,7 +77,7 @@ def update(
         sums.normal,
         sums.response,
         priors[names.MU],
-        state.effect_sd,
+        model.effects.precision(state.effects),
         state.precision,
         state.damping,
     )
@@ -92,6 +90,7 @@ def update(
         state.phase,
         absorb_mean=not priors[names.MU].frozen,
         depth=model.depth,
+        prior_of_effects=model.effects,
     )
     d = _residual(priors[names.RESIDUAL], sums)
     channel = old.channel.maximise(sums.channel, tails, priors)
@@ -112,8 +111,8 @@ def update(
         columns.further_steps,
         fitted.shortened,
     )
-    effect_sd = _effect_sd(turned.effects, fitted.effects_variance)
-    state = State(phase, new, scales, effect_sd, precision, turned.rotation, fitted.damping)
+    effects = model.effects.learned(state.effects, turned.effects, fitted.effects_variance)
+    state = State(phase, new, scales, effects, precision, turned.rotation, fitted.damping)
     return strong((state, info))
 
 
@@ -129,13 +128,6 @@ def _residual(prior: Prior, sums: Statistics) -> Float[Array, " gene"]:
         return jnp.broadcast_to(jnp.asarray(prior.value), sums.residual.shape)
     assert isinstance(prior, InverseGamma), "d has a conjugate prior"
     return jnp.asarray(prior.posterior_mode(sums.residual, sums.moments[0]))
-
-
-def _effect_sd(
-    effects: Float[Array, "gene covariate"], variance: Float[Array, "gene covariate"]
-) -> Float[Array, " covariate"]:
-    """Standard deviation over genes of each covariate's effects, as they are expected to be."""
-    return jnp.maximum(jnp.sqrt(jnp.mean(effects**2 + variance, axis=0)), SMALLEST_EFFECT_SD)
 
 
 class _Columns(NamedTuple):
