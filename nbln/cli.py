@@ -218,10 +218,6 @@ def fit(
 ) -> None:
     """Fit a file of counts and leave the fit, an annotated copy and the strongest gene pairs."""
     with session(debug) as outputs:
-        if draws and formula is not None:
-            raise ValueError(
-                "--draws: a fit with --formula has no posterior draws yet; leave out one of them"
-            )
         adata = files.read(counts, backed)
         targets = _targets(out, counts)
         say(f"Read {adata.n_obs:,} cells x {adata.n_vars:,} genes from {counts}.")

@@ -188,13 +188,6 @@ def test_arguments_that_cannot_be(h5ad, tmp_path, arguments, words):
     assert not any(tmp_path.iterdir())
 
 
-def test_draws_of_a_formula_are_refused_before_the_fit(h5ad, tmp_path):
-    code, text = run("fit", h5ad, "--out", tmp_path, "--formula", "~ log_depth", "--draws", 3)
-    assert code == 1
-    assert "no posterior draws of a fit with --formula" in text
-    assert "Fitting" not in text
-
-
 def _empty_cell(adata):
     adata.X = sp.csr_matrix(adata.X.toarray() * (np.arange(N_CELLS) != 5)[:, None])
 

@@ -18,6 +18,7 @@ from formulaic import StructuredFormula
 from formulaic.errors import FormulaicError
 from jaxtyping import Float
 
+from nbln.arguments import check_number, choose
 from nbln.data.design import Categories, Numbers, holds_numbers, part_of
 from nbln.text import visible
 
@@ -139,6 +140,46 @@ class Formula:
         }
         made = self._spec.get_model_matrix(pd.DataFrame(columns, index=obs.index))
         return np.asarray(made, np.float32)[:, 1:]
+
+    def contrast(self, column: str, group: Any, reference: Any) -> Float[np.ndarray, " covariate"]:
+        """Covariates of a cell in `group` less those of one in `reference`.
+
+        All other columns are the same, categories the reference of the fit, numbers their mean.
+
+        Parameters
+        ----------
+        column
+            Of the formula, or of a random intercept.
+        group, reference
+            Two of its categories, or two numbers; `reference` may be None for the fit's, or for
+            the mean.
+        """
+        call = "differential_expression"
+        for i, part in enumerate(self.random):
+            if part.column == column:
+                before = len(self.fixed) + sum(self.n_levels[:i])
+                found = np.zeros(len(self.names), np.float32)
+                for level, sign in ((group, 1), (reference, -1)):
+                    choose(f"{call}({column}", level, part.levels)
+                    found[before + part.levels.index(level)] += sign
+                return found
+        known = [part.column for part in self.parts]
+        choose(f"{call}(column", column, known + [part.column for part in self.random])
+        rows = {
+            part.column: [part.levels[0] if isinstance(part, Categories) else part.mean] * 2
+            for part in self.parts
+        }
+        part = self.parts[known.index(column)]
+        pair = [group, rows[column][1] if reference is None else reference]
+        for value in pair:
+            if isinstance(part, Categories):
+                choose(f"{call}({column}", value, part.levels)
+            else:
+                check_number(f"{call}({column}", value, -np.inf, np.inf, open_=True)
+        rows[column] = pair
+        random = {part.column: ["", ""] for part in self.random}  # of no level
+        first, second = self.matrix(pd.DataFrame({**rows, **random}), call)
+        return first - second
 
     def plain(self) -> dict[str, Any]:
         """As plain values, which a file can hold."""

@@ -109,3 +109,8 @@ class FittedEffects(NamedTuple):
     def precision(self) -> Effects:
         """Of every effect."""
         return self.prior.precision(self.scales)
+
+    @classmethod
+    def none(cls, n_genes: int) -> "FittedEffects":
+        """That of a model without covariates."""
+        return cls(EffectsPrior(), EffectsPrior().start(n_genes))

@@ -21,15 +21,31 @@ def of_covariates(beta: xr.DataArray, sd: Effects, formula: Formula | None) -> x
     sd
         Their posterior standard deviations.
     """
+    formula = check_fixed(formula)
+    fixed = slice(len(formula.fixed))
+    beta = beta[:, fixed]
+    spread = beta.copy(data=np.asarray(sd)[:, fixed])
+    return xr.Dataset({"mean": beta / formula.units, "sd": spread / formula.units})
+
+
+def check_fixed(formula: Formula | None) -> Formula:
+    """A formula with fixed covariates, or an error that says that there is none."""
     if formula is None or not formula.fixed:
         raise ValueError(
             "get_covariate_effects(): this fit has no covariates; fit with formula='~ column', "
             "columns of adata.obs"
         )
-    fixed = slice(len(formula.fixed))
-    beta = beta[:, fixed]
-    spread = beta.copy(data=np.asarray(sd)[:, fixed])
-    return xr.Dataset({"mean": beta / formula.units, "sd": spread / formula.units})
+    return formula
+
+
+def check_any(formula: Formula | None, call: str) -> Formula:
+    """A formula, or an error that says that there is none."""
+    if formula is None:
+        raise ValueError(
+            f"{call}(): this fit has no covariates; fit with formula='~ column', and for donors "
+            "with random=['column'], columns of adata.obs"
+        )
+    return formula
 
 
 def of_levels(

@@ -214,9 +214,7 @@ def pairs(
         inside = (found.first < found.second) & np.isin(found.second, rows)
         found = Counted(*(x[inside] for x in found))
     n = len(draws)
-    # Of n draws none on the other side does not make it impossible: half a draw stands for that.
-    error = (n * (1 - found.beyond) + 0.5) / (n + 1)
-    lfsr = (n * (1 - found.sign) + 0.5) / (n + 1)
+    error, lfsr = rest(found.beyond, n), rest(found.sign, n)
     order = np.lexsort((-np.abs(found.mean), error))
     q = q_values(error[order])
     called = order[q <= fdr]
@@ -236,6 +234,14 @@ def pairs(
     )
     table.attrs = {"kind": draws.kind, "min_abs": min_abs, "fdr": fdr, "level": level}
     return table
+
+
+def rest(share: Float[np.ndarray, " call"], n: int) -> Float[np.ndarray, " call"]:
+    """Probability of everything else than what `share` of n draws say.
+
+    None of n draws on the other side does not make it impossible: half a draw stands for that.
+    """
+    return (n * (1 - share) + 0.5) / (n + 1)
 
 
 def q_values(error: Float[np.ndarray, " call"]) -> Float[np.ndarray, " call"]:

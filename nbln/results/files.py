@@ -184,13 +184,21 @@ def draws_groups(posterior) -> io.Groups:
     per_column = (*sample, *FACTOR)
     arrays = {
         names.MU: ((*sample, *GENE), draws.mu),
+        names.EFFECTS: ((*sample, *GENE, *COVARIATE), draws.effects),
+        names.EFFECTS_SD: ((*sample, *FIXED), draws.effect_scales.sd),
+        names.RANDOM_VARIANCE: ((*sample, *GENE, *RANDOM), draws.effect_scales.variance),
+        names.RANDOM_TYPICAL: ((*sample, *RANDOM), draws.effect_scales.typical),
         names.LOADINGS: ((*sample, *GENE, *FACTOR), draws.W),
         names.RESIDUAL: ((*sample, *GENE), draws.d),
         "centre": (per_column, draws.centre),
         "pool": ((*sample, "quantity"), draws.pool),
         "accepted": ((*sample, "step"), draws.accepted),
     }
-    plain = {"model": posterior.model, "converged": bool(posterior.fit_converged)}
+    plain = {
+        "model": posterior.model,
+        "converged": bool(posterior.fit_converged),
+        "formula": None if posterior.formula is None else posterior.formula.plain(),
+    }
     return {
         "data": io.of_fitted(posterior.fitted),
         "draws": io.group(arrays, plain),
@@ -212,11 +220,21 @@ def draws_groups(posterior) -> io.Groups:
 def draws_parts(groups: io.Groups) -> dict:
     """The fields of `PosteriorDraws`."""
     arrays, plain = io.arrays(groups["draws"]), io.values(groups["draws"])
+    formula = plain.get("formula")
+    # Files without covariates, or from before there were any, have no such arrays.
+    shape = arrays[names.MU].shape
+    none = np.zeros((*shape, 0), np.float32)
+    effects = arrays.get(names.EFFECTS, none)
+    wanted = {names.EFFECTS_SD: none[:, :, 0], names.RANDOM_VARIANCE: none}
+    wanted[names.RANDOM_TYPICAL] = none[:, :, 0]
+    scales = (arrays.get(name, empty) for name, empty in wanted.items())
     return {
         "fitted": io.to_fitted(groups["data"]),
         "model": plain["model"],
         "draws": Draws(
             arrays[names.MU],
+            effects,
+            EffectScales(*scales),
             arrays[names.LOADINGS],
             arrays[names.RESIDUAL],
             io.arrays(groups["channel"]),
@@ -227,6 +245,7 @@ def draws_parts(groups: io.Groups) -> dict:
         ),
         "prior": prior_of(io.values(groups["prior"])),
         "fit_converged": plain["converged"],
+        "formula": None if formula is None else Formula.restore(formula),
         **io.arrays(groups["prior"]),
     }
 

@@ -15,20 +15,21 @@ from nbln import registry
 from nbln import vocabulary as names
 from nbln.arguments import check_number
 from nbln.data.fitted import Fitted
+from nbln.data.formula import Formula
 from nbln.inference.sampler.engine import Draws
 from nbln.priors.loadings import LoadingsPrior
 from nbln.questions import arviz, diagnostics, intervals, sampling, stability
 from nbln.questions.intervals import CorrelationDraws
 from nbln.results import files, io
 from nbln.results.answers import Answers
+from nbln.results.effect_draws import LEVEL, EffectDraws
 
-LEVEL = 0.9  # of an interval unless another is asked for
 STEPS = ("cells", "rows", "overdispersion", "shift")  # whose proposals are accepted or not
 POOL = ("log_phi_mean", "log_phi_sd", "logit_share_mean")
 
 
 @dataclass(frozen=True, eq=False)
-class PosteriorDraws(Answers):
+class PosteriorDraws(EffectDraws, Answers):
     """Draws of everything, from `LaplaceResult.sample_posterior`.
 
     Attributes
@@ -47,6 +48,8 @@ class PosteriorDraws(Answers):
     fit_converged
         Whether the fit that the chains started from had converged; `summary` says whether they
         have mixed.
+    formula
+        What is known of the covariates; None where there are none.
     """
 
     kind: ClassVar[str] = "draws"
@@ -58,6 +61,7 @@ class PosteriorDraws(Answers):
     z_mean: Float[np.ndarray, "cell column"]
     z_sd: Float[np.ndarray, "cell column"]
     fit_converged: bool
+    formula: Formula | None = None
 
     def __repr__(self):
         return (
@@ -88,7 +92,7 @@ class PosteriorDraws(Answers):
 
     def _flat(self, array: np.ndarray) -> np.ndarray:
         """Chains one after the other."""
-        return array.reshape(-1, *array.shape[2:])
+        return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
 
     def _real(self, array: np.ndarray) -> np.ndarray:
         """Draws (draw, gene, ...) of real genes."""
@@ -333,6 +337,8 @@ class PosteriorDraws(Answers):
             (*shape, names.GENE, names.FACTOR),
             W.reshape(self.draws.W.shape),
         )
+        if self.formula is not None:
+            posterior[names.EFFECTS] = (*shape, names.GENE, names.COVARIATE), self.draws.effects
         posterior |= {name: (shape, self.draws.pool[..., i]) for i, name in enumerate(POOL)}
         stats = {
             f"accepted_{step}": (shape, self.draws.accepted[..., i]) for i, step in enumerate(STEPS)
@@ -342,6 +348,8 @@ class PosteriorDraws(Answers):
             names.DRAW: np.arange(self.n_draws),
             names.GENE: gene,
         }
+        if self.formula is not None:
+            coords[names.COVARIATE] = np.array(self.formula.names)
         numbers = {dim: coords[dim] for dim in shape}
         return xr.DataTree.from_dict(
             {

@@ -16,6 +16,7 @@ from nbln.inference.sampler import engine
 from nbln.inference.sampler.engine import Draws, SamplerConfig, Start
 from nbln.models.depth import Depth
 from nbln.posterior.mode import Parameters
+from nbln.priors.effects import FittedEffects
 from nbln.priors.loadings import FittedLoadings
 from nbln.questions.diagnostics import doubts
 from nbln.results.log_normal import LogNormalResult
@@ -31,11 +32,6 @@ def sample(
 ) -> PosteriorDraws:
     """See `LaplaceResult.sample_posterior`."""
     choose("sample_posterior(capture", capture, (LATENT, SOURCE))
-    if result.formula is not None:
-        raise NotImplementedError(
-            "sample_posterior(): not implemented for a fit with a formula; get_covariate_effects() "
-            "has conditional standard deviations of the effects"
-        )
     data = result.fitted.data(counts)
     start = _start(result, data, capture)
     with Saver(checkpoint) as saver:
@@ -55,6 +51,7 @@ def sample(
         reference=np.asarray(start.parameters.W),
         z_mean=samples.z_mean,
         z_sd=samples.z_sd,
+        formula=result.formula,
         fit_converged=result.converged,
     )
     for doubt in doubts(posterior.summary()):
@@ -64,8 +61,9 @@ def sample(
 
 def _fixed(draws: Draws, depth: Depth) -> Draws:
     """Draws with what is not identified in means and loadings at 0."""
-    mu, W, level = (np.asarray(x) for x in depth.fix(draws.mu, draws.W))
-    return draws._replace(mu=mu, W=W, centre=draws.centre - level[..., 1:])
+    mu, effects, W, level = map(np.asarray, depth.fix(draws.mu, draws.effects, draws.W))
+    centre = draws.centre - level[..., 1 + effects.shape[-1] :]
+    return draws._replace(mu=mu, effects=effects, W=W, centre=centre)
 
 
 def _start(result: LogNormalResult, data, capture: str) -> Start:
@@ -73,8 +71,13 @@ def _start(result: LogNormalResult, data, capture: str) -> Start:
     columns = slice(0, max(1, result.w_prior_diagnostics["effective_rank"]))
     parameters = jax.tree.map(jnp.asarray, result.parameters)
     parameters = Parameters(
-        parameters.mu, parameters.W[:, columns], parameters.d, parameters.channel
+        parameters.mu,
+        parameters.W[:, columns],
+        parameters.d,
+        parameters.channel,
+        parameters.effects,
     )
+    effects = result.spread.effects or FittedEffects.none(len(parameters.mu))
     fitted = result.loadings
     scales = {n: jnp.asarray(x) for n, x in fitted.scales.items()}
     scales = {n: x[columns] if x.ndim else x for n, x in scales.items()}
@@ -92,9 +95,17 @@ def _start(result: LogNormalResult, data, capture: str) -> Start:
     source = result.cascade_source
     if source is not None and not augmentation.columns.value and result.capture_rule.predicts_depth:
         if capture == LATENT:
-            augmentation = program.augment(result.capture_rule.of(data.library_size))
+            latent = program.augment(result.capture_rule.of(data.library_size))
+            augmentation = latent._replace(covariates=augmentation.covariates)
         else:
             offset_sd = source.posterior.eta_moments()[1].astype(np.float32)
     return Start(
-        parameters, loadings, priors[names.MU], coordinates, pooling, augmentation, offset_sd
+        parameters,
+        loadings,
+        priors[names.MU],
+        jax.tree.map(jnp.asarray, effects),
+        coordinates,
+        pooling,
+        augmentation,
+        offset_sd,
     )

@@ -99,3 +99,51 @@ def test_an_unknown_category(obs):
     other = obs.assign(treatment="zzz")
     with pytest.raises(ValueError, match="has 'zzz', which no cell .* it knew b, a, c"):
         formula.matrix(other, "transform")
+
+
+def test_random_intercepts_come_after_the_formula(obs):
+    formula = Formula.of("~ treatment", obs, ["day", "copy"])
+    assert formula.fixed == ("treatment[T.a]", "treatment[T.c]")
+    assert formula.names[2:] == (
+        "day[0]",
+        "day[1]",
+        "day[2]",
+        "day[3]",
+        "copy[a]",
+        "copy[b]",
+        "copy[c]",
+    )
+    assert formula.n_levels == (4, 3)
+    made = formula.matrix(obs, "fit")
+    np.testing.assert_array_equal(made[:, 3], obs["day"] == 1)
+    other = obs.assign(day=77)
+    assert not formula.matrix(other, "transform")[:, 2:6].any()
+    again = Formula.restore(formula.plain())
+    np.testing.assert_array_equal(again.matrix(obs, "x"), made)
+    alone = Formula.restore(Formula.of(None, obs, ["day"]).plain())
+    assert alone.fixed == () and alone.matrix(obs, "x").shape == (N, 4) and len(alone.units) == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [("same", "'same'] is 'u' in every cell"), ("percent mito", "has one level for each cell")],
+)
+def test_random_intercepts_that_cannot_be(column, message, obs):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Formula.of("~ treatment", obs, [column])
+
+
+def test_contrasts(obs):
+    formula = Formula.of("~ treatment * `percent mito`", obs, ["day"])
+    found = formula.contrast("treatment", "c", "a")
+    np.testing.assert_allclose(found[:3], [-1, 1, 0], atol=1e-6)
+    assert not found[3:].any()  # at the mean of the numbers
+    np.testing.assert_allclose(formula.contrast("treatment", "a", None)[:2], [1, 0])
+    sd = obs["percent mito"].std(ddof=0)
+    np.testing.assert_allclose(formula.contrast("percent mito", 7.0, 5.0)[2], 2 / sd, rtol=1e-5)
+    np.testing.assert_allclose(formula.contrast("day", "2", "0")[-4:], [-1, 0, 1, 0])
+    for call in (("treatmen", "a", None), ("treatment", "d", None), ("day", "9", "1")):
+        with pytest.raises(ValueError, match="differential_expression.*choose one of"):
+            formula.contrast(*call)
+    with pytest.raises((TypeError, ValueError), match="percent mito"):
+        formula.contrast("percent mito", "high", None)

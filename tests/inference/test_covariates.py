@@ -180,8 +180,6 @@ def test_everything_else_is_answered(explained, simulated):
     assert table.loc["misfit_mean", "status"] == "ok"
     assert np.isfinite(explained.get_compositional_samples(3)).all()
     assert explained.draw_parameters(2, 0)["beta"].dims == ("chain", "draw", "gene", "covariate")
-    with pytest.raises(NotImplementedError, match="formula"):
-        explained.sample_posterior(2)
     written = simulated[0].copy()
     explained.write_to(written)
     assert "nbln_beta_batch[T.b]" in written.var

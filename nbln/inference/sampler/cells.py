@@ -33,28 +33,41 @@ class CellState(NamedTuple):
 
 
 class Genes(NamedTuple):
-    """Means, loadings and overdispersion of all genes."""
+    """Means, effects of covariates, loadings and overdispersion of all genes."""
 
     mu: Float[Array, " gene"]
+    effects: Float[Array, "gene covariate"]
     W: Float[Array, "gene factor"]
     psi: Coordinates
 
     def parameters(self, overdispersion: Overdispersion) -> Parameters:
         """As the kernel takes them."""
         d, channel = overdispersion.parameters(self.psi)
-        return Parameters(self.mu, self.W, d, channel)
+        return Parameters(self.mu, self.W, d, channel, self.effects)
 
     def where(self, taken: Array, other: "Genes") -> "Genes":
         """These where `taken`, the others elsewhere."""
         return Genes(
             jnp.where(taken, self.mu, other.mu),
+            jnp.where(taken[:, None], self.effects, other.effects),
             jnp.where(taken[:, None], self.W, other.W),
             jnp.where(taken, self.psi, other.psi),
         )
 
 
+class Move(NamedTuple):
+    """What becomes of factors when loadings and effects have changed: basis (z - shift x)."""
+
+    basis: Float[Array, "factor factor"]
+    shift: Float[Array, "factor covariate"]
+
+    def __call__(self, z: Float[Array, "factor cell"], covariates: Float[Array, "cell covariate"]):
+        """Factors after it."""
+        return dot(self.basis, z - dot(self.shift, covariates.T))
+
+
 class RowSums(NamedTuple):
-    """Derivatives of the log-likelihood in [μ, w], genes last."""
+    """Derivatives of the log-likelihood in [μ, β, w], genes last."""
 
     slope: Float[Array, "row gene"]
     normal: Float[Array, "moments gene"]  # information, packed and bordered
@@ -79,6 +92,8 @@ class Drawn(NamedTuple):
     taken: Float[Array, ""]
     n_cells: Float[Array, ""]
     products: Float[Array, "factor factor"]  # Σ z zᵀ
+    cross: Float[Array, "factor covariate"]  # Σ z xᵀ
+    known: Float[Array, "covariate covariate"]  # Σ x xᵀ
 
 
 def begin(parameters: Parameters, columns: Columns, cells: Cells, z):
@@ -91,7 +106,7 @@ def draw(
     key: Array,
     genes: Genes,
     overdispersion: Overdispersion,
-    basis: Float[Array, "factor factor"],
+    move: Move,
     warm: Array,
     kept: Array,
     columns: Columns,
@@ -100,10 +115,10 @@ def draw(
 ):
     """Draw the coordinates of a chunk given all parameters; sum at the new ones.
 
-    Factors are multiplied by `basis` first, since the loadings have changed theirs.
+    Factors take their `move` first, since the loadings have changed their basis.
     """
     k = genes.W.shape[1]
-    state = state._replace(z=state.z.at[:k].set(dot(basis, state.z[:k])))
+    state = state._replace(z=state.z.at[:k].set(move(state.z[:k], cells.covariates)))
     keys = jax.random.split(jax.random.fold_in(key, state.chunk), 4)
     parameters = genes.parameters(overdispersion)
     shift = state.offset_sd * jax.random.normal(keys[3], state.offset.shape)
@@ -137,8 +152,9 @@ def draw(
         total=state.total + kept * z,
         square=state.square + kept * z**2,
     )
-    factors = z[:k] * cells.mask
-    drawn = Drawn(jnp.sum(taken), jnp.sum(cells.mask), dot(factors, factors.T))
+    factors, x = z[:k] * cells.mask, cells.covariates * cells.mask[:, None]
+    products = dot(factors, factors.T), dot(factors, x), dot(x.T, x)
+    drawn = Drawn(jnp.sum(taken), jnp.sum(cells.mask), *products)
     sums = _sums(parameters, genes.psi, overdispersion, columns, cells, z, rows=True)
     return (sums, drawn), new
 
@@ -168,11 +184,13 @@ def _sums(parameters, psi, overdispersion, columns, cells: Cells, z, rows: bool)
     m = mode.rates_without_residual(parameters, cells, columns, z)
     given = quadrature.integrate(parameters.channel, cells.counts, m, parameters.d)
     slopes = slopes_of(overdispersion, psi, given, mask)
-    of_rows = _row_sums(given, z[: parameters.W.shape[1]], mask) if rows else None
+    factors = z[: parameters.W.shape[1]]
+    of_rows = _row_sums(given, cells.covariates, factors, mask) if rows else None
     return Sums(dot(mask, given.log), of_rows, slopes.gradient, slopes.products)
 
 
-def _row_sums(given: quadrature.Integral, factors, mask) -> RowSums:
-    row = jnp.concatenate([jnp.ones_like(factors[:1]), factors]) * mask
-    products = small.pack(factors[:, None] * factors[None, :]) * mask
+def _row_sums(given: quadrature.Integral, covariates, factors, mask) -> RowSums:
+    v = jnp.concatenate([covariates.T, factors])
+    row = jnp.concatenate([jnp.ones_like(v[:1]), v]) * mask
+    products = small.pack(v[:, None] * v[None, :]) * mask
     return RowSums(dot(row, given.slope), dot(jnp.concatenate([row, products]), given.information))

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from numpyro.distributions import biject_to
 
+from nbln.linalg import small
+from nbln.linalg.products import dot
 from nbln.priors.loadings import FACTORS, Loadings, LoadingsPrior, Norms, Scales
 
 REPEATS = 4  # random walks of the scales, each time that they are drawn
@@ -86,6 +88,45 @@ def _stretch(keys, of_z, of_w, volume):
     t = mode + sd * jax.random.normal(keys[0])
     ratio = density(t) - density(0.0) + 0.5 * ((t - mode) ** 2 - mode**2) / sd**2
     return jnp.where(jnp.log(jax.random.uniform(keys[1])) < ratio, t, 0.0)
+
+
+class Exchange(NamedTuple):
+    """Effects that took over from the factors, at the same log-rates."""
+
+    effects: Float[Array, "gene covariate"]
+    shift: Float[Array, "factor covariate"]  # z is to be z - shift x
+    cross: Float[Array, "factor covariate"]  # Σ z xᵀ after it
+
+
+def exchange(
+    key: Array, effects, precision, W: Loadings, cross, known: Float[Array, "covariate covariate"]
+) -> Exchange:
+    """Move what factors have of the covariates between them and the effects.
+
+    As in `mix` the counts do not resist: β_j + W a and z - a x_j give the same log-rates. Under the
+    priors of z and of β, whose `precision` is that of each effect, a is Gaussian; it is drawn for
+    one covariate after the other.
+    """
+    k = W.shape[1]
+
+    def covariate(j, at: Exchange) -> Exchange:
+        weighted = precision[:, j, None] * W
+        curvature = known[j, j] * jnp.eye(k) + dot(W.T, weighted)
+        covariance, _ = small.inverse_and_log_det(curvature[:, :, None])
+        slope = at.cross[:, j] - dot(weighted.T, at.effects[:, j])
+        noise = jax.random.normal(jax.random.fold_in(key, j), (k, 1))
+        a = small.multiply(covariance, slope[:, None])
+        a = (a + small.multiply(small.cholesky(covariance), noise))[:, 0]
+        return Exchange(
+            at.effects.at[:, j].add(dot(W, a)),
+            at.shift.at[:, j].add(a),
+            at.cross - a[:, None] * known[j],
+        )
+
+    first = Exchange(effects, jnp.zeros_like(cross), cross)
+    if cross.shape[1] == 0:  # a body that is never run is compiled all the same
+        return first
+    return jax.lax.fori_loop(0, cross.shape[1], covariate, first)
 
 
 def draw_centre(key: Array, W: Loadings, precision: Loadings) -> Norms:

@@ -17,11 +17,12 @@ from nbln.inference.checkpoint import OFF, Saver, Snapshot, Stage
 from nbln.inference.overdispersion import Overdispersion, OverdispersionPrior
 from nbln.inference.sampler import cells as cell_steps
 from nbln.inference.sampler import columns
-from nbln.inference.sampler.cells import CellState, Genes
+from nbln.inference.sampler.cells import CellState, Genes, Move
 from nbln.inference.sampler.sweep import State, Taken, Target, sweep
 from nbln.inference.stream import CellStream
 from nbln.linalg import gauge
 from nbln.posterior.mode import Augmentation, Parameters
+from nbln.priors.effects import EffectScales, FittedEffects
 from nbln.priors.loadings import FittedLoadings
 from nbln.priors.univariate import Prior
 from nbln.progress import Progress
@@ -69,6 +70,7 @@ class Start(NamedTuple):
     parameters: Parameters
     loadings: FittedLoadings
     mean: Prior  # of μ
+    effects: FittedEffects
     overdispersion: Overdispersion
     pooling: OverdispersionPrior
     augmentation: Augmentation
@@ -79,6 +81,8 @@ class Draws(NamedTuple):
     """All that is kept of one draw."""
 
     mu: Float[Array, " gene"]
+    effects: Float[Array, "gene covariate"]
+    effect_scales: EffectScales
     W: Float[Array, "gene factor"]
     d: Float[Array, " gene"]
     channel: dict[str, Array]  # its fields
@@ -111,10 +115,16 @@ def sample(
     began = time.perf_counter()
     stream = CellStream(counts, start.augmentation, RESIDENT_BYTES, CHUNK_BYTES)
     target = Target(
-        start.mean, start.loadings.prior, start.overdispersion, start.pooling, stream.tails()
+        start.mean,
+        start.effects.prior,
+        start.loadings.prior,
+        start.overdispersion,
+        start.pooling,
+        stream.tails(),
     )
     genes = Genes(
         start.parameters.mu,
+        start.parameters.effects,
         start.parameters.W,
         start.overdispersion.of(start.parameters.d, start.parameters.channel),
     )
@@ -191,6 +201,8 @@ def _draw(target: Target, state: State, taken: Taken) -> Draws:
     d, channel = target.overdispersion.parameters(state.genes.psi)
     return Draws(
         state.genes.mu,
+        state.genes.effects,
+        state.effects,
         state.genes.W,
         d,
         channel.state(),
@@ -210,7 +222,8 @@ def _first_state(start: Start, genes: Genes) -> State:
         start.loadings.scales,
         columns.first_steps(start.loadings.prior, k),
         start.pooling.start(genes.psi),
-        jnp.eye(k),
+        start.effects.scales,
+        Move(jnp.eye(k), jnp.zeros((k, genes.effects.shape[1]))),
     )
 
 

@@ -15,10 +15,12 @@ from nbln.data.histogram import CountTails
 from nbln.inference.overdispersion import Overdispersion, OverdispersionPrior, Pool
 from nbln.inference.sampler import cells as cell_steps
 from nbln.inference.sampler import columns, langevin
-from nbln.inference.sampler.cells import Drawn, Genes, Sums
+from nbln.inference.sampler.cells import Drawn, Genes, Move, Sums
 from nbln.inference.sampler.langevin import Local, Proposal
 from nbln.inference.stream import CellStream
 from nbln.linalg import small
+from nbln.linalg.products import dot
+from nbln.priors.effects import EffectScales, EffectsPrior
 from nbln.priors.loadings import Loadings, LoadingsPrior, Norms, Scales
 from nbln.priors.univariate import Prior, SmoothPrior
 
@@ -41,6 +43,7 @@ class Target(eqx.Module):
     """What is believed before the counts, and which coordinates move."""
 
     mean: Prior  # of μ
+    effects: EffectsPrior
     loadings: LoadingsPrior
     overdispersion: Overdispersion
     pooling: OverdispersionPrior
@@ -68,7 +71,8 @@ class State(NamedTuple):
     scales: Scales
     steps: Scales  # of the random walks of the scales
     pool: Pool
-    basis: Float[Array, "factor factor"]  # by which the cells' factors are yet to be multiplied
+    effects: EffectScales
+    move: Move  # which the cells' factors are yet to take
 
 
 class Taken(NamedTuple):
@@ -83,7 +87,7 @@ class Taken(NamedTuple):
 def sweep(key, target: Target, stream: CellStream, state: State, cells, warm, kept):
     """Draw everything once; the new state, the new cells, what was accepted."""
     keys = jax.random.split(key, 5)
-    given = (target.overdispersion, state.basis, warm, kept, stream.columns)
+    given = (target.overdispersion, state.move, warm, kept, stream.columns)
     (sums, drawn), cells = stream.scan(cell_steps.draw, cells, keys[0], state.genes, *given)
 
     def visit(genes: Genes, rows: bool = False) -> Sums:
@@ -118,18 +122,27 @@ def sweep(key, target: Target, stream: CellStream, state: State, cells, warm, ke
 
 
 def _rows(genes: Genes) -> Float[Array, "row gene"]:
-    return jnp.concatenate([genes.mu[None], genes.W.T])
+    return jnp.concatenate([genes.mu[None], genes.effects.T, genes.W.T])
+
+
+def _rows_precision(target: Target, state: State) -> Float[Array, "row gene"]:
+    """Prior precision of all of a row but μ."""
+    return jnp.concatenate([target.effects.precision(state.effects), state.precision], axis=1).T
+
+
+def _rows_away(state: State, genes: Genes) -> Float[Array, "row gene"]:
+    """All of a row but μ, less its prior mean."""
+    return jnp.concatenate([genes.effects, genes.W - state.centre], axis=1).T
 
 
 def _rows_at(target: Target, state: State, genes: Genes, sums: Sums) -> Local:
-    """Newton step of [μ, w] of every gene, or of w alone where μ is frozen."""
+    """Newton step of [μ, β, w] of every gene, or of β and w alone where μ is frozen."""
     assert sums.rows is not None, "rows are asked for"
     N = small.unpack_bordered(sums.rows.normal.T)
-    gradient, away = sums.rows.slope, genes.W - state.centre
-    gradient = gradient.at[1:].add(-(state.precision * away).T)
-    k = genes.W.shape[1]
-    inner = jnp.arange(1, k + 1)
-    N = N.at[inner, inner].add(state.precision.T)
+    gradient, precision = sums.rows.slope, _rows_precision(target, state)
+    gradient = gradient.at[1:].add(-precision * _rows_away(state, genes))
+    inner = jnp.arange(1, len(N))
+    N = N.at[inner, inner].add(precision)
     if not isinstance(target.mean, SmoothPrior):
         return Local.of(gradient[1:], N[1:, 1:])
     slope, curvature = target.mean.penalty(genes.mu)
@@ -149,7 +162,9 @@ def propose_rows(key, target: Target, state: State, sums: Sums) -> tuple[State, 
     to = state._replace(precision=jnp.where(some, switched, state.precision))
     proposal = langevin.propose(key, _rows_at(target, to, state.genes, sums))
     rows = _rows(state.genes).at[-len(proposal.move) :].add(proposal.move)
-    return to._replace(genes=state.genes._replace(mu=rows[0], W=rows[1:].T)), proposal
+    w = 1 + state.genes.effects.shape[1]  # where the loadings begin
+    genes = state.genes._replace(mu=rows[0], effects=rows[1:w].T, W=rows[w:].T)
+    return to._replace(genes=genes), proposal
 
 
 @eqx.filter_jit
@@ -157,9 +172,9 @@ def accept_rows(key, target, state: State, sums: Sums, to: State, proposal, new:
     """The next state, its sums, and the share accepted where memberships stay."""
 
     def log_prior(state):
-        away = state.genes.W - state.centre
+        away, precision = _rows_away(state, state.genes), _rows_precision(target, state)
         choice = target.loadings.log_choice(state.scales, state.precision)
-        gaussian = -0.5 * jnp.sum(state.precision * away**2, axis=1)
+        gaussian = -0.5 * jnp.sum(precision * away**2, axis=0)
         return target.log_mean(state.genes.mu) + gaussian + choice
 
     rise = new.log - sums.log + log_prior(to) - log_prior(state)
@@ -263,7 +278,13 @@ def accept_shift(key, target, state: State, sums: Sums, genes: Genes, proposal, 
 def finish(key, target: Target, state: State, drawn: Drawn, warm) -> State:
     """Pool, basis, memberships, centres and scales, which depend on genes and factors alone."""
     loadings, genes, centre = target.loadings, state.genes, state.centre
-    basis = columns.Basis(genes.W, centre, drawn.products, jnp.eye(len(centre)))
+    for_effects, for_exchange = jax.random.split(jax.random.fold_in(key, COLUMN_STEPS + 1))
+    effects = target.effects.draw(for_effects, state.effects, genes.effects)
+    given = target.effects.precision(effects), genes.W, drawn.cross, drawn.known
+    moved = columns.exchange(for_exchange, genes.effects, *given)
+    # Of z - shift x: Σ z zᵀ - shift Σ x zᵀ - (Σ z xᵀ of what is left) shiftᵀ.
+    products = drawn.products - dot(moved.shift, drawn.cross.T) - dot(moved.cross, moved.shift.T)
+    basis = columns.Basis(genes.W, centre, products, jnp.eye(len(centre)))
     precision, scales, steps = state.precision, state.scales, state.steps
     for repeat in range(COLUMN_STEPS):
         keys = jax.random.split(jax.random.fold_in(key, repeat), 4)
@@ -273,5 +294,6 @@ def finish(key, target: Target, state: State, drawn: Drawn, warm) -> State:
         precision = loadings.draw_precision(keys[2], away, scales)
         basis = basis._replace(centre=columns.draw_centre(keys[3], basis.W, precision))
     pool = target.pooling.draw(jax.random.fold_in(key, COLUMN_STEPS), genes.psi, state.pool)
-    genes = genes._replace(W=basis.W)
-    return State(genes, precision, basis.centre, scales, steps, pool, basis.inverse)
+    genes = genes._replace(effects=moved.effects, W=basis.W)
+    move = Move(basis.inverse, moved.shift)
+    return State(genes, precision, basis.centre, scales, steps, pool, effects, move)

@@ -9,11 +9,12 @@ from nbln.data.counts import Counts
 from nbln.inference.overdispersion import Pooling, of_channel
 from nbln.inference.sampler import cells as cell_steps
 from nbln.inference.sampler import columns
-from nbln.inference.sampler.cells import CellState, Genes
+from nbln.inference.sampler.cells import CellState, Genes, Move
 from nbln.inference.sampler.sweep import State, Target
 from nbln.inference.stream import CHUNK_BYTES, CellStream
 from nbln.posterior.mode import Augmentation, Columns
 from nbln.priors.columnwise import Gaussian
+from nbln.priors.effects import FittedEffects
 from nbln.priors.univariate import Normal
 
 W, MU, D, R = np.array([[0.9], [-0.7]]), np.array([0.8, 0.2]), np.array([0.15, 0.3]), 4.0
@@ -38,10 +39,10 @@ class Problem:
         channel = NegativeBinomial(jnp.full(2, np.log(R), jnp.float32))
         self.coordinates = of_channel(channel, held=False)
         psi = self.coordinates.of(jnp.float32(D), channel)
-        self.genes = Genes(jnp.float32(MU), jnp.float32(W), psi)
-        self.target = Target(
-            Normal(0.0, 2.0), prior, self.coordinates, Pooling(), self.stream.tails()
-        )
+        none = FittedEffects.none(2)
+        self.genes = Genes(jnp.float32(MU), jnp.zeros((2, 0)), jnp.float32(W), psi)
+        given = none.prior, prior, self.coordinates, Pooling(), self.stream.tails()
+        self.target = Target(Normal(0.0, 2.0), *given)
         self.state = State(
             self.genes,
             jnp.full((2, 1), 1 / 0.8**2),
@@ -49,7 +50,8 @@ class Problem:
             {},
             columns.first_steps(prior, 1),
             Pooling().start(psi),
-            jnp.eye(1),
+            none.scales,
+            Move(jnp.eye(1), jnp.zeros((1, 0))),
         )
 
     def cells(self, z=None):

@@ -18,11 +18,12 @@ from nbln.data.counts import Counts
 from nbln.inference.overdispersion import Pooling, of_channel
 from nbln.inference.sampler import cells as cell_steps
 from nbln.inference.sampler import columns, sweep
-from nbln.inference.sampler.cells import CellState, Genes
+from nbln.inference.sampler.cells import CellState, Genes, Move
 from nbln.inference.sampler.sweep import State, Target
 from nbln.inference.stream import CHUNK_BYTES, CellStream
 from nbln.posterior.mode import Augmentation
 from nbln.priors.columnwise import Gaussian
+from nbln.priors.effects import FittedEffects
 from nbln.priors.univariate import Normal
 
 N_SIMULATIONS, N_CELLS, N_GENES, SD = 200, 40, 3, 0.8
@@ -54,7 +55,8 @@ def rank(seed):
     rng = np.random.default_rng(seed)
     mu, W, psi = draw_truth(rng)
     coordinates = of_channel(NegativeBinomial(jnp.zeros(N_GENES)), held=False)
-    genes = Genes(*(jnp.float32(x) for x in (mu, W, psi)))
+    none = FittedEffects.none(N_GENES)
+    genes = Genes(*(jnp.float32(x) for x in (mu, np.zeros((N_GENES, 0)), W, psi)))
     d, channel = coordinates.parameters(genes.psi)
     d, r = np.asarray(d, float), np.asarray(channel.r, float)
     z = rng.normal(size=(N_CELLS, 1))
@@ -66,7 +68,8 @@ def rank(seed):
     truth = quantities(mu, W, d, np.log(r), z)
     added = Augmentation.of_offset(jnp.zeros(N_CELLS))
     stream = CellStream(Counts.from_anndata(ad.AnnData(counts)), added, 2**30, CHUNK_BYTES)
-    target = Target(Normal(1.5, 0.5), Gaussian(SD), coordinates, POOLING, stream.tails())
+    given = none.prior, Gaussian(SD), coordinates, POOLING, stream.tails()
+    target = Target(Normal(1.5, 0.5), *given)
     state = State(
         genes,
         jnp.full((N_GENES, 1), 1 / SD**2),
@@ -74,7 +77,8 @@ def rank(seed):
         {},
         columns.first_steps(target.loadings, 1),
         POOLING.start(genes.psi),
-        jnp.eye(1),
+        none.scales,
+        Move(jnp.eye(1), jnp.zeros((1, 0))),
     )
     parameters = genes.parameters(coordinates)
     _, start = stream.scan(cell_steps.begin, stream.zeros(1), parameters, stream.columns)

@@ -47,7 +47,8 @@ def draw_cells(problem, n):
     state, drawn = problem.cells(), []
     flags = jnp.asarray(False), jnp.asarray(1.0)
     for i in range(n):
-        given = problem.genes, problem.coordinates, jnp.eye(1), *flags, problem.stream.columns
+        given = problem.genes, problem.coordinates, problem.state.move, *flags
+        given = *given, problem.stream.columns
         _, state = problem.stream.scan(cell_steps.draw, state, jax.random.key(i), *given)
         drawn.append(np.asarray(state.z[0]))
     return np.stack(drawn)
@@ -220,6 +221,30 @@ def test_a_change_of_basis_leaves_priors_invariant():
         expected = n_genes * float(sd[j]) ** 2
         assert abs(np.mean(squares[:, j]) / expected - 1) < 0.12
         assert abs(np.mean(products[:, j, j]) / n_cells - 1) < 0.12
+
+
+def test_effects_and_factors_exchange_what_they_have_of_covariates():
+    """Log-rates stay; effects and factors under their priors stay under them."""
+    n_genes, n_cells, k, n = 6, 8, 2, 4000
+    x = np.random.default_rng(3).normal(size=(n_cells, 2))
+    x, sd = jnp.asarray(x, jnp.float32), jnp.array([0.4, 1.2])
+    W = jnp.asarray(np.random.default_rng(4).normal(size=(n_genes, k)), jnp.float32)
+    precision = jnp.broadcast_to(sd**-2, (n_genes, 2))
+
+    def once(key):
+        keys = jax.random.split(key, 3)
+        effects = sd * jax.random.normal(keys[0], (n_genes, 2))
+        z = jax.random.normal(keys[1], (k, n_cells))
+        moved = columns.exchange(keys[2], effects, precision, W, z @ x, x.T @ x)
+        new = z - moved.shift @ x.T
+        away = effects @ x.T + W @ z - moved.effects @ x.T - W @ new
+        return moved.effects, new, jnp.max(jnp.abs(away)), jnp.abs(moved.cross - new @ x).max()
+
+    effects, z, change, cross = jax.vmap(once)(jax.random.split(jax.random.key(0), n))
+    assert float(change.max()) < 1e-4 and float(cross.max()) < 1e-4
+    np.testing.assert_allclose(effects.std(axis=0) / sd, 1, atol=5 / np.sqrt(2 * n))
+    np.testing.assert_allclose(z.std(axis=0), 1, atol=5 / np.sqrt(2 * n))
+    np.testing.assert_allclose(jnp.mean(effects[:, 0, 0] * z[:, 0, 0]), 0, atol=5 * 0.4 / n**0.5)
 
 
 def test_scales_follow_their_conditional_posterior():

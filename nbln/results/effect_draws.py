@@ -1,0 +1,116 @@
+"""Answers about covariates that draws of their effects give."""
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from jaxtyping import Float
+
+from nbln import vocabulary as names
+from nbln.arguments import check_number
+from nbln.data.fitted import Fitted
+from nbln.data.formula import Formula
+from nbln.inference.sampler.engine import Draws
+from nbln.questions import effects, intervals
+
+LEVEL = 0.9  # of an interval unless another is asked for
+
+
+class EffectDraws:
+    """The part of `PosteriorDraws` that is about covariates."""
+
+    fitted: Fitted
+    draws: Draws
+    formula: Formula | None
+
+    @property
+    def _effects(self) -> Float[np.ndarray, "draw gene covariate"]:
+        """Of real genes, chains one after the other."""
+        n_chains, n_draws, *rest = self.draws.effects.shape
+        drawn = self.draws.effects.reshape(n_chains * n_draws, *rest)
+        return drawn[:, self.fitted.real_genes]
+
+    def get_covariate_effects(self, level: float = LEVEL) -> xr.Dataset:
+        """Effect of each covariate on each gene's log-rate, (gene, covariate), natural log.
+
+        ``mean``, ``sd``, ``low`` and ``high`` (ends of the interval of probability `level`) and
+        ``prob_sign``. Units and reference are those of `LaplaceResult.get_covariate_effects`.
+
+        Raises
+        ------
+        ValueError
+            The fit had no formula.
+        """
+        formula = effects.check_fixed(self.formula)
+        drawn = self._effects[..., : len(formula.fixed)] / formula.units
+        summary = intervals.summarise(drawn, intervals.check_level(level))
+        genes = self.fitted.gene_names[self.fitted.real_genes]
+        return xr.Dataset(
+            {
+                name: ((names.GENE, names.COVARIATE), np.float32(x))
+                for name, x in summary._asdict().items()
+            },
+            coords={names.GENE: genes, names.COVARIATE: list(formula.fixed)},
+            attrs={"level": level},
+        )
+
+    def differential_expression(
+        self,
+        column: str,
+        group: str | float,
+        reference: str | float | None = None,
+        delta: float = 0.25,
+        fdr: float = 0.05,
+        level: float = LEVEL,
+    ) -> pd.DataFrame:
+        """Genes whose expression differs between two groups of cells, surest first.
+
+        Expression is relative to the depth of cells, and compared at the same factors and, but for
+        `column`, the same covariates. With donors in ``fit(random=)`` groups of donors are compared
+        with donors as replicates.
+
+        Parameters
+        ----------
+        column
+            A column of the formula, or of a random intercept.
+        group, reference
+            Two of its categories, or two numbers; `reference` is by default that of the fit, or
+            the mean of the numbers.
+        delta
+            Smallest change that matters, log2; 0 asks for the sign alone.
+        fdr
+            Share of wrong calls that is accepted (Bayesian false discovery rate). A call is wrong
+            if the change is smaller than `delta` or has the other sign.
+        level
+            Probability that an interval covers.
+
+        Returns
+        -------
+        One row a gene: ``lfc_mean``, ``lfc_sd``, ``lfc_low`` and ``lfc_high``, log2 fold change of
+        `group` over `reference`; ``lfsr`` (local false sign rate), ``error_probability`` (that a
+        call is wrong), ``q`` (mean of these down to this gene), ``is_de_fdr`` (``q <= fdr``).
+
+        Raises
+        ------
+        ValueError
+            The fit had no covariates, or not this column or category.
+        """
+        formula = effects.check_any(self.formula, "differential_expression")
+        delta = check_number("differential_expression(delta", delta, 0.0, np.inf, open_=False)
+        fdr = check_number("differential_expression(fdr", fdr, 0.0, 1.0, open_=True)
+        contrast = formula.contrast(column, group, reference)
+        lfc = self._effects @ (contrast / np.log(2))
+        summary = intervals.summarise(lfc, intervals.check_level(level))
+        up, down = ((side > delta).mean(axis=0) for side in (lfc, -lfc))
+        error = intervals.rest(np.maximum(up, down), len(lfc))
+        columns = {f"lfc_{name}": getattr(summary, name) for name in ("mean", "sd", "low", "high")}
+        lfsr = intervals.rest(summary.prob_sign, len(lfc))
+        table = pd.DataFrame(
+            {**columns, "lfsr": lfsr, "error_probability": error},
+            index=pd.Index(self.fitted.gene_names[self.fitted.real_genes], name=names.GENE),
+        )
+        size = -np.abs(table["lfc_mean"].to_numpy())
+        table = table.iloc[np.lexsort((size, error))]
+        table["q"] = intervals.q_values(table["error_probability"].to_numpy())
+        table["is_de_fdr"] = table["q"] <= fdr
+        table.attrs = {"column": column, "group": group, "delta": delta, "fdr": fdr}
+        return table
