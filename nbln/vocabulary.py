@@ -14,9 +14,8 @@ PROBABILITY = "p"
 GATE = "gate"
 LOG_RATE = "x"
 EFFECTS = "beta"
-EFFECTS_SD = "beta_sd"
-RANDOM_VARIANCE = "beta_variance"
-RANDOM_TYPICAL = "beta_typical"
+EFFECTS_VARIANCE = "beta_variance"
+EFFECTS_TYPICAL = "beta_typical"
 COUNTS = "counts"
 TOTAL = "total"
 TOTAL_MEAN = "total_mean"
@@ -35,7 +34,7 @@ ALIASES = {
 
 # Dimensions of labelled results.
 CHAIN, DRAW, CELL, GENE, GENE_, FACTOR = "chain", "draw", "cell", "gene", "gene_", "factor"
-COVARIATE, RANDOM = "covariate", "random_intercept"
+COVARIATE, TERM = "covariate", "term"
 
 
 class Site(NamedTuple):

@@ -14,7 +14,7 @@ from nbln.models.base import sample_capture, sample_site
 from nbln.models.depth import Depth, InCounts
 from nbln.posterior.mode import Augmentation
 from nbln.priors.capture import Capture
-from nbln.priors.effects import DEGREES, EffectsPrior
+from nbln.priors.effects import EffectScales, EffectsPrior
 from nbln.priors.loadings import LoadingsPrior
 from nbln.priors.univariate import InverseGamma, Normal, Prior
 from nbln.vocabulary import Site
@@ -26,11 +26,8 @@ SITES = (
 )
 EFFECTS = (
     Site(names.EFFECTS, (names.GENE, names.COVARIATE), "effect of a covariate on the log-rate"),
-    Site(names.EFFECTS_SD, (names.COVARIATE,), "their standard deviation over genes"),
-)
-RANDOM = (
-    Site(names.RANDOM_VARIANCE, (names.GENE, names.RANDOM), "variance of effects between levels"),
-    Site(names.RANDOM_TYPICAL, (names.RANDOM,), "its typical value over genes"),
+    Site(names.EFFECTS_VARIANCE, (names.GENE, names.TERM), "variance of the effects of a term"),
+    Site(names.EFFECTS_TYPICAL, (names.TERM,), "its typical value over genes"),
 )
 LOG_RATE = Site(names.LOG_RATE, (names.CELL, names.GENE), "log-rate before capture")
 
@@ -94,16 +91,11 @@ class LogNormalModel(eqx.Module):
 
     def _sample_effects(self, n_genes: int) -> Float[Array, "cell gene"]:
         """Sample what covariates do to each gene; β v of each cell."""
-        positive, scales = dist.constraints.positive, self.effects.start(n_genes)
-        if self.effects.n_fixed:
-            flat = dist.ImproperUniform(positive, (), scales.sd.shape)
-            scales = scales._replace(sd=numpyro.sample(names.EFFECTS_SD, flat))
-        if self.effects.n_levels:
-            flat = dist.ImproperUniform(positive, (), scales.typical.shape)
-            typical = numpyro.sample(names.RANDOM_TYPICAL, flat)
-            own = dist.InverseGamma(0.5 * DEGREES, 0.5 * DEGREES * jnp.asarray(typical))
-            own = own.expand(scales.variance.shape).to_event(2)
-            scales = scales._replace(variance=numpyro.sample(names.RANDOM_VARIANCE, own))
+        start, half = self.effects.start(n_genes), 0.5 * self.effects.degrees
+        flat = dist.ImproperUniform(dist.constraints.positive, (), start.typical.shape)
+        typical = jnp.asarray(numpyro.sample(names.EFFECTS_TYPICAL, flat))
+        own = dist.InverseGamma(half, half * typical).expand(start.variance.shape).to_event(2)
+        scales = EffectScales(numpyro.sample(names.EFFECTS_VARIANCE, own), typical)
         prior = dist.Normal(0, self.effects.precision(scales) ** -0.5).to_event(2)
         return jnp.asarray(self.covariates) @ jnp.asarray(numpyro.sample(names.EFFECTS, prior)).T
 
@@ -114,9 +106,8 @@ class LogNormalModel(eqx.Module):
             Site(site.name, site.dims, "scale of the loadings")
             for site in self.loadings.sites(self.latent_dim)
         )
-        effects = EFFECTS[: 2 if self.effects.n_fixed else 1] if self.effects.n_covariates else ()
-        random = RANDOM if self.effects.n_levels else ()
-        sites = *SITES, *effects, *random, *self.channel.sites
+        effects = () if self.covariates is None else EFFECTS
+        sites = *SITES, *effects, *self.channel.sites
         return (*scales, *sites, *self.depth_sites, LOG_RATE)
 
     @property

@@ -51,11 +51,11 @@ def check_any(formula: Formula | None, call: str) -> Formula:
 def of_levels(
     beta: xr.DataArray,
     sd: Effects,
-    variance: Float[np.ndarray, "gene random"],
+    variance: Float[np.ndarray, "gene term"],
     formula: Formula | None,
     column: str | None,
 ) -> xr.Dataset:
-    """See `LaplaceResult.get_random_effects`; `variance` is that between levels."""
+    """See `LaplaceResult.get_random_effects`; `variance` is that of each term."""
     columns = [] if formula is None else [part.column for part in formula.random]
     if not columns:
         raise ValueError(
@@ -67,11 +67,11 @@ def of_levels(
     i = columns.index(column)
     first = len(formula.fixed) + sum(formula.n_levels[:i])
     levels = slice(first, first + formula.n_levels[i])
-    dims = (names.GENE, column if column != names.GENE else names.RANDOM)
+    dims = (names.GENE, column if column != names.GENE else "level")
     values = {
         "mean": (dims, beta.values[:, levels]),
         "sd": (dims, np.asarray(sd)[:, levels]),
-        "between": (names.GENE, np.sqrt(np.asarray(variance)[:, i])),
+        "between": (names.GENE, np.sqrt(np.asarray(variance)[:, len(formula.fixed) + i])),
     }
     coords = {names.GENE: beta[names.GENE].values, dims[1]: list(formula.random[i].levels)}
     return xr.Dataset(values, coords=coords)

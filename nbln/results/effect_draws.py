@@ -25,9 +25,9 @@ class EffectDraws:
     @property
     def _effects(self) -> Float[np.ndarray, "draw gene covariate"]:
         """Of real genes, chains one after the other."""
-        n_chains, n_draws, *rest = self.draws.effects.shape
-        drawn = self.draws.effects.reshape(n_chains * n_draws, *rest)
-        return drawn[:, self.fitted.real_genes]
+        drawn = np.asarray(self.draws.effects)
+        n_chains, n_draws, *rest = drawn.shape
+        return drawn.reshape(n_chains * n_draws, *rest)[:, self.fitted.real_genes]
 
     def get_covariate_effects(self, level: float = LEVEL) -> xr.Dataset:
         """Effect of each covariate on each gene's log-rate, (gene, covariate), natural log.

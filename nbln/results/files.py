@@ -24,7 +24,7 @@ from nbln.results import io
 from nbln.results.history import History
 
 CELL, GENE, FACTOR = (names.CELL,), (names.GENE,), (names.FACTOR,)
-COVARIATE, RANDOM, FIXED = (names.COVARIATE,), (names.RANDOM,), ("fixed",)
+COVARIATE, TERM = (names.COVARIATE,), (names.TERM,)
 CELL_DIMS = {"z": (*CELL, "column")}  # of what is known of cells; the rest has one number a cell
 ITERATION = ("iteration",)
 HISTORY_DIMS = {
@@ -156,14 +156,8 @@ def laplace_parts(groups: io.Groups) -> dict:
 
 def _covariates_group(result):
     """Covariates of the cells, their effects on genes, and the formula."""
-    scales = result.spread.effects.scales
-    arrays = {
-        names.EFFECTS: ((*GENE, *COVARIATE), result.parameters.effects),
-        names.EFFECTS_SD: (FIXED, scales.sd),
-        names.RANDOM_VARIANCE: ((*GENE, *RANDOM), scales.variance),
-        names.RANDOM_TYPICAL: (RANDOM, scales.typical),
-        "values": ((*CELL, *COVARIATE), result.augmentation.covariates),
-    }
+    arrays = _effect_arrays(result.parameters.effects, result.spread.effects.scales)
+    arrays["values"] = ((*CELL, *COVARIATE), result.augmentation.covariates)
     return io.group(arrays, result.formula.plain())
 
 
@@ -172,10 +166,21 @@ def _covariates(dataset) -> dict:
     if dataset is None:
         return {}
     arrays, formula = io.arrays(dataset), Formula.restore(io.values(dataset))
-    scales = (names.EFFECTS_SD, names.RANDOM_VARIANCE, names.RANDOM_TYPICAL)
     prior = EffectsPrior(len(formula.fixed), formula.n_levels)
-    fitted = FittedEffects(prior, EffectScales(*(arrays[name] for name in scales)))
-    return {**arrays, "formula": formula, "prior": fitted}
+    return {**arrays, "formula": formula, "prior": FittedEffects(prior, _effect_scales(arrays))}
+
+
+def _effect_arrays(effects, scales: EffectScales, sample: tuple[str, ...] = ()) -> dict:
+    """Effects and their scales, of a fit or of draws."""
+    return {
+        names.EFFECTS: ((*sample, *GENE, *COVARIATE), effects),
+        names.EFFECTS_VARIANCE: ((*sample, *GENE, *TERM), scales.variance),
+        names.EFFECTS_TYPICAL: ((*sample, *TERM), scales.typical),
+    }
+
+
+def _effect_scales(arrays: dict) -> EffectScales:
+    return EffectScales(arrays[names.EFFECTS_VARIANCE], arrays[names.EFFECTS_TYPICAL])
 
 
 def draws_groups(posterior) -> io.Groups:
@@ -184,22 +189,14 @@ def draws_groups(posterior) -> io.Groups:
     per_column = (*sample, *FACTOR)
     arrays = {
         names.MU: ((*sample, *GENE), draws.mu),
-        names.EFFECTS: ((*sample, *GENE, *COVARIATE), draws.effects),
-        names.EFFECTS_SD: ((*sample, *FIXED), draws.effect_scales.sd),
-        names.RANDOM_VARIANCE: ((*sample, *GENE, *RANDOM), draws.effect_scales.variance),
-        names.RANDOM_TYPICAL: ((*sample, *RANDOM), draws.effect_scales.typical),
         names.LOADINGS: ((*sample, *GENE, *FACTOR), draws.W),
         names.RESIDUAL: ((*sample, *GENE), draws.d),
         "centre": (per_column, draws.centre),
         "pool": ((*sample, "quantity"), draws.pool),
         "accepted": ((*sample, "step"), draws.accepted),
     }
-    plain = {
-        "model": posterior.model,
-        "converged": bool(posterior.fit_converged),
-        "formula": None if posterior.formula is None else posterior.formula.plain(),
-    }
-    return {
+    plain = {"model": posterior.model, "converged": bool(posterior.fit_converged)}
+    groups = {
         "data": io.of_fitted(posterior.fitted),
         "draws": io.group(arrays, plain),
         "channel": io.group({n: ((*sample, *GENE), x) for n, x in draws.channel.items()}),
@@ -215,26 +212,28 @@ def draws_groups(posterior) -> io.Groups:
             prior_values(posterior.prior),
         ),
     }
+    if posterior.formula is not None:
+        effects = _effect_arrays(draws.effects, draws.effect_scales, sample)
+        groups["effects"] = io.group(effects, posterior.formula.plain())
+    return groups
 
 
 def draws_parts(groups: io.Groups) -> dict:
     """The fields of `PosteriorDraws`."""
     arrays, plain = io.arrays(groups["draws"]), io.values(groups["draws"])
-    formula = plain.get("formula")
-    # Files without covariates, or from before there were any, have no such arrays.
-    shape = arrays[names.MU].shape
-    none = np.zeros((*shape, 0), np.float32)
-    effects = arrays.get(names.EFFECTS, none)
-    wanted = {names.EFFECTS_SD: none[:, :, 0], names.RANDOM_VARIANCE: none}
-    wanted[names.RANDOM_TYPICAL] = none[:, :, 0]
-    scales = (arrays.get(name, empty) for name, empty in wanted.items())
+    none = np.zeros((*arrays[names.MU].shape, 0), np.float32)
+    effects, scales, formula = none, EffectScales(none, none[:, :, 0]), None
+    if "effects" in groups:
+        drawn = io.arrays(groups["effects"])
+        effects, scales = drawn[names.EFFECTS], _effect_scales(drawn)
+        formula = Formula.restore(io.values(groups["effects"]))
     return {
         "fitted": io.to_fitted(groups["data"]),
         "model": plain["model"],
         "draws": Draws(
             arrays[names.MU],
             effects,
-            EffectScales(*scales),
+            scales,
             arrays[names.LOADINGS],
             arrays[names.RESIDUAL],
             io.arrays(groups["channel"]),
@@ -245,7 +244,7 @@ def draws_parts(groups: io.Groups) -> dict:
         ),
         "prior": prior_of(io.values(groups["prior"])),
         "fit_converged": plain["converged"],
-        "formula": None if formula is None else Formula.restore(formula),
+        "formula": formula,
         **io.arrays(groups["prior"]),
     }
 

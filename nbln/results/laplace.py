@@ -243,7 +243,7 @@ class LaplaceResult(LogNormalResult):
         Natural log; of a number, by one unit of its column, of a category, against the reference.
         Effects are relative to what depth explains: where capture losses come from totals, a
         category in which all genes double shows none. They are shrunken toward 0 by as much as the
-        counts of a gene leave open, under a normal prior whose width is learned for each covariate.
+        counts of a gene leave open, under a Student prior of a width learned for each covariate.
         ``sd`` is conditional on the cells' factors and takes cells for independent, unless what
         they share, a donor, is in ``fit(random=)``.
 

@@ -121,7 +121,9 @@ def test_random_intercepts_come_after_the_formula(obs):
     again = Formula.restore(formula.plain())
     np.testing.assert_array_equal(again.matrix(obs, "x"), made)
     alone = Formula.restore(Formula.of(None, obs, ["day"]).plain())
-    assert alone.fixed == () and alone.matrix(obs, "x").shape == (N, 4) and len(alone.units) == 0
+    assert alone.fixed == ()
+    assert alone.matrix(obs, "x").shape == (N, 4)
+    assert len(alone.units) == 0
 
 
 @pytest.mark.parametrize(

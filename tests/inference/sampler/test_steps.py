@@ -241,7 +241,8 @@ def test_effects_and_factors_exchange_what_they_have_of_covariates():
         return moved.effects, new, jnp.max(jnp.abs(away)), jnp.abs(moved.cross - new @ x).max()
 
     effects, z, change, cross = jax.vmap(once)(jax.random.split(jax.random.key(0), n))
-    assert float(change.max()) < 1e-4 and float(cross.max()) < 1e-4
+    assert float(change.max()) < 1e-4
+    assert float(cross.max()) < 1e-4
     np.testing.assert_allclose(effects.std(axis=0) / sd, 1, atol=5 / np.sqrt(2 * n))
     np.testing.assert_allclose(z.std(axis=0), 1, atol=5 / np.sqrt(2 * n))
     np.testing.assert_allclose(jnp.mean(effects[:, 0, 0] * z[:, 0, 0]), 0, atol=5 * 0.4 / n**0.5)
