@@ -236,5 +236,15 @@ class LogNormalResult(CountedResult):
 
         A column counts when its norm exceeds 5 % of the largest and a hundredth of a natural log
         in each gene; ``scale_effective_rank`` counts column scales in the same way.
+
+        Returns
+        -------
+        By column, in the order of the factors: ``column_frobenius_compositional`` and
+        ``column_frobenius_raw``, Euclidean norms of W_⊥ and of W; ``sigma_k``, standard deviation
+        of a loading as the prior has learned it. ``effective_rank`` (also by its longer name,
+        ``column_norm_effective_rank``) and ``scale_effective_rank``. What else the loadings prior
+        has: ``tau``, scale of the standard deviations (horseshoe_sparse, horseshoe_columnwise);
+        ``psi_k``, variances by column, and their rate ``gamma`` (neg_columnwise); the standard
+        deviation ``scale`` that was given (gaussian). Natural log.
         """
         return programs.column_diagnostics(np.asarray(self.parameters.W), self.loadings)
