@@ -67,9 +67,8 @@ def plot_compositional_corner_ppc(
     estimate = DENSITIES[choose("density_method", density_method, DENSITIES)]
     masses = [check_number("contour_mass_levels", m, 0, 1, open_=True) for m in contour_mass_levels]
     data = res.fitted.data(counts)
-    if genes is None:
-        genes = _chosen(res, data, n_genes, min_mean_umi, gene_selection)
-    positions = res.fitted.find(genes)
+    chosen = _chosen(res, data, n_genes, min_mean_umi, gene_selection) if genes is None else genes
+    positions = res.fitted.find(chosen)
     n = len(positions)
     if not 2 <= n <= 8:
         raise ValueError(f"genes=: two to eight genes make a corner, given {n}")

@@ -49,9 +49,8 @@ def plot_gene_ppc(
     """
     style.need_counts(res)
     data = res.fitted.data(counts)
-    if genes is None:
-        genes = _spread(res.fitted, data, check_whole("n_genes", n_genes))
-    positions = res.fitted.find(genes)
+    chosen = _spread(res.fitted, data, check_whole("n_genes", n_genes)) if genes is None else genes
+    positions = res.fitted.find(chosen)
     names = res.fitted.gene_names[positions]
     figure, axes = style.new_grid(ax, len(names), COLUMNS, size=(2.6, 2.2))
     drawn = res.get_ppc_samples(ppc_level, n_samples, counts=data, genes=names).values[0]
