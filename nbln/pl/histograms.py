@@ -60,7 +60,8 @@ def plot_gene_ppc(
         panel.set_title(f"{label}, mean {rows[:, i].mean():.3g}", fontsize="small")
         panel.set_xlabel("counts in a cell" if i >= len(names) - COLUMNS else "")
         panel.set_ylabel("" if i % COLUMNS else "share of cells")
-    axes[0].legend(frameon=False, fontsize="small", loc="upper right")
+    handles = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper right", ncols=2, frameon=False, fontsize="small")
     return figure
 
 
