@@ -13,6 +13,7 @@ CELLS_A_GROUP = 25  # of a pseudobulk: counting noise falls to a fifth
 BLOCK = 512  # cells read at a time
 CANDIDATES = 200  # genes among which diverse correlations are looked for: the strongest
 GRID = 80  # places on each axis where a density is estimated
+LEAST_VARIANCE = 1e-10  # of two genes' log10 shares in their narrowest direction
 BINS = 25  # of a histogram: a few draws in each
 
 
@@ -180,7 +181,8 @@ def _pairs(ax, shares, i, j, masses, estimate):
     for name, alpha in (("cells", 0.35), ("model", 0.15), ("pseudobulk", 0.9)):
         values, colour = shares[name]
         x, y = values[:, j], values[:, i]
-        if name == "model" and masses and np.ptp(x) > 0 and np.ptp(y) > 0:
+        # Where one gene follows from the other there is a line, and no density.
+        if name == "model" and masses and np.linalg.eigvalsh(np.cov(x, y))[0] > LEAST_VARIANCE:
             grid, density = estimate(x, y)
             levels = highest_density(density, masses)
             ax.contour(*grid, density, levels=levels, colors=colour, linewidths=1, zorder=2)
