@@ -95,8 +95,9 @@ def fit(
         natural log), ``mu`` (mean, sd), ``d`` (shape, rate of an inverse gamma), ``p`` and ``gate``
         (a, b of a beta); ``capture_efficiency``: (log_M0, sigma_M), or None for fixed offsets by
         library size; ``loadings``: ``{"type": "horseshoe_sparse", "tau_scale": 1.0}``,
-        ``horseshoe_columnwise`` (tau_scale),
-        ``neg_columnwise`` (alpha, beta), ``gaussian`` (scale) or ``none``.
+        ``horseshoe_columnwise`` (of both tau_scale, lambda_min, tau_min, init_scale),
+        ``neg_columnwise`` (alpha, beta, psi_min, gamma_min, init_scale), ``gaussian`` (scale) or
+        ``none``.
     parameterization
         Of nbvcp: ``"mean_disp"`` (default), ``"mean_odds"`` or ``"canonical"``.
     informative_priors_from

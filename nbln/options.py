@@ -348,13 +348,27 @@ def _loadings(value: Any) -> LoadingsPrior:
     if not isinstance(shrinkage, Shrinkage):
         raise TypeError(f"{argument}: ...}}): shrinkage={shrinkage!r} must be an nbln.Shrinkage")
     fields = [field.name for field in dataclasses.fields(kind) if field.name != "shrinkage"]
+    accepted = fields if kind.floor is None else [*fields, kind.floor[0]]
     for name, number in parameters.items():
-        if name not in fields:
+        if name not in accepted:
             raise ValueError(
                 f"{argument}: ...}}): {value['type']} has no parameter {name!r}; "
-                f"it has {', '.join(fields) or 'none'}"
+                f"it has {', '.join(accepted) or 'none'}"
             )
         real = isinstance(number, numbers.Real) and not isinstance(number, bool)
         if not real or not 0 < float(number) < math.inf:
             raise ValueError(f"{argument}: ...}}): {name}={number!r} must be a positive number")
+    if kind.floor is not None and kind.floor[0] in parameters:
+        shrinkage = _with_floor(argument, shrinkage, *kind.floor, parameters)
     return kind(**{n: float(number) for n, number in parameters.items()}, shrinkage=shrinkage)
+
+
+def _with_floor(argument: str, shrinkage: Shrinkage, name: str, power: int, parameters: dict):
+    """The least scale of a column as the prior calls it, taken out of its parameters."""
+    given, most = float(parameters.pop(name)), shrinkage.smallest_signal**power
+    if given > most:
+        raise ValueError(
+            f"{argument}: ...}}): {name}={given:g} must not exceed {most:g}, below which a column "
+            "carries no signal (nbln.Shrinkage(smallest_signal=...))"
+        )
+    return dataclasses.replace(shrinkage, smallest_scale=given ** (1 / power))

@@ -18,6 +18,7 @@ from nbln.text import visible
 
 TEMPLATE = "report.html.jinja"
 SHOWN_PAIRS = 30
+HISTOGRAM_DRAWS = 20  # of all counts, for a band from 5 % to 95 %
 GENERAL = ".3g"
 # What rows of the summary mean, by how their names begin; only of those that it has.
 MEANINGS = {
@@ -161,6 +162,12 @@ def _figures(result, checks, counts):
         "Counts of each gene in the data and by the model.",
         pl.plot_mean_variance(result, counts=counts),
     )
+    yield (
+        "Counts of single genes",
+        "Genes from rare to abundant. Bars are shares of cells in the data; the band holds 90 % of "
+        "draws from the model. The last bin holds all larger counts.",
+        pl.plot_gene_ppc(result, n_samples=HISTOGRAM_DRAWS, counts=counts),
+    )
     if result.has_programs:
         yield from _programs(result, counts)
     if result.has_latent:
@@ -212,8 +219,8 @@ def _programs(result, counts):
     )
     yield (
         "Shares of genes in a cell",
-        "Cells carry counting noise, the model does not; pseudobulks of about 25 similar cells are "
-        "in between.",
+        "Cells carry counting noise, the model does not: its contours hold half and nine tenths of "
+        "its draws. Pseudobulks of about 25 similar cells are in between.",
         pl.plot_compositional_corner_ppc(result, counts=counts),
     )
 

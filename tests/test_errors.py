@@ -251,6 +251,16 @@ ARGUMENTS = {
         ValueError,
         rf"{LOADINGS}.*gaussian has no parameter 'tau_scale'; it has scale",
     ),
+    "loadings floor of another": (
+        {"priors": {"loadings": {"type": "neg_columnwise", "lambda_min": 1e-4}}},
+        ValueError,
+        rf"{LOADINGS}.*no parameter 'lambda_min'; it has alpha, .*, init_scale, psi_min",
+    ),
+    "loadings floor": (
+        {"priors": {"loadings": {"type": "neg_columnwise", "psi_min": 0.01}}},
+        ValueError,
+        rf"{LOADINGS}.*psi_min=0\.01 must not exceed 0\.0001",
+    ),
     "loadings value": (
         {"priors": {"loadings": {"type": "gaussian", "scale": -1}}},
         ValueError,

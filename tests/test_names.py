@@ -204,6 +204,7 @@ FIGURES = {
     "plot_correlation": dict(genes=HOSTILE),
     "plot_gene_programs": dict(n_top=80, n_programs=1),
     "plot_compositional_corner_ppc": dict(genes=HOSTILE[:8]),
+    "plot_gene_ppc": dict(genes=HOSTILE, n_samples=3),
 }
 
 
@@ -223,7 +224,7 @@ def test_figures_show_names_and_parse_none(fitted, folder, name):
     pairs = pairs.replace("-1", "nul\0")
     if name in ("plot_network", "plot_pair_intervals"):
         arguments = dict(pairs=pairs, n_pairs=2 * len(HOSTILE))
-    if name in ("plot_ppc", "plot_mean_variance", "plot_compositional_corner_ppc"):
+    if name in ("plot_ppc", "plot_gene_ppc", "plot_mean_variance", "plot_compositional_corner_ppc"):
         arguments = arguments | dict(counts=counts)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*[Gg]lyph")

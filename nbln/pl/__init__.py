@@ -1,9 +1,11 @@
 """Figures: each function returns a matplotlib figure, draws on `ax=` if given, never shows it."""
 
-from nbln.pl.checks import plot_compositional_corner_ppc, plot_mean_variance, plot_ppc
+from nbln.pl.checks import plot_mean_variance, plot_ppc
 from nbln.pl.codes import plot_latent_mean_variance, plot_prior_samples, plot_reconstructions
+from nbln.pl.corner import plot_compositional_corner_ppc
 from nbln.pl.fit import plot_capture, plot_latent, plot_loss, plot_w_shrinkage_spectrum
 from nbln.pl.genes import plot_correlation, plot_gene_programs
+from nbln.pl.histograms import plot_gene_ppc
 from nbln.pl.posterior import plot_calls, plot_network, plot_pair_intervals
 
 __all__ = [
@@ -11,6 +13,7 @@ __all__ = [
     "plot_capture",
     "plot_compositional_corner_ppc",
     "plot_correlation",
+    "plot_gene_ppc",
     "plot_gene_programs",
     "plot_latent",
     "plot_latent_mean_variance",

@@ -1,12 +1,9 @@
 """Figures that hold data against the model."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from nbln.data.slices import slices
 from nbln.pl import style
-from nbln.pl.genes import strongest_genes
 from nbln.questions.checks import extreme, misfits
 
 PANELS = {
@@ -15,7 +12,6 @@ PANELS = {
     "zero_fraction": ("share of zeros", False),
     "quantile_99": ("99 % quantile", True),
 }
-CELLS_A_GROUP = 25  # of a pseudobulk: counting noise falls to a fifth
 BLOCK = 512  # cells read at a time
 
 
@@ -111,95 +107,3 @@ def _moments(data):
         square += np.bincount(genes, np.square(values, dtype=np.float64), data.n_genes)
     mean = total / data.n_cells
     return mean, (square / data.n_cells - mean**2) * data.n_cells / max(data.n_cells - 1, 1)
-
-
-def plot_compositional_corner_ppc(
-    res, genes: Sequence[str] | None = None, n_samples: int = 2000, counts=None, ax=None
-):
-    """Shares of genes in a cell, pair by pair: cells, pseudobulks and the model.
-
-    Cells carry counting noise, the model (softmax of fresh log-rates) does not; pseudobulks, the
-    pooled counts of about 25 cells that are alike in their factors, are in between. Shares are
-    on a logarithmic scale.
-
-    Parameters
-    ----------
-    genes
-        Two to eight names; by default the four that the gene programs vary most.
-    n_samples
-        Cells drawn from the model.
-    ax
-        Axes for all pairs and genes: the square of the number of genes.
-    """
-    style.need_programs(res)
-    fitted = res.fitted
-    data = fitted.data(counts)
-    names_ = strongest_genes(res, 4) if genes is None else np.asarray(genes)
-    positions = fitted.find(names_)
-    if not 2 <= len(positions) <= 8:
-        raise ValueError(f"genes=: two to eight genes make a corner, given {len(positions)}")
-    n = len(positions)
-    labels = style.labels(fitted.gene_names[positions])
-    figure, axes = style.new_grid(ax, n * n, n, size=(2.3, 2.1))
-    drawn = res.get_compositional_samples(n_samples).values[0][:, positions]
-    rows = np.concatenate([data.rows(block)[:, positions] for block in slices(data.n_cells, BLOCK)])
-    groups = _groups(res)
-    sizes = np.bincount(groups)
-    pooled = np.stack([np.bincount(groups, column) for column in rows.T], axis=1)[sizes > 0]
-    depth = np.bincount(groups, fitted.library_size)[sizes > 0]
-    shares = {
-        "cells": (np.log10((rows + 0.5) / fitted.library_size[:, None]), style.GREY),
-        "pseudobulk": (np.log10((pooled + 0.5) / depth[:, None]), style.ORANGE),
-        "model": (np.log10(drawn), style.BLUE),
-    }
-    for i in range(n):
-        for j in range(n):
-            panel = axes[i * n + j]
-            if j > i:
-                panel.set_visible(False)
-                continue
-            _density(panel, shares, i) if i == j else _pairs(panel, shares, i, j)
-            panel.set_xlabel(f"log10 share of {labels[j]}" if i == n - 1 else "")
-            label = "density" if i == j else labels[i]
-            panel.set_ylabel(label if j == 0 or i == j else "")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper right", frameon=False)
-    return figure
-
-
-def _groups(res):
-    """Cells in groups of about 25 that are alike in their factors."""
-    from scipy.cluster.vq import kmeans2
-
-    rank = max(res.w_prior_diagnostics["effective_rank"], 1)
-    z = np.asarray(res.get_latent(), np.float64)[:, :rank]
-    n_groups = max(2, len(z) // CELLS_A_GROUP)
-    rng = np.random.default_rng(0)
-    return kmeans2(z, n_groups, rng=rng, minit="++")[1]
-
-
-def _density(ax, shares, i):
-    from scipy.stats import gaussian_kde
-
-    low = min(np.quantile(values[:, i], 0.002) for values, _ in shares.values())
-    high = max(np.quantile(values[:, i], 0.998) for values, _ in shares.values())
-    grid = np.linspace(low, high, 200)
-    for name, (values, colour) in shares.items():
-        column = values[:, i]
-        if np.ptp(column) > 0:
-            ax.plot(grid, gaussian_kde(column)(grid), color=colour, label=name)
-    ax.set_yticks([])
-
-
-def _pairs(ax, shares, i, j):
-    for name in ("cells", "model", "pseudobulk"):
-        values, colour = shares[name]
-        alpha = {"cells": 0.35, "model": 0.15, "pseudobulk": 0.9}[name]
-        ax.scatter(
-            values[:, j],
-            values[:, i],
-            color=colour,
-            s=4,
-            alpha=alpha,
-            linewidths=0,
-            rasterized=True,
-        )

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nbln.arguments import check_number
+from nbln.linalg import gauge
 from nbln.pl import style
 
 COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.RED, style.GREY)
@@ -34,35 +36,56 @@ def plot_loss(res, ax=None):
     return figure
 
 
-def plot_w_shrinkage_spectrum(res, ax=None):
-    """Norms of the columns of W_⊥, largest first, with the line at 5 % that counts as signal.
+def plot_w_shrinkage_spectrum(
+    res,
+    show_sigma_k: bool = True,
+    show_threshold: bool = True,
+    threshold_fraction: float | None = None,
+    ax=None,
+):
+    """Norms of the columns of W_⊥, largest first, with the line above which they count as signal.
 
-    The learned scale of each column is overlaid where the loadings prior has one, times the square
-    root of the number of genes: the norm that it leads one to expect.
+    Parameters
+    ----------
+    show_sigma_k
+        Whether the learned scale of each column is overlaid where the loadings prior has one, times
+        the square root of the number of genes: the norm that it leads one to expect.
+    show_threshold
+        Whether the line is drawn.
+    threshold_fraction
+        Share of the longest norm at which it is; by default that of the fit (5 %). Programs are
+        counted by it in this figure alone.
     """
     style.need_programs(res)
     figure, ax = style.new_axes(ax)
     sizes = res.w_prior_diagnostics
     norms = np.asarray(sizes["column_frobenius_compositional"])
     numbers = np.arange(1, len(norms) + 1)
-    threshold = res.loadings.prior.shrinkage.signal_share * norms.max()
-    signal = np.arange(len(norms)) < sizes["effective_rank"]
+    limits = res.loadings.prior.shrinkage
+    share, per_gene = limits.signal_share, np.sqrt(res.fitted.n_genes)
+    if threshold_fraction is not None:
+        share = check_number("threshold_fraction", threshold_fraction, 0.0, 1.0, open_=False)
+    threshold = share * norms.max()
+    rank = gauge.effective_rank(norms, share, limits.smallest_signal * per_gene)
+    signal = np.arange(len(norms)) < rank
     floor = max(threshold / 100, 1e-12)
     for of_kind, colour, label in ((signal, style.BLUE, "signal"), (~signal, style.GREY, "shrunk")):
         if of_kind.any():
             shown = np.maximum(norms[of_kind], floor)
             ax.scatter(numbers[of_kind], shown, color=colour, label=f"norm, {label}", zorder=3)
-    if res.loadings.learned:
-        expected = np.asarray(sizes["sigma_k"]) * np.sqrt(res.fitted.n_genes)
+    if show_sigma_k and res.loadings.learned:
+        expected = np.asarray(sizes["sigma_k"]) * per_gene
         expected = np.maximum(expected, floor)
         ax.plot(
             numbers, expected, color=style.ORANGE, marker="_", lw=0.8, label="expected by scale"
         )
-    ax.axhline(threshold, color=style.RED, ls="--", lw=1, label="5 % of the largest")
+    if show_threshold:
+        label = f"{100 * share:g} % of the largest"
+        ax.axhline(max(threshold, floor), color=style.RED, ls="--", lw=1, label=label)
     ax.set_yscale("log")
     ax.set(xlabel="gene program", ylabel="norm of the column of W_⊥")
     style.whole_numbers(ax.xaxis)
-    ax.set_title(f"{sizes['effective_rank']} of {len(norms)} programs carry signal")
+    ax.set_title(f"{rank} of {len(norms)} programs carry signal")
     ax.legend(frameon=False, fontsize="small")
     return figure
 

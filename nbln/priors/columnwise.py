@@ -1,6 +1,9 @@
 """Loadings priors under which the entries of a column are alike."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jax import lax
 
@@ -38,14 +41,32 @@ class Gaussian(LoadingsPrior):
     def column_sd(self, scales, n_factors):
         return jnp.full(n_factors, self.scale)
 
+    def named(self, scales):
+        return {"scale": float(self.scale)}
+
 
 class HorseshoeColumnwise(LoadingsPrior):
-    """λ_j ~ HalfCauchy(τ), τ ~ HalfCauchy(τ₀); λ is a standard deviation."""
+    """λ_j ~ HalfCauchy(τ), τ ~ HalfCauchy(τ₀); λ is a standard deviation.
 
+    Attributes
+    ----------
+    tau_scale
+        τ₀.
+    tau_min
+        Least τ of a fit.
+    init_scale
+        Factor on the first λ, which are those of the longest column of the first loadings: columns
+        that start too small fall before the factors have taken shape.
+    """
+
+    floor: ClassVar = ("lambda_min", 1)
     tau_scale: float = 1.0
+    tau_min: float = 0.0
+    init_scale: float = 1.0
 
     def start(self, norms, n_genes):
-        lam = jnp.maximum(jnp.sqrt(norms / n_genes), SMALLEST_START)
+        lam = self.init_scale * jnp.maximum(jnp.sqrt(norms / n_genes), SMALLEST_START)
+        lam = jnp.maximum(lam, self.shrinkage.smallest_scale)
         return {"lambda": lam, "tau": self._tau(lam)}
 
     def update(self, scales, norms, n_genes):
@@ -78,10 +99,13 @@ class HorseshoeColumnwise(LoadingsPrior):
             jnp.full((), jnp.log(self.shrinkage.smallest_scale)),
             jnp.full((), jnp.log(LARGEST_TAU)),
         )
-        return jnp.exp(lax.fori_loop(0, HALVINGS, narrow, bounds)[0])
+        return jnp.maximum(jnp.exp(lax.fori_loop(0, HALVINGS, narrow, bounds)[0]), self.tau_min)
 
     def column_sd(self, scales, n_factors):
         return scales["lambda"]
+
+    def named(self, scales):
+        return {"tau": float(scales["tau"])}
 
     def sites(self, n_factors):
         columns = (n_factors,)
@@ -94,13 +118,27 @@ class HorseshoeColumnwise(LoadingsPrior):
 
 
 class NegColumnwise(LoadingsPrior):
-    """Variance ψ_j ~ Exponential(rate γ), γ ~ Gamma(α, rate β): normal-exponential-gamma."""
+    """Variance ψ_j ~ Exponential(rate γ), γ ~ Gamma(α, rate β): normal-exponential-gamma.
 
+    Attributes
+    ----------
+    alpha, beta
+        Shape and rate of γ.
+    gamma_min
+        Least γ of a fit.
+    init_scale
+        Factor on the first standard deviations √ψ, as in `HorseshoeColumnwise`.
+    """
+
+    floor: ClassVar = ("psi_min", 2)
     alpha: float = 1.0
     beta: float = 1.0
+    gamma_min: float = 0.0
+    init_scale: float = 1.0
 
     def start(self, norms, n_genes):
-        psi = jnp.maximum(norms / n_genes, SMALLEST_START**2)
+        psi = self.init_scale**2 * jnp.maximum(norms / n_genes, SMALLEST_START**2)
+        psi = jnp.maximum(psi, self.shrinkage.smallest_scale**2)
         return {"psi": psi, "gamma": self._gamma(psi)}
 
     def update(self, scales, norms, n_genes):
@@ -111,10 +149,14 @@ class NegColumnwise(LoadingsPrior):
         return {"psi": psi, "gamma": self._gamma(psi)}
 
     def _gamma(self, psi):
-        return (self.alpha + psi.shape[0] - 1) / (self.beta + jnp.sum(psi))
+        gamma = (self.alpha + psi.shape[0] - 1) / (self.beta + jnp.sum(psi))
+        return jnp.maximum(gamma, self.gamma_min)
 
     def column_sd(self, scales, n_factors):
         return jnp.sqrt(scales["psi"])
+
+    def named(self, scales):
+        return {"psi_k": np.asarray(scales["psi"]), "gamma": float(scales["gamma"])}
 
     def sites(self, n_factors):
         return (

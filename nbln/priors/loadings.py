@@ -90,6 +90,8 @@ class LoadingsPrior(eqx.Module):
     """
 
     centre: ClassVar[str | None] = None  # the site of the centres b - w̄, if there is one
+    # The argument that is its name for `Shrinkage.smallest_scale`, and the power of it that it is.
+    floor: ClassVar[tuple[str, int] | None] = None
     shrinkage: Shrinkage = eqx.field(default=Shrinkage(), static=True, kw_only=True)
 
     @abc.abstractmethod
@@ -103,6 +105,11 @@ class LoadingsPrior(eqx.Module):
     @abc.abstractmethod
     def column_sd(self, scales: Scales, n_factors: int) -> Norms:
         """λ_j; infinite where there is no shrinkage."""
+
+    def named(self, scales: Scales) -> dict[str, Any]:
+        """Scales that `LogNormalResult.w_prior_diagnostics` adds, by the names of the field."""
+        del scales
+        return {}
 
     def column_precision(self, scales: Scales, shape: tuple[int, int]) -> Loadings:
         """λ_j⁻² for all genes; `shape` is (gene, factor)."""

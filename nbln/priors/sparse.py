@@ -39,14 +39,19 @@ class HorseshoeSparse(LoadingsPrior):
     are alike. Both start at the middle of what simulated programs have; π_j is uniform
     up to the limit of `Shrinkage` (and a fit, which takes its most probable value, keeps it above
     another), √ρ_j from 0 to 1, and b_j is free but for a N(0, 10²) that makes it proper.
+    Its parameters are those of `HorseshoeColumnwise`.
     """
 
     centre: ClassVar[str | None] = "centre"
+    floor: ClassVar = HorseshoeColumnwise.floor
     tau_scale: float = 1.0
+    tau_min: float = 0.0
+    init_scale: float = 1.0
 
     @property
     def _columns(self) -> HorseshoeColumnwise:
-        return HorseshoeColumnwise(self.tau_scale, shrinkage=self.shrinkage)
+        given = self.tau_scale, self.tau_min, self.init_scale
+        return HorseshoeColumnwise(*given, shrinkage=self.shrinkage)
 
     def start(self, norms, n_genes):
         shape = {"inclusion": jnp.full_like(norms, 0.3), "spike": jnp.full_like(norms, 0.1)}
@@ -58,6 +63,9 @@ class HorseshoeSparse(LoadingsPrior):
 
     def column_sd(self, scales, n_factors):
         return self._columns.column_sd(scales, n_factors)
+
+    def named(self, scales):
+        return self._columns.named(scales)
 
     def turn(self, W, phase):
         return lax.cond(phase.settled, self._sparse_turn, principal_turn, W)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from nbln.arguments import check_whole, choose
 from nbln.data.slices import slices
@@ -175,12 +175,18 @@ def of_kind(
 
 
 def top_pairs(
-    covariance: Covariance | ExpressionCovariance, gene_names: np.ndarray, n: int
+    covariance: Covariance | ExpressionCovariance,
+    gene_names: np.ndarray,
+    n: int,
+    among: Int[np.ndarray, " gene"] | None = None,
 ) -> pd.DataFrame:
-    """The `n` pairs of genes with the largest absolute correlation, strongest first."""
+    """The `n` pairs of genes with the largest absolute correlation, strongest first.
+
+    `among` are the genes whose pairs are looked at; by default all.
+    """
     n = check_whole("top_pairs(n", n)
-    n_genes = len(gene_names)
-    columns = np.arange(n_genes)
+    columns = np.arange(len(gene_names)) if among is None else np.unique(among)
+    n_genes = len(columns)
     best = [(np.empty(0), np.empty(0, int), np.empty(0, int))]
     for block in slices(n_genes, BLOCK):
         rows = columns[block]
@@ -189,7 +195,8 @@ def top_pairs(
         flat = np.abs(values).ravel()
         largest = np.argpartition(flat, -min(n, flat.size))[-min(n, flat.size) :]
         largest = largest[flat[largest] > 0]
-        best.append((values.ravel()[largest], rows[largest // n_genes], largest % n_genes))
+        pair = rows[largest // n_genes], columns[largest % n_genes]
+        best.append((values.ravel()[largest], *pair))
     value, first, second = (np.concatenate(parts) for parts in zip(*best, strict=True))
     order = np.argsort(-np.abs(value), kind="stable")[:n]
     return pd.DataFrame(

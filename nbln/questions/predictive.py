@@ -84,13 +84,16 @@ def count_draws(
         yield block, drawn
 
 
-def all_counts(fitted: Fitted, blocks: Draws, n_samples: int) -> xr.DataArray:
-    """All predictive draws at once, (chain, draw, cell, gene)."""
-    drawn = np.empty((n_samples, fitted.n_cells, fitted.n_genes), np.int32)
+def all_counts(
+    fitted: Fitted, blocks: Draws, n_samples: int, genes: Int[np.ndarray, " gene"]
+) -> xr.DataArray:
+    """All predictive draws of these genes at once, (chain, draw, cell, gene)."""
+    drawn = np.empty((n_samples, fitted.n_cells, len(genes)), np.int32)
     for block, values in blocks:
-        drawn[:, block] = values
+        drawn[:, block] = values[:, :, genes]
     dims = names.CHAIN, names.DRAW, names.CELL, names.GENE
-    return fitted.label(drawn[None], dims, names.COUNTS)
+    coords = {names.CELL: fitted.cell_names, names.GENE: fitted.gene_names[genes]}
+    return xr.DataArray(drawn[None], dims=dims, coords=coords, name=names.COUNTS)
 
 
 def fresh_sampler(

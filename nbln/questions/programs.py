@@ -20,11 +20,13 @@ def column_diagnostics(W: Float[np.ndarray, "gene factor"], loadings: FittedLoad
     least = limits.smallest_signal
     rank = gauge.effective_rank(norms, limits.signal_share, least * per_gene)
     return {
+        "column_frobenius_raw": np.linalg.norm(W, axis=0),
         "column_frobenius_compositional": norms,
         "column_norm_effective_rank": rank,
         "effective_rank": rank,
         "sigma_k": sd,
         "scale_effective_rank": gauge.effective_rank(sd, limits.signal_share, least),
+        **loadings.prior.named(loadings.scales),
     }
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from nbln import registry
 from nbln.arguments import hint
+from nbln.data.fitted import Fitted
+from nbln.results import subset
 
 START = "sample_posterior"  # the question whose answer is draws
 
@@ -16,7 +18,26 @@ class Answers(abc.ABC):
     """What is asked by methods: a fit, or draws from its posterior; a dataclass."""
 
     kind: ClassVar[str]  # of the file that it is saved in: for a fit, its engine
+    fitted: Fitted
     model: str
+
+    def __getitem__(self, genes) -> subset.GeneSubset:
+        """The same result, asked of some of its genes only.
+
+        Parameters
+        ----------
+        genes
+            A name or names, a slice, a mask with one value for each gene of the fit, or positions.
+            A slice or a mask passes over ``_other``, the pool of the rarest, which is no gene.
+
+        Raises
+        ------
+        KeyError, IndexError
+            A name or a position that is not in the fit.
+        ValueError
+            No gene, a gene twice, or a mask of another length.
+        """
+        return subset.take(self, genes)
 
     if not TYPE_CHECKING:  # to a type checker an attribute that is not there is not there
 

@@ -4,6 +4,7 @@ import abc
 from dataclasses import dataclass, replace
 
 import numpy as np
+import xarray as xr
 from jaxtyping import Float
 
 from nbln import registry
@@ -49,6 +50,26 @@ class CountedResult(Result):
 
     def get_count_moments(self):
         return moments.count_moments(self._located()[0], self._losses, self.covariates)
+
+    def get_p_capture(self) -> xr.DataArray:
+        """Capture efficiency e^{-η}, (cell,): the share of a cell's mRNA that was counted.
+
+        Raises
+        ------
+        ValueError
+            The model has no capture losses, or offsets were fixed by library size, which say how
+            deep a cell is beside others and not how much was captured.
+        """
+        lacks = f"get_p_capture: model {self.model} has no capture losses"
+        if not self.has_capture:
+            raise ValueError(f"{lacks}; fit model='nbln'")
+        if not self.capture_rule.predicts_depth:
+            raise ValueError(
+                f"{lacks} where offsets are fixed by library size (eta has these); fit with a "
+                "capture prior"
+            )
+        eta = self.get_map()[names.ETA].values
+        return self.fitted.label(np.exp(-eta), (names.CELL,), "p_capture")
 
     @property
     def _losses(self) -> Float[np.ndarray, " cell"]:

@@ -31,7 +31,7 @@ from nbln.questions import (
 )
 from nbln.questions.convergence import Convergence
 from nbln.results import export, files, io, sampling, story
-from nbln.results.log_normal import LogNormalResult
+from nbln.results.log_normal import LogNormalResult, gene_matrix
 from nbln.results.posterior import PosteriorDraws
 from nbln.results.svi import SVIResult
 
@@ -141,7 +141,7 @@ class LaplaceResult(LogNormalResult):
         """
         covariance, labels = self._covariance(kind)
         rows = self.fitted.find(genes, labels)
-        return _matrix(covariance.block(rows, rows), labels[rows], "covariance")
+        return gene_matrix(covariance.block(rows, rows), labels[rows], "covariance")
 
     def get_correlation(
         self, kind: str = "compositional", genes: Sequence[str] | None = None
@@ -150,11 +150,17 @@ class LaplaceResult(LogNormalResult):
         covariance, labels = self._covariance(kind)
         rows = self.fitted.find(genes, labels)
         values = covariance.correlation_block(rows, rows)
-        return _matrix(values, labels[rows], "correlation")
+        return gene_matrix(values, labels[rows], "correlation")
 
-    def top_pairs(self, n: int = 100, kind: str = "compositional") -> pd.DataFrame:
-        """The `n` most correlated pairs: gene_a, gene_b, correlation; strongest first."""
-        return correlation.top_pairs(*self._covariance(kind), n)
+    def top_pairs(
+        self, n: int = 100, kind: str = "compositional", genes: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """The `n` most correlated pairs: gene_a, gene_b, correlation; strongest first.
+
+        `genes` are those whose pairs are looked at; all by default.
+        """
+        covariance, labels = self._covariance(kind)
+        return correlation.top_pairs(covariance, labels, n, self.fitted.find(genes, labels))
 
     def get_alr(
         self, reference: str | None = None, genes: Sequence[str] | None = None
@@ -388,9 +394,3 @@ class LaplaceResult(LogNormalResult):
         source = io.nested(groups, "cascade_source")
         chained = SVIResult.from_groups(source) if source else None
         return cls(**files.laplace_parts(groups), cascade_source=chained)
-
-
-def _matrix(values, genes: np.ndarray, name: str) -> xr.DataArray:
-    """Values for pairs of genes, labelled."""
-    dims = names.GENE, names.GENE_
-    return xr.DataArray(values, dims=dims, coords=dict.fromkeys(dims, genes), name=name)

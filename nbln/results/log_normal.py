@@ -1,5 +1,6 @@
 """The parts of a fitted log-normal model, and their labels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,11 +19,13 @@ from nbln.posterior.mode import Augmentation, Parameters, Search
 from nbln.posterior.totals import Totals, log_shares_constant
 from nbln.priors.loadings import FittedLoadings, Scales
 from nbln.priors.univariate import Prior
-from nbln.questions import moments, programs
+from nbln.questions import correlation, moments, programs
 from nbln.questions.distributions import Spread
 from nbln.results.counted import CountedResult
 from nbln.results.history import History
 from nbln.results.svi import SVIResult
+
+LARGEST_MATRIX = 2**32  # bytes, of genes by genes
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,6 +199,11 @@ class LogNormalResult(CountedResult):
         return self.cells.converged
 
     @property
+    def unconverged_cell_mask(self) -> xr.DataArray:
+        """(cell,) True where the cell's mode was not reached."""
+        return self.fitted.label(~self.cells.converged, (names.CELL,), "unconverged")
+
+    @property
     def gradient_norm(self) -> Float[np.ndarray, " cell"]:
         """Gradient at each cell's mode, in posterior standard deviations."""
         return self.cells.gradient_norm
@@ -209,6 +217,50 @@ class LogNormalResult(CountedResult):
     def n_unconverged(self) -> int:
         """Number of cells whose posterior mode was not reached."""
         return int((~self.cells.converged).sum())
+
+    def get_mu(self) -> xr.DataArray:
+        """The property `mu`, (gene,)."""
+        return self.mu
+
+    def get_W(self) -> xr.DataArray:
+        """The property `W`, (gene, factor)."""
+        return self.W
+
+    def get_d(self) -> xr.DataArray:
+        """The property `d`, (gene,)."""
+        return self.d
+
+    def get_sigma(self, genes: Sequence[str] | None = None) -> xr.DataArray:
+        """Covariance W Wᵀ + diag(d) of log-rates as fitted, (gene, gene_), natural log squared.
+
+        It holds the part that all genes share, which capture cannot be told from;
+        ``get_covariance()`` leaves it out, and knows other kinds.
+
+        Parameters
+        ----------
+        genes
+            Names; by default all, without the pool of the rarest.
+
+        Raises
+        ------
+        KeyError
+            An unknown gene.
+        ValueError
+            So many genes that the matrix would take more than 4 GiB.
+        """
+        real = self.fitted.real_genes
+        labels = self.fitted.gene_names[real]
+        rows = self.fitted.find(genes, labels)
+        size = 8 * len(rows) ** 2
+        if size > LARGEST_MATRIX:
+            raise ValueError(
+                f"get_sigma(): a matrix of {len(rows):,} x {len(rows):,} genes takes "
+                f"{size / 2**30:,.0f} GiB; name some with genes=, or take get_W() and get_d(), of "
+                "which it is made"
+            )
+        W, d = (np.asarray(x)[real] for x in (self.parameters.W, self.parameters.d))
+        values = correlation.Covariance(W, d, "log_rate").block(rows, rows)
+        return gene_matrix(values, labels[rows], "sigma")
 
     def get_latent(self) -> xr.DataArray:
         """z, (cell, factor): posterior mode of each cell's factors."""
@@ -236,5 +288,21 @@ class LogNormalResult(CountedResult):
 
         A column counts when its norm exceeds 5 % of the largest and a hundredth of a natural log
         in each gene; ``scale_effective_rank`` counts column scales in the same way.
+
+        Returns
+        -------
+        By column, in the order of the factors: ``column_frobenius_compositional`` and
+        ``column_frobenius_raw``, Euclidean norms of W_⊥ and of W; ``sigma_k``, standard deviation
+        of a loading as the prior has learned it. ``effective_rank`` (also by its longer name,
+        ``column_norm_effective_rank``) and ``scale_effective_rank``. What else the loadings prior
+        has: ``tau``, scale of the standard deviations (horseshoe_sparse, horseshoe_columnwise);
+        ``psi_k``, variances by column, and their rate ``gamma`` (neg_columnwise); the standard
+        deviation ``scale`` that was given (gaussian). Natural log.
         """
         return programs.column_diagnostics(np.asarray(self.parameters.W), self.loadings)
+
+
+def gene_matrix(values: np.ndarray, genes: np.ndarray, name: str) -> xr.DataArray:
+    """Values for pairs of genes, labelled."""
+    dims = names.GENE, names.GENE_
+    return xr.DataArray(values, dims=dims, coords=dict.fromkeys(dims, genes), name=name)

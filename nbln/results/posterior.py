@@ -20,7 +20,7 @@ from nbln.inference.sampler.engine import Draws
 from nbln.priors.loadings import LoadingsPrior
 from nbln.questions import arviz, diagnostics, intervals, sampling, stability
 from nbln.questions.intervals import CorrelationDraws
-from nbln.results import files, io
+from nbln.results import files, io, notebook
 from nbln.results.answers import Answers
 from nbln.results.effect_draws import LEVEL, EffectDraws
 
@@ -69,6 +69,9 @@ class PosteriorDraws(EffectDraws, Answers):
             f"{self.fitted.n_cells} cells x {self.fitted.n_genes} genes, "
             f"{self.reference.shape[1]} programs)"
         )
+
+    def _repr_html_(self) -> str:
+        return notebook.of_draws(self)
 
     @property
     def n_chains(self) -> int:

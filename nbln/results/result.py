@@ -19,7 +19,7 @@ from nbln.data.fitted import Fitted
 from nbln.questions import arviz, diagnostics, predictive
 from nbln.questions.checks import predictive_checks
 from nbln.questions.convergence import Convergence
-from nbln.results import io
+from nbln.results import io, notebook
 from nbln.results.answers import Answers
 from nbln.results.story import Line
 
@@ -149,6 +149,9 @@ class Result(Answers):
 
     # What they all answer
 
+    def _repr_html_(self) -> str:
+        return notebook.of_result(self)
+
     def _check_counted(self, caller: str) -> None:
         """Raise where the data are no counts."""
         if not self.fitted.counted:
@@ -169,6 +172,7 @@ class Result(Answers):
         n_samples: int = 100,
         seed: int = 0,
         counts=None,
+        genes: Sequence[str] | None = None,
     ) -> xr.DataArray:
         """Counts drawn from the fitted model, (chain, draw, cell, gene).
 
@@ -186,9 +190,11 @@ class Result(Answers):
             Same seed, same draws.
         counts
             The AnnData of the fit; needed for ``per_cell`` after loading.
+        genes
+            Names of those that are kept; all are drawn, and all kept by default.
         """
         blocks = self._draws(ppc_level, n_samples, seed, counts)
-        return predictive.all_counts(self.fitted, blocks, n_samples)
+        return predictive.all_counts(self.fitted, blocks, n_samples, self.fitted.find(genes))
 
     def check(
         self,

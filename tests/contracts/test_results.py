@@ -308,7 +308,11 @@ def test_diagnostics(kind, results):
     result = results[kind]
     diagnostics = result.w_prior_diagnostics
     keys = {"column_frobenius_compositional", "column_norm_effective_rank", "effective_rank"}
-    assert keys | {"sigma_k", "scale_effective_rank"} == diagnostics.keys()
+    keys |= {"sigma_k", "scale_effective_rank", "column_frobenius_raw"}
+    assert keys | result.loadings.prior.named(result.scales).keys() == diagnostics.keys()
+    np.testing.assert_allclose(
+        diagnostics["column_frobenius_raw"], np.linalg.norm(result.W, axis=0), rtol=1e-6
+    )
     norms = diagnostics["column_frobenius_compositional"]
     assert np.all(np.diff(norms) <= 1e-4 * norms[0])  # largest first
     centred = result.get_W_compositional().values

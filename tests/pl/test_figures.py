@@ -9,8 +9,15 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 import nbln
+from nbln.pl.corner import DENSITIES, highest_density
+from nbln.pl.genes import strongest_genes
 
-PANELS = {"plot_ppc": 5, "plot_compositional_corner_ppc": 4, "plot_gene_programs": 2}
+PANELS = {
+    "plot_ppc": 5,
+    "plot_compositional_corner_ppc": 4,
+    "plot_gene_ppc": 6,
+    "plot_gene_programs": 2,
+}
 LAPLACE_ONLY = {
     "plot_compositional_corner_ppc",
     "plot_correlation",
@@ -23,9 +30,14 @@ OF_CODES = ("plot_latent_mean_variance", "plot_prior_samples", "plot_reconstruct
 OF_FITS = [name for name in nbln.pl.__all__ if name not in (*OF_DRAWS, *OF_CODES)]
 ARGUMENTS = {
     "plot_compositional_corner_ppc": {"genes": ["gene1", "gene4"]},
+    "plot_gene_ppc": {"n_samples": 3},
     "plot_gene_programs": {"n_programs": 2},
     "plot_ppc": {"n_samples": 3},
 }
+
+
+corner = nbln.pl.plot_compositional_corner_ppc
+spectrum = nbln.pl.plot_w_shrinkage_spectrum
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +101,73 @@ def test_figures_of_fits_refuse_what_is_none(name):
         getattr(nbln.pl, name)({})
 
 
+def test_genes_of_a_corner_are_chosen(nbln_fit, adata):
+    figure = corner(nbln_fit, n_genes=3, n_samples=50, contour_mass_levels=())
+    wanted = [f"log10 share of {name}" for name in strongest_genes(nbln_fit, 3)]
+    assert [ax.get_xlabel() for ax in figure.axes[-3:]] == wanted
+    means = adata.to_df().mean()
+    least = 0.999 * means.sort_values().iloc[-4]
+    figure = corner(nbln_fit, min_mean_umi=least, n_samples=50, density_method="hist2d")
+    shown = {ax.get_xlabel().removeprefix("log10 share of ") for ax in figure.axes[-4:]}
+    assert shown == {*means.index[means >= least]}
+
+
+def test_diverse_genes_have_correlations_of_both_signs(nbln_fit):
+    correlation = nbln_fit.get_correlation()
+    others = correlation.values - 2 * np.eye(len(correlation))
+    figure = corner(nbln_fit, n_genes=5, n_samples=50, gene_selection="correlation_diverse")
+    names = [ax.get_xlabel().removeprefix("log10 share of ") for ax in figure.axes[-5:]]
+    assert len({*names}) == 5
+    assert correlation.sel(gene=names[0], gene_=names[1]) == others.max()
+    ends = correlation.sel(gene=names[:2])
+    assert ends.sel(gene_=names[2]).min() == ends.min()
+
+
+def test_contours_hold_the_mass_that_they_say():
+    x, y = np.random.default_rng(0).normal(size=(2, 40_000))
+    for estimate in (DENSITIES["kde"](x[:3000], y[:3000]), DENSITIES["hist2d"](x, y)):
+        _, density = estimate
+        levels = highest_density(density, (0.5, 0.9))
+        # Of a round Gaussian, the share inside the radius where the density is so much of the peak.
+        np.testing.assert_allclose(1 - levels / density.max(), [0.9, 0.5], atol=0.06)
+
+
+def test_the_spectrum_counts_by_its_line(nbln_fit):
+    norms = nbln_fit.w_prior_diagnostics["column_frobenius_compositional"]
+    share = float(np.mean(norms[:2]) / norms[0])
+    ax = spectrum(nbln_fit, threshold_fraction=share).axes[0]
+    assert ax.get_title().startswith("1 of 3")
+    assert any("% of the largest" in text.get_text() for text in ax.get_legend().get_texts())
+    ax = spectrum(nbln_fit, show_sigma_k=False, show_threshold=False).axes[0]
+    assert not ax.lines
+    assert ax.get_title().startswith(f"{nbln_fit.w_prior_diagnostics['effective_rank']} of 3")
+
+
+def test_bins_of_a_histogram_hold_all_counts(nbln_fit, adata):
+    figure = nbln.pl.plot_gene_ppc(nbln_fit, ["gene1", "gene4"], n_samples=3)
+    for ax, gene in zip(figure.axes, ["gene1", "gene4"], strict=True):
+        counts = adata[:, gene].X.ravel()
+        tops = [bar.get_y() + bar.get_height() for bar in ax.patches if hasattr(bar, "get_height")]
+        shares = [top for top in tops if top > 0.5 / len(counts)]
+        assert sum(shares) == pytest.approx(1.0)
+        assert tops[0] == pytest.approx(max((counts == 0).mean(), 0.5 / len(counts)))
+        labels = [label.get_text() for label in ax.get_xticklabels()]
+        assert labels[0] == "0"
+        assert labels[-1].startswith("≥ ")
+    figure.canvas.draw()
+
+
+def test_genes_of_histograms_spread_over_their_means(nbln_latent, adata):
+    figure = nbln.pl.plot_gene_ppc(nbln_latent, n_genes=4, n_samples=3)
+    genes = [ax.get_title().partition(",")[0] for ax in figure.axes]
+    means = adata.to_df().mean()[genes].to_numpy()
+    assert "_other" not in genes
+    assert len({*genes}) == 4
+    assert (np.diff(means) >= 0).all()
+    assert means[-1] == adata.to_df().mean()[nbln_latent.fitted.gene_names[:-1]].max()
+    assert len(nbln.pl.plot_gene_ppc(nbln_latent, n_genes=999, n_samples=2).axes) == 14
+
+
 def test_many_genes_have_no_labels(nbln_fit):
     figure = nbln.pl.plot_correlation(nbln_fit, n_genes=5)
     assert len(figure.axes[0].get_xticks()) == 5
@@ -101,6 +180,12 @@ def test_many_genes_have_no_labels(nbln_fit):
         (lambda r: nbln.pl.plot_latent(r, color=["a", "b"]), "one value for each"),
         (lambda r: nbln.pl.plot_gene_programs(r, n_programs=9), "from 1 to 3"),
         (lambda r: nbln.pl.plot_compositional_corner_ppc(r, genes=["gene1"]), "two to eight"),
+        (lambda r: corner(r, min_mean_umi=1e6), r"min_mean_umi=1e\+06: 0 genes.*largest mean"),
+        (lambda r: corner(r, gene_selection="hvg"), "choose one of programs, correlation_diverse"),
+        (lambda r: corner(r, density_method="kd"), "choose one of kde, hist2d"),
+        (lambda r: corner(r, contour_mass_levels=(0.5, 2)), "contour_mass_levels=2"),
+        (lambda r: corner(r, n_genes=1), "n_genes=1"),
+        (lambda r: spectrum(r, threshold_fraction=-1), "threshold_fraction=-1"),
     ],
 )
 def test_errors(nbln_fit, call, message):

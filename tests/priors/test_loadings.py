@@ -7,11 +7,12 @@ import pytest
 from dense_reference import precision_of
 from scipy import stats
 
+from nbln.options import Priors
 from nbln.priors.columnwise import Flat, Gaussian, HorseshoeColumnwise, NegColumnwise
 from nbln.priors.loadings import Entries
 from nbln.priors.shrinkage import Shrinkage
 from nbln.priors.sparse import HorseshoeSparse
-from nbln.registry import LOADINGS_PRIORS
+from nbln.registry import LOADINGS_PRIORS, find
 
 FLOOR = Shrinkage().smallest_scale
 
@@ -95,6 +96,35 @@ def test_an_empty_column_falls_to_the_floor_and_no_further(name):
     assert np.isfinite(np.asarray(prior.log_density(entries(norms), scales)))
 
 
+def given(**parameters):
+    """The loadings prior of `nbln.fit`."""
+    return Priors.of(find("nbln"), {"loadings": parameters}).loadings
+
+
+@pytest.mark.parametrize(
+    ("kind", "floor", "value", "other", "shared"),
+    [
+        ("horseshoe_columnwise", "lambda_min", 5e-3, "tau_min", "tau"),
+        ("horseshoe_sparse", "lambda_min", 5e-3, "tau_min", "tau"),
+        ("neg_columnwise", "psi_min", 2.5e-5, "gamma_min", "gamma"),
+    ],
+)
+def test_arguments_of_scales_are_kept(kind, floor, value, other, shared):
+    norms = jnp.array([100.0, 0.0])
+    plain = given(type=kind)
+    scales = plain.update(plain.start(norms, N_GENES), norms, N_GENES)
+    least = 5 * plain.named(scales)[shared]
+    prior = given(type=kind, init_scale=3.0, **{floor: value, other: least})
+    assert prior.shrinkage.smallest_scale == pytest.approx(5e-3)
+    start = prior.start(norms, N_GENES)
+    np.testing.assert_allclose(
+        prior.column_sd(start, 2), 3 * plain.column_sd(plain.start(norms, N_GENES), 2), rtol=1e-6
+    )
+    scales = prior.update(start, norms, N_GENES)
+    assert float(prior.column_sd(scales, 2)[1]) == pytest.approx(5e-3, rel=1e-4)
+    assert prior.named(scales)[shared] == pytest.approx(least, rel=1e-6)
+
+
 def test_log_density_is_the_formula():
     scales = {"lambda": jnp.array([0.5, 2.0]), "tau": jnp.array(1.0)}
     norms = jnp.array([3.0, 7.0])
@@ -102,6 +132,15 @@ def test_log_density_is_the_formula():
     sd = np.asarray(scales["lambda"])
     expected = np.sum(-np.asarray(norms) / (2 * sd**2) - (N_GENES - 1) * np.log(sd))
     assert float(ours) == pytest.approx(expected, rel=1e-5)
+
+
+def test_scales_have_the_names_of_the_field():
+    assert Flat().named({}) == {}
+    assert Gaussian(0.5).named({}) == {"scale": 0.5}
+    scales = {"psi": jnp.array([4.0, 9.0]), "gamma": jnp.array(2.0)}
+    named = LEARNED["neg"].named(scales)
+    assert named["gamma"] == 2.0
+    np.testing.assert_array_equal(named["psi_k"], [4.0, 9.0])
 
 
 def test_the_variance_of_neg_is_what_its_sites_say():

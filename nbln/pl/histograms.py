@@ -1,0 +1,121 @@
+"""Counts of single genes held against the model."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nbln.arguments import check_whole
+from nbln.data.slices import slices
+from nbln.pl import style
+
+BLOCK = 512  # cells read at a time
+MOST_BINS = 16  # of a histogram: what a panel has room for, zeros and the last bin included
+TAIL = 0.995  # share of cells below the last bin, which holds all larger counts
+COLUMNS = 3
+LABELS = 4  # of bins, below a panel
+RARE = 0.05  # mean count below which a histogram is nearly all zeros
+
+
+def plot_gene_ppc(
+    res,
+    genes: Sequence[str] | None = None,
+    n_genes: int = 6,
+    ppc_level: str = "library_anchored",
+    n_samples: int = 50,
+    counts=None,
+    ax=None,
+):
+    """Histograms of the counts of single genes: the data, and where the model expects them.
+
+    Bars are shares of cells on a logarithmic scale; the band holds 90 % of the model's draws (5 %
+    to 95 %), its line is their median. Zeros have a bin of their own, and the last bin holds all
+    counts from its number on. A bin without a cell has no bar.
+
+    Parameters
+    ----------
+    genes
+        Names; by default `n_genes` at equal steps of log mean count, rarest first.
+    ppc_level, n_samples, counts
+        As in `get_ppc_samples`; memory is 4 bytes x draws x cells x genes that are shown.
+    ax
+        As many axes as genes.
+
+    Raises
+    ------
+    ValueError
+        The data are no counts, or an unknown level.
+    KeyError
+        An unknown gene.
+    """
+    style.need_counts(res)
+    data = res.fitted.data(counts)
+    chosen = _spread(res.fitted, data, check_whole("n_genes", n_genes)) if genes is None else genes
+    positions = res.fitted.find(chosen)
+    names = res.fitted.gene_names[positions]
+    figure, axes = style.new_grid(ax, len(names), COLUMNS, size=(2.6, 2.2))
+    drawn = res.get_ppc_samples(ppc_level, n_samples, counts=data, genes=names).values[0]
+    rows = np.concatenate([data.rows(block)[:, positions] for block in slices(data.n_cells, BLOCK)])
+    for i, (panel, label) in enumerate(zip(axes, style.labels(names), strict=True)):
+        _histogram(panel, rows[:, i].astype(np.int64), drawn[:, :, i])
+        panel.set_title(f"{label}, mean {rows[:, i].mean():.3g}", fontsize="small")
+        panel.set_xlabel("counts in a cell" if i >= len(names) - COLUMNS else "")
+        panel.set_ylabel("" if i % COLUMNS else "share of cells")
+    handles = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper right", ncols=2, frameon=False, fontsize="small")
+    return figure
+
+
+def _spread(fitted, data, n: int) -> np.ndarray:
+    """Names of genes at equal steps of log mean, of those that are not nearly all zeros."""
+    real = np.flatnonzero(fitted.real_genes)
+    means = data.gene_totals[real] / data.n_cells
+    order = np.argsort(-means, kind="stable")[: max(n, int((means >= RARE).sum()))]
+    logs, chosen = np.log(means[order]), []
+    for target in np.linspace(logs[-1], logs[0], min(n, len(order))):
+        distance = np.abs(logs - target)
+        distance[chosen] = np.inf
+        chosen.append(int(np.argmin(distance)))
+    return fitted.gene_names[real[order[np.sort(chosen)[::-1]]]]
+
+
+def _histogram(ax, observed: np.ndarray, drawn: np.ndarray) -> None:
+    """One gene: counts (cell,) observed and (draw, cell) drawn."""
+    starts = _bin_starts(observed)
+    data, *draws = (_shares(one, starts) for one in (observed, *drawn))
+    low, middle, high = np.quantile(draws, [0.05, 0.5, 0.95], axis=0)
+    edges = np.arange(len(starts) + 1) - 0.5
+    least = 0.5 / len(observed)  # half a cell: the foot of the bars
+    ax.bar(
+        np.arange(len(starts)), np.maximum(data - least, 0), bottom=least, width=1.0,
+        color=style.GREY, alpha=0.5, label="data",
+    )  # fmt: skip
+    floored = [np.maximum(x, least) for x in (low, middle, high)]
+    ax.stairs(
+        floored[2], edges, baseline=floored[0], fill=True, color=style.BLUE, alpha=0.35,
+        label="model, 90 %",
+    )  # fmt: skip
+    ax.stairs(floored[1], edges, baseline=None, color=style.BLUE, lw=1.2)
+    ax.set_yscale("log")
+    ax.set(xlim=(edges[0], edges[-1]), ylim=(least, 1.5))
+    _number_bins(ax, starts)
+
+
+def _number_bins(ax, starts: np.ndarray) -> None:
+    """Numbers below the bins: of single counts in the middle, of several where their bin begins."""
+    last = len(starts) - 1
+    shown = np.unique(np.linspace(0, last, LABELS).round().astype(int))
+    single = np.append(np.diff(starts) == 1, True)
+    labels = [f"≥ {starts[i]}" if i == last else f"{starts[i]}" for i in shown]
+    ax.set_xticks(np.where(single, 0.0, -0.5)[shown] + shown, labels)
+
+
+def _bin_starts(observed: np.ndarray) -> np.ndarray:
+    """The least count of each bin: 0, then equal steps, the last without an end."""
+    tail = max(np.quantile(observed, TAIL), 1)
+    step = int(np.ceil(tail / (MOST_BINS - 2)))
+    return np.concatenate([[0], np.arange(1, tail + step, step)]).astype(np.int64)
+
+
+def _shares(counts: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    bins = np.searchsorted(starts, counts, side="right") - 1
+    return np.bincount(bins, minlength=len(starts)) / len(counts)
