@@ -6,7 +6,7 @@ from nbln.inference.checkpoint import Checkpoint
 from nbln.inference.laplace.engine import LaplaceConfig
 from nbln.inference.svi.engine import SVIConfig
 from nbln.priors.shrinkage import Shrinkage
-from nbln.results.compare import compare
+from nbln.results.compare import compare, compare_correlations
 from nbln.results.laplace import LaplaceResult
 from nbln.results.svi import SVIResult
 from nbln.vae.config import VAEConfig
@@ -27,6 +27,7 @@ __all__ = [
     "VAEConfig",
     "VAEResult",
     "compare",
+    "compare_correlations",
     "datasets",
     "fit",
     "load",

@@ -101,6 +101,14 @@ FormulaText = Annotated[
         show_default="none",
     ),
 ]
+RandomColumn = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--random",
+        help="Column of obs whose levels, donors say, have random effects; once for each.",
+        show_default="none",
+    ),
+]
 LabelsKey = Annotated[
     str | None,
     typer.Option(help="Column of labels, for --dispersion gene-label (scvi).", show_default="none"),
@@ -195,6 +203,7 @@ def fit(
     layer: Layer = None,
     model: Model = "nbln",
     formula: FormulaText = None,
+    random: RandomColumn = None,
     batch_key: BatchKey = None,
     covariate: Covariate = None,
     labels_key: LabelsKey = None,
@@ -228,6 +237,7 @@ def fit(
             layer=layer,
             latent_dim=latent_dim,
             formula=formula,
+            random=random or None,
             batch_key=batch_key,
             covariates=covariate or None,
             labels_key=labels_key,

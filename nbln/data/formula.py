@@ -5,10 +5,12 @@ Formulas are parsed by formulaic; terms are columns and their interactions. Noth
 evaluated as Python, since a formula may come from a file.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from formulaic import StructuredFormula
 from formulaic.errors import FormulaicError
 from jaxtyping import Float
 
-from nbln.arguments import check_number, choose
+from nbln.arguments import choose, choose_from
 from nbln.data.design import Categories, Numbers, holds_numbers, part_of
 from nbln.text import visible
 
@@ -141,6 +143,16 @@ class Formula:
         made = self._spec.get_model_matrix(pd.DataFrame(columns, index=obs.index))
         return np.asarray(made, np.float32)[:, 1:]
 
+    def matrix_at(
+        self, obs: pd.DataFrame, values: Mapping[str, Any]
+    ) -> Float[np.ndarray, "cell covariate"]:
+        """The covariates that cells would have with these values of some columns."""
+        parts = {part.column: part for part in (*self.parts, *self.random)}
+        for column, value in values.items():
+            given = f"get_denoised(at={{{column!r}: {value!r}}})"
+            _check_value(given, parts[choose_from(list(parts), column, given, "column")], value)
+        return self.matrix(obs.assign(**dict(values)), "get_denoised")
+
     def contrast(self, column: str, group: Any, reference: Any) -> Float[np.ndarray, " covariate"]:
         """Covariates of a cell in `group` less those of one in `reference`.
 
@@ -160,7 +172,7 @@ class Formula:
                 before = len(self.fixed) + sum(self.n_levels[:i])
                 found = np.zeros(len(self.names), np.float32)
                 for level, sign in ((group, 1), (reference, -1)):
-                    choose(f"{call}({column}", level, part.levels)
+                    _check_value(f"{call}({column!r}): {level!r}", part, level)
                     found[before + part.levels.index(level)] += sign
                 return found
         known = [part.column for part in self.parts]
@@ -172,10 +184,7 @@ class Formula:
         part = self.parts[known.index(column)]
         pair = [group, rows[column][1] if reference is None else reference]
         for value in pair:
-            if isinstance(part, Categories):
-                choose(f"{call}({column}", value, part.levels)
-            else:
-                check_number(f"{call}({column}", value, -np.inf, np.inf, open_=True)
+            _check_value(f"{call}({column!r}): {value!r}", part, value)
         rows[column] = pair
         random = {part.column: ["", ""] for part in self.random}  # of no level
         first, second = self.matrix(pd.DataFrame({**rows, **random}), call)
@@ -251,6 +260,14 @@ def columns_of(text: Any) -> tuple[str, ...]:
     if not columns:
         raise ValueError(f"fit(formula={text!r}): names no column; leave formula= out")
     return tuple(columns)
+
+
+def _check_value(given: str, part: Categories | Numbers, value: Any) -> None:
+    """A category that the fit had, or a number; `given` is how the user wrote it."""
+    if isinstance(part, Categories):
+        choose_from(list(part.levels), value, given, f"category of {part.column}")
+    elif isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{given}: {part.column} is a number")
 
 
 def _random(obs: pd.DataFrame, columns: Sequence[str]) -> tuple[Categories, ...]:

@@ -3,6 +3,7 @@
 from nbln.pl.checks import plot_mean_variance, plot_ppc
 from nbln.pl.codes import plot_latent_mean_variance, plot_prior_samples, plot_reconstructions
 from nbln.pl.corner import plot_compositional_corner_ppc
+from nbln.pl.effects import plot_effects
 from nbln.pl.fit import plot_capture, plot_latent, plot_loss, plot_w_shrinkage_spectrum
 from nbln.pl.genes import plot_correlation, plot_gene_programs
 from nbln.pl.histograms import plot_gene_ppc
@@ -13,6 +14,7 @@ __all__ = [
     "plot_capture",
     "plot_compositional_corner_ppc",
     "plot_correlation",
+    "plot_effects",
     "plot_gene_ppc",
     "plot_gene_programs",
     "plot_latent",

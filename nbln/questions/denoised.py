@@ -5,10 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
 
 from nbln import vocabulary as names
 from nbln.arguments import choose
 from nbln.data.fitted import Fitted
+from nbln.linalg.products import dot
 from nbln.posterior import draws, mode
 from nbln.posterior.cells import CellsAtMode
 from nbln.posterior.mode import Parameters
@@ -18,16 +20,26 @@ N_DRAWS = 64  # of log-rates, for compositions: their means err by an eighth of 
 
 
 def denoised(
-    fitted: Fitted, parameters: Parameters, at_mode: CellsAtMode, scale: str, genes
+    fitted: Fitted,
+    parameters: Parameters,
+    at_mode: CellsAtMode,
+    scale: str,
+    genes,
+    moved: Float[np.ndarray, "cell covariate"] | None = None,
 ) -> xr.Dataset:
-    """See `LaplaceResult.get_denoised`."""
+    """See `LaplaceResult.get_denoised`; `moved` is the change of the cells' covariates."""
     choose("scale", scale, SCALES)
     columns = slice(None) if genes is None else fitted.find(genes)
     gene_names = fitted.gene_names[columns]
     values = [np.empty((fitted.n_cells, len(gene_names)), np.float32) for _ in range(2)]
+    if moved is None:
+        moved = np.zeros((fitted.n_cells, parameters.effects.shape[1]), np.float32)
     for block, cells, z in at_mode.blocks():
+        rest = len(cells.mask) - (block.stop - block.start)
+        change = np.pad(moved[block], ((0, rest), (0, 0)))
         key = jax.random.fold_in(jax.random.key(0), block.start)
-        moments = _moments(key, parameters, cells, at_mode.augmentation.columns, z, scale)
+        given = parameters, cells, at_mode.augmentation.columns, z, change
+        moments = _moments(key, *given, scale)
         for array, moment in zip(values, moments, strict=True):
             array[block] = np.asarray(moment)[: block.stop - block.start, columns]
     dims = names.CELL, names.GENE
@@ -37,13 +49,15 @@ def denoised(
 
 
 @eqx.filter_jit
-def _moments(key, parameters, cells, columns, z, scale):
+def _moments(key, parameters, cells, columns, z, moved, scale):
+    shift = dot(moved, parameters.effects.T)
     f = mode.conditional_rates(parameters, cells, columns, z, mode.FULL_ITERATIONS)
     if scale == "composition":
         x = draws.draw_rates(key, parameters, cells, columns, f, N_DRAWS)
-        shares = jax.nn.softmax(x, axis=2)  # any loss that a cell's genes share drops out
+        shares = jax.nn.softmax(x + shift, axis=2)  # any loss that a cell's genes share drops out
         return shares.mean(axis=0), shares.std(axis=0)
     mean, variance = latent_moments(parameters, cells, columns, f)
+    mean = mean + shift
     if scale == "log_rate":
         return mean, jnp.sqrt(variance)
     rate = jnp.exp(mean + variance / 2)

@@ -1,9 +1,9 @@
 """The result of a Laplace fit of a log-normal model: the face of the questions it answers."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +24,6 @@ from nbln.questions import (
     denoised,
     diagnostics,
     distributions,
-    effects,
     predictive,
     programs,
     scoring,
@@ -214,7 +213,11 @@ class LaplaceResult(LogNormalResult):
         return predictive.compositions(*given, frozen, seed)
 
     def get_denoised(
-        self, scale: str = "rate", genes: Sequence[str] | None = None, counts=None
+        self,
+        scale: str = "rate",
+        genes: Sequence[str] | None = None,
+        counts=None,
+        at: Mapping[str, Any] | None = None,
     ) -> xr.Dataset:
         """Posterior ``mean`` and ``sd`` of each cell's expression at full capture, (cell, gene).
 
@@ -229,9 +232,13 @@ class LaplaceResult(LogNormalResult):
             Names; all genes by default.
         counts
             The AnnData of the fit; needed after loading.
+        at
+            Columns of the formula, or of random intercepts, with the value that every cell is to
+            have: ``{"treatment": "vehicle"}`` for expression as if. All else of a cell stays.
         """
         at_mode = self._at_mode(counts)
-        return denoised.denoised(self.fitted, self.parameters, at_mode, scale, genes)
+        moved = None if at is None else self._moved_to(at, at_mode.counts)
+        return denoised.denoised(self.fitted, self.parameters, at_mode, scale, genes, moved)
 
     def get_variance_shares(self) -> xr.Dataset:
         """Shares of each gene's variance of counts at median depth, (gene,).
@@ -242,39 +249,6 @@ class LaplaceResult(LogNormalResult):
         """
         given = self.fitted, self.parameters, self._losses, self.covariates
         return diagnostics.variance_shares(*given)
-
-    def get_covariate_effects(self) -> xr.Dataset:
-        """Effect of each covariate on each gene's log-rate: ``mean`` and ``sd``, (gene, covariate).
-
-        Natural log; of a number, by one unit of its column, of a category, against the reference.
-        Effects are relative to what depth explains: where capture losses come from totals, a
-        category in which all genes double shows none. They are shrunken toward 0 by as much as the
-        counts of a gene leave open, under a Student prior of a width learned for each covariate.
-        ``sd`` is conditional on the cells' factors and takes cells for independent, unless what
-        they share, a donor, is in ``fit(random=)``.
-
-        Raises
-        ------
-        ValueError
-            The fit had no formula.
-        """
-        sd = distributions.effects_sd(self.spread, self.loadings)
-        return effects.of_covariates(self.beta, sd, self.formula)
-
-    def get_random_effects(self, column: str | None = None) -> xr.Dataset:
-        """Effects of the levels of a random intercept on each gene's log-rate (natural log).
-
-        ``mean`` and ``sd``, (gene, level), and ``between``, (gene,), the standard deviation between
-        levels that was learned. `column` is one of ``fit(random=)``, by default the first.
-
-        Raises
-        ------
-        ValueError
-            The fit had no random intercepts, or not this one.
-        """
-        sd = distributions.effects_sd(self.spread, self.loadings)
-        variance = () if self.spread.effects is None else self.spread.effects.scales.variance
-        return effects.of_levels(self.beta, sd, variance, self.formula, column)
 
     def get_pareto_k(self, n_cells: int = 40, seed: int = 0, counts=None) -> xr.DataArray:
         """Pareto k̂ of importance ratios in z, (cell,), of a random sample of cells.

@@ -1,8 +1,8 @@
 """The parts of a fitted log-normal model, and their labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import xarray as xr
@@ -19,7 +19,7 @@ from nbln.posterior.mode import Augmentation, Parameters, Search
 from nbln.posterior.totals import Totals, log_shares_constant
 from nbln.priors.loadings import FittedLoadings, Scales
 from nbln.priors.univariate import Prior
-from nbln.questions import correlation, moments, programs
+from nbln.questions import correlation, distributions, effects, moments, programs
 from nbln.questions.distributions import Spread
 from nbln.results.counted import CountedResult
 from nbln.results.history import History
@@ -281,6 +281,43 @@ class LogNormalResult(CountedResult):
             pair = names.TOTAL_MEAN, names.TOTAL_DISPERSION
             values += [xr.DataArray(x, name=n) for n, x in zip(pair, self.totals, strict=False)]
         return self.channel_parameters.merge({value.name: value for value in values})
+
+    def get_covariate_effects(self) -> xr.Dataset:
+        """Effect of each covariate on each gene's log-rate: ``mean`` and ``sd``, (gene, covariate).
+
+        Natural log; of a number, by one unit of its column, of a category, against the reference.
+        Effects are relative to what depth explains: where capture losses come from totals, a
+        category in which all genes double shows none. They are shrunken toward 0 by as much as the
+        counts of a gene leave open, under a Student prior of a width learned for each covariate.
+        ``sd`` is conditional on the cells' factors and takes cells for independent, unless what
+        they share, a donor, is in ``fit(random=)``.
+
+        Raises
+        ------
+        ValueError
+            The fit had no formula.
+        """
+        sd = distributions.effects_sd(self.spread, self.loadings)
+        return effects.of_covariates(self.beta, sd, self.formula)
+
+    def get_random_effects(self, column: str | None = None) -> xr.Dataset:
+        """Effects of the levels of a random intercept on each gene's log-rate (natural log).
+
+        ``mean`` and ``sd``, (gene, level), and ``between``, (gene,), the standard deviation between
+        levels that was learned. `column` is one of ``fit(random=)``, by default the first.
+
+        Raises
+        ------
+        ValueError
+            The fit had no random intercepts, or not this one.
+        """
+        sd = distributions.effects_sd(self.spread, self.loadings)
+        variance = () if self.spread.effects is None else self.spread.effects.scales.variance
+        return effects.of_levels(self.beta, sd, variance, self.formula, column)
+
+    def _moved_to(self, at: Mapping[str, Any], counts) -> np.ndarray:
+        formula = effects.check_any(self.formula, "get_denoised(at=)")
+        return formula.matrix_at(counts.obs, at) - self.covariates
 
     @property
     def w_prior_diagnostics(self) -> dict:

@@ -103,7 +103,8 @@ class PosteriorDraws(EffectDraws, Answers):
 
     # Correlations
 
-    def _correlations(self, kind: str) -> CorrelationDraws:
+    def correlation_draws(self, kind: str) -> CorrelationDraws:
+        """What all correlations of one kind come from, draw by draw."""
         draws = self.draws
         parts = draws.W, draws.d, draws.mu, self.noise
         W, d, mu, noise = (self._real(np.asarray(x)) for x in parts)
@@ -137,7 +138,7 @@ class PosteriorDraws(EffectDraws, Answers):
             An unknown gene.
         """
         intervals.check_level(level)
-        draws = self._correlations(kind)
+        draws = self.correlation_draws(kind)
         rows = self.fitted.find(genes, draws.gene_names)
         summary = intervals.correlations(draws, rows, rows, level)
         labels = {names.GENE: draws.gene_names[rows], names.GENE_: draws.gene_names[rows]}
@@ -180,9 +181,9 @@ class PosteriorDraws(EffectDraws, Answers):
         call is wrong) and ``q`` (mean of these down to this pair). Memory grows with the pairs
         that are more likely right than wrong, not with genes squared times draws.
         """
-        draws = self._correlations(kind)
+        draws = self.correlation_draws(kind)
         rows = None if genes is None else np.unique(self.fitted.find(genes, draws.gene_names))
-        limits = _checked("pairs", min_abs, fdr, level)
+        limits = checked("pairs", min_abs, fdr, level)
         return intervals.pairs(draws, *limits, rows=rows, among=True)
 
     def partners(
@@ -204,9 +205,9 @@ class PosteriorDraws(EffectDraws, Answers):
         """
         if not isinstance(gene, str):
             raise TypeError("partners(gene=): give the name of one gene; pairs() is about all")
-        draws = self._correlations(kind)
+        draws = self.correlation_draws(kind)
         row = self.fitted.find([gene], draws.gene_names)
-        return intervals.pairs(draws, *_checked("partners", min_abs, fdr, level), rows=row)
+        return intervals.pairs(draws, *checked("partners", min_abs, fdr, level), rows=row)
 
     # Programs
 
@@ -375,7 +376,8 @@ class PosteriorDraws(EffectDraws, Answers):
         return cls(**files.draws_parts(groups))
 
 
-def _checked(call: str, min_abs: float, fdr: float, level: float) -> tuple[float, float, float]:
+def checked(call: str, min_abs: float, fdr: float, level: float) -> tuple[float, float, float]:
+    """What is asked of pairs, checked."""
     return (
         check_number(f"{call}(min_abs", min_abs, 0.0, 1.0, open_=False),
         check_number(f"{call}(fdr", fdr, 0.0, 1.0, open_=True),

@@ -91,7 +91,7 @@ def test_draws_say_which_genes_differ(post, donors):
         effects["mean"].sel(covariate="group[T.drug]", gene=table.index) / np.log(2),
         table["lfc_mean"], rtol=1e-4, atol=1e-5,
     )  # fmt: skip
-    with pytest.raises(ValueError, match="unknown group"):
+    with pytest.raises(ValueError, match="unknown category of group.*did you mean 'drug'"):
         post.differential_expression("group", "druk")
 
 
