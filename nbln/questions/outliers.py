@@ -19,6 +19,10 @@ from nbln.text import visible
 # 40,000 cells of a cell line two are.
 REACH = 6.0
 FEW = 10.0  # counts that are never wild, however rare the gene
+# A count is wild, too, where beside the counts of its cell's other genes it is so many times what
+# it is in any other cell: in small data it may have made all of its gene's variance, which then
+# reaches it, and its cell's depth.
+LONE, FEW_LONE = 100.0, 1_000.0
 # A cell has a wild depth where its total is off the median by this factor and by so many robust
 # standard deviations of log totals.
 FACTOR, DEVIATIONS = 5.0, 3.5
@@ -55,22 +59,36 @@ def wild_counts(
     """Cell, gene and count of each wild count, the largest first.
 
     What a gene may reach follows from its own mean and variance, the cell's covariates and its
-    capture loss, not
-    from the cell's factors, which a wild count draws along. In a fit of independent genes a wild
-    count draws its gene's own dispersion along, so that it may pass.
+    capture loss, not from the cell's factors, which a wild count draws along; and from what other
+    cells have, since it draws mean, variance and depth along as well.
     """
     mu, W, d = (np.asarray(x, np.float64) for x in (parameters.mu, parameters.W, parameters.d))
     variance = np.sum(W**2, axis=1) + d + np.log1p(parameters.channel.noise())
     highest = mu + REACH * np.sqrt(variance)
     effects = np.asarray(parameters.effects)
-    losses, found = np.asarray(eta, np.float64)[:, None], []
+    losses, found = np.asarray(eta, np.float64)[:, None], set()
+    most, second = np.zeros((2, counts.n_genes))  # odds of a gene, and whose the most is
+    whose, size = np.zeros(counts.n_genes, int), np.zeros(counts.n_genes)
     for block in slices(counts.n_cells, max(1, BLOCK // counts.n_genes)):
         values = counts.rows(block)
         known = 0.0 if covariates is None else covariates[block] @ effects.T
         rate = np.exp(highest + known - losses[block])
         cells, genes = np.nonzero(values > rate + REACH * np.sqrt(rate) + FEW)
         wild = values[cells, genes]
-        found += zip((cells + block.start).tolist(), genes.tolist(), wild.tolist(), strict=True)
+        found |= set(
+            zip((cells + block.start).tolist(), genes.tolist(), wild.tolist(), strict=True)
+        )
+        of_cell = values / (counts.library_size[block][:, None] - values + 1)
+        top = np.argmax(of_cell, axis=0)
+        best = np.take_along_axis(of_cell, top[None], 0)[0]
+        np.put_along_axis(of_cell, top[None], 0.0, 0)
+        higher = best > most
+        second = np.maximum(np.minimum(best, most), np.maximum(second, of_cell.max(axis=0)))
+        whose = np.where(higher, top + block.start, whose)
+        size = np.where(higher, np.take_along_axis(values, top[None], 0)[0], size)
+        most = np.maximum(best, most)
+    lone = np.flatnonzero((most > LONE * second) & (size > FEW_LONE))
+    found |= set(zip(whose[lone].tolist(), lone.tolist(), size[lone].tolist(), strict=True))
     return sorted(found, key=lambda one: -one[2])
 
 

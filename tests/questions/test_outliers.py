@@ -50,6 +50,15 @@ def test_cells_with_wild_counts_are_named_and_do_no_harm(clean):
     assert recovery(wild, true) > recovery(fitted(clean), true) - 0.03
 
 
+def test_a_wild_count_that_its_gene_has_taken_up_is_named():
+    """So few cells that the count makes the variance of its gene, and its cell's depth."""
+    adata = nbln.datasets.simulate(250, 50, 2, seed=5)
+    adata.X = adata.X.toarray()
+    row = fitted(adata, cell7=(3, 1e6), cell50=(20, 1e6)).summary().loc["wild_count_cells"]
+    assert row["value"] == 2
+    assert "cell7 (1,000,000 of gene3)" in row["note"]
+
+
 def test_cells_of_a_wild_depth_are_named(clean):
     adata = clean.copy()
     adata.X[11] = np.random.default_rng(0).poisson(clean.X.mean(axis=0) * 0.03)
