@@ -73,6 +73,12 @@ class Plan(abc.ABC):
             Names the argument, what came, what is accepted.
         """
 
+    @classmethod
+    def uses_of(cls, row: Row) -> tuple[str, ...]:
+        """Of `uses`, the keywords of this model; all as a rule."""
+        del row
+        return cls.uses
+
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns of ``adata.obs`` that the model is told of; none as a rule."""
@@ -175,22 +181,28 @@ def make(arguments: Arguments, defaults: Arguments) -> Plan:
     row = registry.find(arguments["model"])
     engine = _engine(row, arguments["inference_method"])
     kind = PLANS[engine]
+    uses = (*COMMON, *kind.uses_of(row))
     for name, value in arguments.items():
-        if name not in COMMON and name not in kind.uses and options.differs(value, defaults[name]):
-            users = {other: plan for other, plan in PLANS.items() if name in plan.uses}
-            models = [
-                m for m, other in registry.MODELS.items() if users.keys() & set(other.engines)
-            ]
-            other = (
-                f"it is for models fitted by {', '.join(user.title for user in users.values())} "
-                f"({', '.join(models)})"
-            )
+        if name not in uses and options.differs(value, defaults[name]):
             own = setting_of(name, [kind.settings])
+            by = "" if engine == row.engines[0] else f" by inference_method={engine!r}"
             raise ValueError(
-                f"fit({name}={value!r}): model {row.name} does not use it; "
-                + (f"give {own}" if own else other)
+                f"fit({name}={value!r}): model {row.name}{by} does not use it; "
+                + (f"give {own}" if own else _users(name))
             )
     return kind.of(row, arguments)
+
+
+def _users(name: str) -> str:
+    """A sentence that says which models use a keyword, and by which engines."""
+    users = [kind for kind in PLANS.values() if name in kind.uses]
+    models = [
+        model
+        for model, row in registry.MODELS.items()
+        if any(kind.engine in row.engines and name in kind.uses_of(row) for kind in users)
+    ]
+    titles = ", ".join(kind.title for kind in users)
+    return f"it is for models fitted by {titles} ({', '.join(models)})"
 
 
 def _engine(row: Row, inference_method: Any) -> str:

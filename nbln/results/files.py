@@ -18,6 +18,7 @@ from nbln.priors.loadings import FittedLoadings
 from nbln.priors.marginal import MarginalDispersion, MarginalMean
 from nbln.priors.shrinkage import Shrinkage
 from nbln.priors.univariate import Beta, Frozen, InverseGamma, LogNormal, Normal, Prior
+from nbln.questions.chains import Chains
 from nbln.questions.distributions import Spread
 from nbln.results import io
 from nbln.results.history import History
@@ -38,6 +39,7 @@ PRIORS = {
     for kind in (Normal, LogNormal, InverseGamma, Beta, Frozen, MarginalDispersion, MarginalMean)
 }
 BOOLEAN = ("shrank", "damped", "converged")
+STEP_FLAGS = ("diverging", "cut_short")
 
 
 def laplace_groups(result) -> io.Groups:
@@ -220,6 +222,29 @@ def draws_parts(groups: io.Groups) -> dict:
         "prior": prior_of(io.values(groups["prior"])),
         "fit_converged": plain["converged"],
         **io.arrays(groups["prior"]),
+    }
+
+
+def mcmc_groups(result) -> io.Groups:
+    """What a file of draws of sites by NUTS holds, loadings prior aside."""
+    sites, steps = (
+        {str(n): (tuple(map(str, x.dims)), _plain(x.values)) for n, x in dataset.items()}
+        for dataset in result.chains
+    )
+    return {
+        "data": io.of_fitted(result.fitted),
+        "sites": io.group(sites, {"model": result.model}),
+        "steps": io.group(steps),
+    }
+
+
+def mcmc_parts(groups: io.Groups) -> dict:
+    """The fields of draws of sites, loadings prior aside."""
+    steps = groups["steps"].assign({n: groups["steps"][n].astype(bool) for n in STEP_FLAGS})
+    return {
+        "fitted": io.to_fitted(groups["data"]),
+        "model": io.values(groups["sites"])["model"],
+        "chains": Chains(groups["sites"].drop_attrs(), steps.drop_attrs()),
     }
 
 
