@@ -1,8 +1,8 @@
 """NumPyro's NUTS on a model's own program: chains that start at given values."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from nbln import vocabulary as names
 from nbln.arguments import check_settings, number, whole
 from nbln.data.counts import Counts
 from nbln.inference.checkpoint import OFF, Saver, Snapshot, Stage
-from nbln.inference.mcmc.noncentred import FACTORS, OWN, noncentred
+from nbln.inference.mcmc.noncentred import FACTORS, noncentred, standardised
 from nbln.models.base import Model
 from nbln.progress import Progress
 
@@ -152,9 +152,9 @@ def sample(
     stage = saver.stage("mcmc", counts.fingerprint, model, start, config, seed)
     rows = jnp.asarray(counts.rows(slice(None)))
     program = noncentred(model)
-    first, potential = _start(program, rows, start)
+    first = unconstrain_fn(program, (rows,), {}, standardised(model, start, rows))
     kernel = NUTS(
-        potential_fn=potential,
+        potential_fn=partial(potential_energy, program, (rows,), {}),
         target_accept_prob=config.target_accept,
         max_tree_depth=config.max_tree_depth,
     )
@@ -183,17 +183,6 @@ def sample(
     stage.finish(run.snapshot())
     sites, steps = _stacked(run.kept, config)
     return Samples(sites, steps, time.perf_counter() - began)
-
-
-def _start(program, rows, start: dict[str, Any]) -> tuple[dict[str, Array], Callable]:
-    """The start in unconstrained coordinates, and the potential energy there."""
-    residuals = {}
-    if FACTORS in start:
-        start = start | {f"{names.LOADINGS}_free": start[names.LOADINGS]}
-        residuals = {OWN: jnp.zeros(rows.shape)}
-    values = {name: jnp.asarray(x, rows.dtype) for name, x in (start | residuals).items()}
-    first = unconstrain_fn(program, (rows,), {}, values)
-    return first, lambda position: potential_energy(program, (rows,), {}, position)
 
 
 def _apart(key: Array, first: dict[str, Array]) -> dict[str, Array]:
