@@ -198,11 +198,16 @@ class MCMCPrograms(DrawnPrograms):
         """Effective draws (``ess``), ``ess_per_draw`` and ``r_hat`` of what matters, one row each.
 
         Correlations: of 200 pairs drawn at random and of the 200 strongest; total overdispersion of
-        genes; the norms of the programs; mean log-rates; d of genes; sites of cells or of all genes
-        together, by name. Of many numbers the median of ess is given, and the r_hat that 95 % of
-        them are below.
+        genes; sizes of the programs, in principal axes, which no turn changes; mean log-rates; d of
+        genes; capture losses and totals. Of many numbers the median of ess is given, and the r_hat
+        that 95 % of them are below.
         """
-        more = {"means": self.draws.mu, "residuals": np.log(self.draws.d)}
+        W = self.draws.W - self.draws.W.mean(axis=2, keepdims=True)
+        more = {
+            "norms": np.linalg.svd(W, compute_uv=False),
+            "means": self.draws.mu,
+            "residuals": np.log(self.draws.d),
+        }
         varied = self.chains.varied()
         more |= {n: varied[n] for n in (names.ETA, *TOTALS) if n in varied}
         return sampling.chain_table(sampling.groups(self) | more)
