@@ -188,13 +188,16 @@ def make(arguments: Arguments, defaults: Arguments) -> Plan:
             by = "" if engine == row.engines[0] else f" by inference_method={engine!r}"
             raise ValueError(
                 f"fit({name}={value!r}): model {row.name}{by} does not use it; "
-                + (f"give {own}" if own else _users(name))
+                + (f"give {own}" if own else _users(name, row))
             )
     return kind.of(row, arguments)
 
 
-def _users(name: str) -> str:
-    """A sentence that says which models use a keyword, and by which engines."""
+def _users(name: str, asked: Row) -> str:
+    """A sentence that says by which engine this model uses a keyword, or which others do."""
+    for engine in asked.engines:
+        if name in PLANS[engine].uses_of(asked):
+            return f"it is for inference_method={engine!r}"
     users = [kind for kind in PLANS.values() if name in kind.uses]
     models = [
         model

@@ -146,13 +146,13 @@ def sample(
     Raises
     ------
     FloatingPointError
-        The start has no finite density.
+        A chain starts where the density is not finite.
     """
     began = time.perf_counter()
     stage = saver.stage("mcmc", counts.fingerprint, model, start, config, seed)
     rows = jnp.asarray(counts.rows(slice(None)))
     program = noncentred(model)
-    first = unconstrain_fn(program, (rows,), {}, standardised(model, start, rows))
+    first = unconstrain_fn(program, (rows,), {}, standardised(model, start, rows.shape))
     kernel = NUTS(
         potential_fn=partial(potential_energy, program, (rows,), {}),
         target_accept_prob=config.target_accept,
@@ -161,9 +161,19 @@ def sample(
     most_steps = 2**config.max_tree_depth - 1
     advance = _advance(kernel, program, rows, _kept_sites(model), most_steps)
 
-    def begin(chain: int):
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), chain))
+    @jax.jit
+    def init(key):
+        keys = jax.random.split(key)
         return kernel.init(keys[0], config.n_warmup, init_params=_apart(keys[1], first))
+
+    def begin(chain: int):
+        state = init(jax.random.fold_in(jax.random.key(seed), chain))
+        if not jnp.isfinite(state.potential_energy):
+            raise FloatingPointError(
+                f"fit(inference_method='mcmc'): chain {chain + 1} starts where the model has no "
+                "finite density; check the priors, or give another seed"
+            )
+        return state
 
     run = _restored(stage, Run(begin(0)), advance)
     length = config.n_warmup + config.n_draws

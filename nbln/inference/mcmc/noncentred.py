@@ -7,6 +7,7 @@ are (Papaspiliopoulos, Roberts & Sköld 2007).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpyro
@@ -24,7 +25,7 @@ from nbln.priors.loadings import LoadingsPrior
 FACTORS, OWN = "z", "own"  # factors of the cells, and standardised residuals of their genes
 
 
-def noncentred(model: Model) -> Callable[..., None]:
+def noncentred(model: Model) -> Callable[..., Any]:
     """The same program, in which log-rates and loadings follow from standardised numbers."""
     loadings = getattr(model, "loadings", None)
     if loadings is None:
@@ -39,12 +40,12 @@ def noncentred(model: Model) -> Callable[..., None]:
     return handlers.reparam(seen, config=sites)
 
 
-def standardised(model: Model, start: dict[str, Array], like: Array) -> dict[str, Array]:
+def standardised(model: Model, start: dict[str, Any], shape: tuple[int, ...]) -> dict[str, Array]:
     """Values of the model's sites as values of the sites of `noncentred`; residuals are 0.
 
-    `like` has the shape and the type of the counts.
+    `shape` is that of the counts.
     """
-    values = {name: jnp.asarray(x, like.dtype) for name, x in start.items()}
+    values = {name: jnp.asarray(x, float) for name, x in start.items()}
     loadings = getattr(model, "loadings", None)
     if loadings is None:
         return values
@@ -52,7 +53,7 @@ def standardised(model: Model, start: dict[str, Array], like: Array) -> dict[str
     scaled = [name for name in (names.LOADINGS, loadings.centre) if name is not None]
     # Whoever samples takes every name here for a number of its own.
     free = {f"{name}_free": values.pop(name) / sd for name in scaled}
-    return values | free | {OWN: jnp.zeros_like(like)}
+    return values | free | {OWN: jnp.zeros(shape)}
 
 
 def _column_sd(loadings: LoadingsPrior, scales: dict[str, Array], n_factors: int) -> Array:
@@ -79,11 +80,13 @@ class Standardised(Reparam):
 
     def __call__(self, name, fn, obs):
         given, cells, _ = self._unwrap(fn)
-        n_genes, n_factors = given.cov_factor.shape[-2:]
+        assert isinstance(given, dist.LowRankMultivariateNormal)
+        W, d = jnp.asarray(given.cov_factor), jnp.asarray(given.cov_diag)
+        n_genes, n_factors = W.shape[-2:]
         z = numpyro.sample(FACTORS, dist.Normal().expand((*cells, n_factors)).to_event(1))
         own = numpyro.sample(OWN, dist.Normal().expand((*cells, n_genes)).to_event(1))
-        common = jnp.einsum("...gk,...k->...g", given.cov_factor, z)
-        return None, given.loc + common + jnp.sqrt(given.cov_diag) * own
+        common = jnp.einsum("...gk,...k->...g", W, z)
+        return None, given.loc + common + jnp.sqrt(d) * own
 
 
 class Scaled(Reparam):
