@@ -199,13 +199,16 @@ def _users(name: str, asked: Row) -> str:
         if name in PLANS[engine].uses_of(asked):
             return f"it is for inference_method={engine!r}"
     users = [kind for kind in PLANS.values() if name in kind.uses]
-    models = [
-        model
-        for model, row in registry.MODELS.items()
+    rows = [
+        row
+        for row in registry.MODELS.values()
         if any(kind.engine in row.engines and name in kind.uses_of(row) for kind in users)
     ]
-    titles = ", ".join(kind.title for kind in users)
-    return f"it is for models fitted by {titles} ({', '.join(models)})"
+    # Where one of them is the model's own engine, the others need not be told.
+    own = {row.engines[0] for row in rows}
+    titles = [kind.title for kind in users if kind.engine in own] or [k.title for k in users]
+    models = ", ".join(row.name for row in rows)
+    return f"it is for models fitted by {', '.join(titles)} ({models})"
 
 
 def _engine(row: Row, inference_method: Any) -> str:

@@ -215,8 +215,9 @@ class DrawnPrograms(Drawn):
         ValueError
             The loadings prior has no spike and slab.
         """
-        flat = jax.tree.map(self._flat, self.draws)
-        member = sampling.membership(self.prior, flat.W, flat.centre, flat.scales, self._alignment)
+        parts = self.draws.W, self.draws.centre, self.draws.scales
+        flat = jax.tree.map(self._flat, parts)
+        member = sampling.membership(self.prior, *flat, self._alignment)
         coords = {names.GENE: self.fitted.gene_names}
         return xr.DataArray(
             member, dims=(names.GENE, names.FACTOR), coords=coords, name="membership"
