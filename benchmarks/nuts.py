@@ -108,6 +108,9 @@ def main():
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     console = Console()
     adata = nbln.datasets.simulate(args.cells, args.genes, args.programs, seed=args.seed)
+    adata = adata[
+        np.asarray(adata.X.sum(axis=1)).ravel() > 0
+    ].copy()  # of three genes a cell may have none
     for loadings in args.loadings:
         compare(console, adata, args, loadings)
 

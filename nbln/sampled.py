@@ -15,7 +15,7 @@ from nbln.channels.negative_binomial import TYPICAL_R
 from nbln.data.counts import Counts
 from nbln.inference.checkpoint import OFF
 from nbln.inference.mcmc import engine as mcmc_engine
-from nbln.inference.mcmc.engine import MCMCConfig, Samples
+from nbln.inference.mcmc.engine import SECONDS_OF_GENES, SECONDS_WITH_RATES, MCMCConfig, Samples
 from nbln.inference.mcmc.noncentred import FACTORS
 from nbln.log_normal import LaplacePlan, first_means
 from nbln.plan import PLANS, Plan, engine_settings
@@ -60,10 +60,12 @@ class MCMCPlan(Plan):
     def run(self, counts, saver=OFF):
         sizes = counts.n_cells, counts.n_genes
         if self.start is None:
-            self.config.check_size(*sizes, f"inference_method={self.row.engines[0]!r} is for these")
+            remedy = f"leave it out, or give inference_method={self.row.engines[0]!r}"
+            self.config.check_size(*sizes, SECONDS_OF_GENES, remedy)
             result = self._genes(counts, saver)
         else:
-            self.config.check_size(*sizes, "fit without it, then sample_posterior(), is for these")
+            remedy = "leave it out, and ask the fit for sample_posterior()"
+            self.config.check_size(*sizes, SECONDS_WITH_RATES, remedy)
             result = self._programs(counts, self.start.run(counts, saver), saver)
         for doubt in doubts(result.summary()):
             log.warning("fit(inference_method='mcmc'): %s", doubt)

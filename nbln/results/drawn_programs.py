@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import cached_property
 
-import jax
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -215,9 +214,9 @@ class DrawnPrograms(Drawn):
         ValueError
             The loadings prior has no spike and slab.
         """
-        parts = self.draws.W, self.draws.centre, self.draws.scales
-        flat = jax.tree.map(self._flat, parts)
-        member = sampling.membership(self.prior, *flat, self._alignment)
+        W, centre = self._flat(self.draws.W), self._flat(self.draws.centre)
+        scales = {name: self._flat(x) for name, x in self.draws.scales.items()}
+        member = sampling.membership(self.prior, W, centre, scales, self._alignment)
         coords = {names.GENE: self.fitted.gene_names}
         return xr.DataArray(
             member, dims=(names.GENE, names.FACTOR), coords=coords, name="membership"

@@ -138,9 +138,6 @@ class MCMCPrograms(DrawnPrograms):
     def draws(self) -> Draws:
         """The parts that correlations and programs follow from."""
         sites = self.chains.values()
-        channel = registry.find(self.model).program.channel
-        # What all genes share is repeated along them.
-        own = {s.name: sites[s.name][..., *[None] * (not s.dims)] for s in channel.sites}
         scales = {site.name: sites[site.name] for site in self.prior.sites(self.reference.shape[1])}
         centre = sites[names.LOADINGS].mean(axis=2)
         if self.prior.centre is not None:
@@ -149,12 +146,29 @@ class MCMCPrograms(DrawnPrograms):
             sites[names.MU],
             sites[names.LOADINGS],
             sites[names.RESIDUAL],
-            {name: np.asarray(x) for name, x in channel.of(own).state().items()},
+            {name: np.asarray(x) for name, x in self.channel.state().items()},
             centre,
             scales,
             np.zeros((*self.chains.shape, 0)),  # no pool: priors are of each gene
             self.chains.steps["accept_prob"].values[..., None],
         )
+
+    @property
+    def channel(self):
+        """The count channel with the draws of its parameters, (chain, draw, ...)."""
+        kind = registry.find(self.model).program.channel
+        return kind.of({site.name: self.chains.sites[site.name].values for site in kind.sites})
+
+    @cached_property
+    def noise(self) -> Float[np.ndarray, "chain draw gene"]:
+        """Squared coefficient of variation of the channel's own noise."""
+        # Draw by draw, since a channel need not take more than one value of its parameters.
+        kind, shape = registry.find(self.model).program.channel, self.chains.sites[names.MU].shape
+        own = {site.name: self.chains.sites[site.name].values for site in kind.sites}
+        noise = np.empty(shape)
+        for draw in np.ndindex(shape[:2]):
+            noise[draw] = kind.of({name: x[draw] for name, x in own.items()}).noise()
+        return noise
 
     @property
     def z_mean(self) -> Float[np.ndarray, "cell factor"]:

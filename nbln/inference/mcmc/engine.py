@@ -20,9 +20,9 @@ from nbln.inference.mcmc.noncentred import FACTORS, noncentred, standardised
 from nbln.models.base import Model
 from nbln.progress import Progress
 
-# Seconds of one draw for each count: 200 cells x 30 genes of nbln take 50 ms on two cores, with
-# 63 leapfrog steps.
-SECONDS_A_COUNT = 1e-5
+# Seconds of one draw for each count: 200 cells x 30 genes of nbln take 60 to 90 ms on two cores,
+# with 80 to 110 leapfrog steps; of independent genes, which have no log-rates of cells, 4 to 20 ms.
+SECONDS_WITH_RATES, SECONDS_OF_GENES = 1e-5, 2e-6
 # Standard deviation by which chains start apart, in unconstrained coordinates (logarithms, logits,
 # standardised factors): far enough that R-hat sees chains that do not forget it.
 APART = 0.2
@@ -75,8 +75,17 @@ class MCMCConfig:
     def __post_init__(self):
         check_settings(self, RULES)
 
-    def check_size(self, n_cells: int, n_genes: int, remedy: str) -> None:
-        """Raise where sampling would take too long; `remedy` is what to do in its place.
+    def check_size(self, n_cells: int, n_genes: int, seconds: float, remedy: str) -> None:
+        """Raise where sampling would take too long.
+
+        Parameters
+        ----------
+        n_cells, n_genes
+            Of the counts.
+        seconds
+            Of a draw, for each count.
+        remedy
+            What to do in its place, as a sentence.
 
         Raises
         ------
@@ -86,11 +95,11 @@ class MCMCConfig:
         n_counts = n_cells * n_genes
         if n_counts <= self.most_counts:
             return
-        hours = SECONDS_A_COUNT * n_counts * self.n_chains * (self.n_warmup + self.n_draws) / 3600
+        hours = seconds * n_counts * self.n_chains * (self.n_warmup + self.n_draws) / 3600
         raise ValueError(
             f"fit(inference_method='mcmc'): {n_cells:,} cells x {n_genes:,} genes would take about "
-            f"{hours:,.1f} hours or more, since each draw moves every log-rate; {remedy}. To "
-            f"sample all the same, give mcmc=nbln.MCMCConfig(most_counts={n_counts})"
+            f"{hours:,.1f} hours or more, and NUTS is for small data; {remedy}. To sample all the "
+            f"same, give mcmc=nbln.MCMCConfig(most_counts={n_counts})"
         )
 
 
