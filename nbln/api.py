@@ -14,6 +14,7 @@ from nbln.inference.laplace.engine import LaplaceConfig
 from nbln.inference.mcmc.engine import MCMCConfig
 from nbln.inference.svi.engine import SVIConfig
 from nbln.results import io
+from nbln.results.drawn import Drawn
 from nbln.results.laplace import LaplaceResult
 from nbln.results.mcmc import MCMCGenes, MCMCPrograms
 from nbln.results.posterior import PosteriorDraws
@@ -79,7 +80,7 @@ def fit(
     likelihood: str | None = None,
     negbio: NegBioConfig | None = None,
     **unknown: Any,
-) -> Result:
+) -> Result | Drawn:
     """Fit a model of single-cell counts.
 
     ``fit(adata)`` alone runs the recommended pipeline: NBVCP by SVI, then NBLN by Laplace with
@@ -95,8 +96,8 @@ def fit(
         ``"nbvcp"``, ``"nbdm"``, ``"zinb"``, ``"zinbvcp"``, ``"scvi"`` or ``"negbio_vae"``.
     inference_method
         ``"svi"``, ``"laplace"``, ``"vae"``, ``"ae"`` (an auto-encoder without a prior) or
-        ``"code_vae"``; by default the model's own. ``"mcmc"`` draws all that a small fit of any
-        but the last four leaves open, by NUTS.
+        ``"code_vae"``; by default the model's own. ``"mcmc"``: of small data, draws from the
+        posterior by NUTS, of any model but scvi and negbio_vae.
     layer
         Name of the layer with the counts; by default ``adata.X``.
     latent_dim
@@ -231,7 +232,7 @@ def _elsewhere(keyword: str) -> str:
     return SPELLINGS.get(keyword, "")
 
 
-def load(path) -> Result:
+def load(path) -> Result | Drawn:
     """Load a result that `save` wrote.
 
     The counts are not in the file; pass them again where they are needed (``counts=adata``).

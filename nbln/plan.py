@@ -23,6 +23,7 @@ from nbln.models.nbvcp import NBVCP
 from nbln.options import Priors
 from nbln.priors.capture import KnownCapture
 from nbln.registry import Row
+from nbln.results.drawn import Drawn
 from nbln.results.result import Result
 from nbln.results.svi import SVIResult
 
@@ -89,7 +90,7 @@ class Plan(abc.ABC):
         return DOORS[COUNTS].read(given, self.layer, self.gene_coverage, self.columns, strict)
 
     @abc.abstractmethod
-    def run(self, counts: Any, saver: Saver = OFF) -> Result:
+    def run(self, counts: Any, saver: Saver = OFF) -> Result | Drawn:
         """Check the rest, and fit; `saver` keeps where the fit stands."""
 
     def fitted(self, counts: Data, settings: dict, seconds: dict[str, float]) -> Fitted:

@@ -36,8 +36,8 @@ QUANTITIES = {
     "means": "mean log-rates of genes",
     "residuals": "variances d of genes",
 }
-# Divergences are where curvature is; draws near them are biased at any share (Betancourt 2017), but
-# a few in a thousand do not show in moments.
+# Any divergence may hide a part of the posterior (Betancourt 2017): all are told, and more than one
+# in a thousand is a warning.
 MOST_DIVERGING = 0.001
 MOST_CUT_SHORT = 0.05  # share of draws whose trajectories were still moving away when they ended
 
