@@ -4,10 +4,12 @@ from nbln import datasets, pl, registry
 from nbln.api import fit, load
 from nbln.inference.checkpoint import Checkpoint
 from nbln.inference.laplace.engine import LaplaceConfig
+from nbln.inference.mcmc.engine import MCMCConfig
 from nbln.inference.svi.engine import SVIConfig
 from nbln.priors.shrinkage import Shrinkage
 from nbln.results.compare import compare, compare_correlations
 from nbln.results.laplace import LaplaceResult
+from nbln.results.mcmc import MCMCGenes, MCMCPrograms
 from nbln.results.svi import SVIResult
 from nbln.vae.config import VAEConfig
 from nbln.vae.negbio.config import NegBioConfig
@@ -19,6 +21,9 @@ __all__ = [
     "Checkpoint",
     "LaplaceConfig",
     "LaplaceResult",
+    "MCMCConfig",
+    "MCMCGenes",
+    "MCMCPrograms",
     "NegBioConfig",
     "NegBioResult",
     "SVIConfig",

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nbln import log_normal, plan  # noqa: F401  the plan of log-normal models enters PLANS
+from nbln import log_normal, plan, sampled  # noqa: F401  their plans enter PLANS
 from nbln.amortised import EXACT, GUMBEL, MOMENTS, NB, SPELLINGS
 from nbln.arguments import check_flag, check_keywords, check_seed, setting_of
 from nbln.inference.checkpoint import Checkpoint, Saver
 from nbln.inference.laplace.engine import LaplaceConfig
+from nbln.inference.mcmc.engine import MCMCConfig
 from nbln.inference.svi.engine import SVIConfig
 from nbln.results import io
+from nbln.results.drawn import Drawn
 from nbln.results.laplace import LaplaceResult
+from nbln.results.mcmc import MCMCGenes, MCMCPrograms
 from nbln.results.posterior import PosteriorDraws
 from nbln.results.result import Result
 from nbln.results.svi import SVIResult
@@ -23,7 +26,16 @@ from nbln.vae.negbio.result import NegBioResult
 from nbln.vae.result import VAEResult
 
 RESULTS: dict[str, Any] = {
-    kind.kind: kind for kind in (SVIResult, LaplaceResult, PosteriorDraws, VAEResult, NegBioResult)
+    kind.kind: kind
+    for kind in (
+        SVIResult,
+        LaplaceResult,
+        PosteriorDraws,
+        MCMCGenes,
+        MCMCPrograms,
+        VAEResult,
+        NegBioResult,
+    )
 }
 
 
@@ -51,6 +63,7 @@ def fit(
     checkpoint: str | Path | Checkpoint | None = None,
     svi: SVIConfig | None = None,
     laplace: LaplaceConfig | None = None,
+    mcmc: MCMCConfig | None = None,
     formula: str | None = None,
     random: Sequence[str] | None = None,
     batch_key: str | None = None,
@@ -68,7 +81,7 @@ def fit(
     likelihood: str | None = None,
     negbio: NegBioConfig | None = None,
     **unknown: Any,
-) -> Result:
+) -> Result | Drawn:
     """Fit a model of single-cell counts.
 
     ``fit(adata)`` alone runs the recommended pipeline: NBVCP by SVI, then NBLN by Laplace with
@@ -84,7 +97,8 @@ def fit(
         ``"nbvcp"``, ``"nbdm"``, ``"zinb"``, ``"zinbvcp"``, ``"scvi"`` or ``"negbio_vae"``.
     inference_method
         ``"svi"``, ``"laplace"``, ``"vae"``, ``"ae"`` (an auto-encoder without a prior) or
-        ``"code_vae"``; by default the model's own.
+        ``"code_vae"``; by default the model's own. ``"mcmc"``: of small data, draws from the
+        posterior by NUTS, of any model but scvi and negbio_vae.
     layer
         Name of the layer with the counts; by default ``adata.X``.
     latent_dim
@@ -131,7 +145,7 @@ def fit(
         A file that says where the fit stands, written every minute and when it is interrupted. The
         same call goes on from it and ends with the same numbers; then it is removed. For other
         habits give a `nbln.Checkpoint`.
-    svi, laplace, vae, negbio
+    svi, laplace, mcmc, vae, negbio
         Finer settings of the engines.
     formula
         Of models with gene programs: covariates, as a formula over columns of ``adata.obs``:
@@ -177,7 +191,8 @@ def fit(
     Returns
     -------
     An `SVIResult` for nbvcp, nbdm, zinb and zinbvcp, a `LaplaceResult` for pln, nbln, lnm and
-    lnmvcp, a `VAEResult` for scvi, a `NegBioResult` for negbio_vae.
+    lnmvcp, a `VAEResult` for scvi, a `NegBioResult` for negbio_vae; by mcmc draws, as
+    `MCMCPrograms` or of independent genes `MCMCGenes`.
 
     Raises
     ------
@@ -223,7 +238,7 @@ def _elsewhere(keyword: str) -> str:
     return SPELLINGS.get(keyword, "")
 
 
-def load(path) -> Result:
+def load(path) -> Result | Drawn:
     """Load a result that `save` wrote.
 
     The counts are not in the file; pass them again where they are needed (``counts=adata``).

@@ -156,7 +156,7 @@ class LaplacePlan(Plan):
         if source is None:
             log.info(note)
             log_r = np.full(counts.n_genes, np.log(TYPICAL_R))
-            return Beliefs(priors, capture, rule, _first_means(counts, capture), log_r)
+            return Beliefs(priors, capture, rule, first_means(counts, capture), log_r)
         taken = cascades.cascade(source, counts, self.cascade, self.seed)
         sites = priors.keys() & {*self.row.program.depth.takes}
         priors |= {site: prior for site, prior in taken.priors.items() if site in sites}
@@ -164,7 +164,7 @@ class LaplacePlan(Plan):
             capture, note = taken.capture, "capture losses taken over from the source"
             rule = taken.source.capture_rule
         log.info(note)
-        mean = _first_means(counts, capture) if taken.mean is None else taken.mean
+        mean = first_means(counts, capture) if taken.mean is None else taken.mean
         return Beliefs(priors, capture, rule, mean, taken.log_r, taken.frozen, taken.source)
 
     def _pooled(self, beliefs: Beliefs) -> bool:
@@ -235,7 +235,7 @@ def _covariates(formula: Formula, counts: Counts) -> tuple[np.ndarray, EffectsPr
     return formula.matrix(counts.obs, "fit"), effects
 
 
-def _first_means(counts: Counts, capture: Capture) -> np.ndarray:
+def first_means(counts: Counts, capture: Capture) -> np.ndarray:
     """Expression at full capture by the counts alone."""
     return counts.gene_totals / np.exp(-np.asarray(capture.start(), np.float64)).sum()
 

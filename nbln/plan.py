@@ -23,6 +23,7 @@ from nbln.models.nbvcp import NBVCP
 from nbln.options import Priors
 from nbln.priors.capture import KnownCapture
 from nbln.registry import Row
+from nbln.results.drawn import Drawn
 from nbln.results.result import Result
 from nbln.results.svi import SVIResult
 
@@ -73,6 +74,12 @@ class Plan(abc.ABC):
             Names the argument, what came, what is accepted.
         """
 
+    @classmethod
+    def uses_of(cls, row: Row) -> tuple[str, ...]:
+        """Of `uses`, the keywords of this model; all as a rule."""
+        del row
+        return cls.uses
+
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns of ``adata.obs`` that the model is told of; none as a rule."""
@@ -83,7 +90,7 @@ class Plan(abc.ABC):
         return DOORS[COUNTS].read(given, self.layer, self.gene_coverage, self.columns, strict)
 
     @abc.abstractmethod
-    def run(self, counts: Any, saver: Saver = OFF) -> Result:
+    def run(self, counts: Any, saver: Saver = OFF) -> Result | Drawn:
         """Check the rest, and fit; `saver` keeps where the fit stands."""
 
     def fitted(self, counts: Data, settings: dict, seconds: dict[str, float]) -> Fitted:
@@ -175,22 +182,34 @@ def make(arguments: Arguments, defaults: Arguments) -> Plan:
     row = registry.find(arguments["model"])
     engine = _engine(row, arguments["inference_method"])
     kind = PLANS[engine]
+    uses = (*COMMON, *kind.uses_of(row))
     for name, value in arguments.items():
-        if name not in COMMON and name not in kind.uses and options.differs(value, defaults[name]):
-            users = {other: plan for other, plan in PLANS.items() if name in plan.uses}
-            models = [
-                m for m, other in registry.MODELS.items() if users.keys() & set(other.engines)
-            ]
-            other = (
-                f"it is for models fitted by {', '.join(user.title for user in users.values())} "
-                f"({', '.join(models)})"
-            )
+        if name not in uses and options.differs(value, defaults[name]):
             own = setting_of(name, [kind.settings])
+            by = "" if engine == row.engines[0] else f" by inference_method={engine!r}"
             raise ValueError(
-                f"fit({name}={value!r}): model {row.name} does not use it; "
-                + (f"give {own}" if own else other)
+                f"fit({name}={value!r}): model {row.name}{by} does not use it; "
+                + (f"give {own}" if own else _users(name, row))
             )
     return kind.of(row, arguments)
+
+
+def _users(name: str, asked: Row) -> str:
+    """A sentence that says by which engine this model uses a keyword, or which others do."""
+    for engine in asked.engines:
+        if name in PLANS[engine].uses_of(asked):
+            return f"it is for inference_method={engine!r}"
+    users = [kind for kind in PLANS.values() if name in kind.uses]
+    rows = [
+        row
+        for row in registry.MODELS.values()
+        if any(kind.engine in row.engines and name in kind.uses_of(row) for kind in users)
+    ]
+    # Where one of them is the model's own engine, the others need not be told.
+    own = {row.engines[0] for row in rows}
+    titles = [kind.title for kind in users if kind.engine in own] or [k.title for k in users]
+    models = ", ".join(row.name for row in rows)
+    return f"it is for models fitted by {', '.join(titles)} ({models})"
 
 
 def _engine(row: Row, inference_method: Any) -> str:

@@ -22,6 +22,7 @@ from nbln.priors.sparse import HorseshoeSparse
 
 # Names of the engines, as in ``fit(inference_method=...)``.
 LAPLACE, SVI, VAE, AE, CODE_VAE = "laplace", "svi", "vae", "ae", "code_vae"
+MCMC = "mcmc"
 NEEDS_CONCAVE = (LAPLACE,)  # engines that look for the mode of a cell's log-rates
 
 
@@ -122,7 +123,7 @@ EXPRESSION = {"expression": names.MEAN, "mean_expression": names.MEAN}
 add(
     Row(
         NBVCP,
-        (SVI,),
+        (SVI, MCMC),
         "nbvcp, negative-binomial counts of independent genes",
         "genes vary together or with heavy tails: try model='nbln'",
         NBVCP.parameterizations,
@@ -132,7 +133,7 @@ add(
 add(
     Row(
         NBDM,
-        (SVI,),
+        (SVI, MCMC),
         "nbdm, negative-binomial totals and Dirichlet-multinomial compositions",
         "cells differ in depth or genes in overdispersion: try model='nbvcp'",
         NBDM.parameterizations,
@@ -141,7 +142,7 @@ add(
 add(
     Row(
         ZINB,
-        (SVI,),
+        (SVI, MCMC),
         "zinb, zero-inflated negative-binomial counts of independent genes",
         "cells differ in depth: try model='zinbvcp'",
         ZINB.parameterizations,
@@ -151,7 +152,7 @@ add(
 add(
     Row(
         ZINBVCP,
-        (SVI,),
+        (SVI, MCMC),
         "zinbvcp, zero-inflated negative-binomial counts of independent genes, captured in part",
         "genes vary together or with heavy tails: try model='nbln'",
         ZINBVCP.parameterizations,
@@ -161,16 +162,16 @@ add(
 add(
     Row(
         PLN,
-        (LAPLACE,),
+        (LAPLACE, MCMC),
         "pln, Poisson log-normal counts",
         "counts vary more than Poisson: try model='nbln'",
     )
 )
-add(Row(NBLN, (LAPLACE,), "nbln, negative-binomial log-normal counts"))
+add(Row(NBLN, (LAPLACE, MCMC), "nbln, negative-binomial log-normal counts"))
 add(
     Row(
         LNM,
-        (LAPLACE,),
+        (LAPLACE, MCMC),
         "lnm, logistic-normal multinomial counts",
         "shares vary more than multinomial counts of log-normal rates: try model='nbln'",
     )
@@ -178,7 +179,7 @@ add(
 add(
     Row(
         LNMVCP,
-        (LAPLACE,),
+        (LAPLACE, MCMC),
         "lnmvcp, logistic-normal multinomial counts, totals by capture",
         "shares vary more than multinomial counts of log-normal rates: try model='nbln'",
     )

@@ -23,7 +23,7 @@ FLOORS = (
     ("vae",),
     ("cascade",),
     ("plan", "options"),
-    ("amortised", "log_normal"),
+    ("amortised", "log_normal", "sampled"),
     ("api", "datasets"),
     ("pl", "report"),
     ("webpage",),

@@ -165,7 +165,7 @@ ARGUMENTS = {
     "engine": (
         {"inference_method": "mcm"},
         ValueError,
-        r"fit\(inference_method='mcm'\).*laplace, svi",
+        r"fit\(inference_method='mcm'\).*laplace, mcmc, svi",
     ),
     "pair": (
         {"inference_method": "svi"},

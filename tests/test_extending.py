@@ -4,6 +4,7 @@ What is written here is what `docs/architecture.md` says that a channel and a mo
 their own and one row of the registry.
 """
 
+from dataclasses import replace
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -301,6 +302,22 @@ def _renamed(engines):
         name = "other"
 
     return registry.Row(Other, engines, "other")
+
+
+@pytest.mark.slow
+def test_nuts_draws_a_new_model(counts, monkeypatch, tmp_path):
+    row = replace(ROWS[0], engines=(registry.LAPLACE, registry.MCMC))
+    monkeypatch.setitem(registry.MODELS, row.name, row)
+    config = nbln.MCMCConfig(n_warmup=20, n_draws=10, n_chains=2, max_tree_depth=5)
+    few = counts[:40, :6].copy()
+    chosen = dict(latent_dim=1, inference_method="mcmc", mcmc=config, progress=False)
+    drawn = nbln.fit(few, model=row.name, **chosen)
+    assert drawn.sites["theta"].dims == ("chain", "draw")
+    noise = 1 / drawn.sites["theta"].values[..., None]
+    np.testing.assert_allclose(drawn.noise, np.broadcast_to(noise, (2, 10, 6)), rtol=1e-5)
+    drawn.save(tmp_path / "draws.nc")
+    loaded = nbln.load(tmp_path / "draws.nc")
+    assert loaded.get_correlation("expression").equals(drawn.get_correlation("expression"))
 
 
 def test_a_name_is_taken_once():

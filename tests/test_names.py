@@ -222,13 +222,18 @@ def test_figures_show_names_and_parse_none(fitted, folder, name):
     of_draws = name in ("plot_calls", "plot_network", "plot_pair_intervals")
     # Names can hold a NUL where they do not come from a file.
     pairs = pairs.replace("-1", "nul\0")
+    given = posterior if of_draws else result
+    if name == "plot_effects":
+        n = len(HOSTILE)
+        given = pd.DataFrame({"lfc_mean": np.linspace(-2, 2, n), "q": 0.01}, index=HOSTILE)
+        given, arguments = given.assign(is_de_fdr=True), dict(n_labels=n)
     if name in ("plot_network", "plot_pair_intervals"):
         arguments = dict(pairs=pairs, n_pairs=2 * len(HOSTILE))
     if name in ("plot_ppc", "plot_gene_ppc", "plot_mean_variance", "plot_compositional_corner_ppc"):
         arguments = arguments | dict(counts=counts)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*[Gg]lyph")
-        figure = plot(posterior if of_draws else result, **arguments)
+        figure = plot(given, **arguments)
         size = figure.get_size_inches()
         figure.canvas.draw()
     assert (figure.get_size_inches() == size).all()
@@ -239,7 +244,7 @@ def test_figures_show_names_and_parse_none(fitted, folder, name):
         assert harmless(drawn)
         assert len(drawn) <= 100
         assert "L" * 24 not in drawn
-    if name in (*FIGURES, "plot_network", "plot_pair_intervals"):
+    if name in (*FIGURES, "plot_effects", "plot_network", "plot_pair_intervals"):
         for wanted in ("$\\frac{x", "A$B$C", "\\x1b[31mred", "=cmd|'/c calc'!A1"):
             assert any(wanted in one and not shown[one] for one in shown), wanted
     plt.close("all")

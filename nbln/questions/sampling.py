@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+import xarray as xr
 from jaxtyping import Float
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 
@@ -32,7 +33,13 @@ QUANTITIES = {
     "overdispersion": "overdispersion of genes",
     "norms": "sizes of programs",
     "share": "how overdispersion splits, and with it the scale of correlations",
+    "means": "mean log-rates of genes",
+    "residuals": "variances d of genes",
 }
+# Any divergence may hide a part of the posterior (Betancourt 2017): all are told, and more than one
+# in a thousand is a warning.
+MOST_DIVERGING = 0.001
+MOST_CUT_SHORT = 0.05  # share of draws whose trajectories were still moving away when they ended
 
 
 def membership(
@@ -68,7 +75,12 @@ def _member(prior, away, scales):
 
 
 def diagnostics_table(posterior) -> pd.DataFrame:
-    """See `PosteriorDraws.get_diagnostics`."""
+    """See `DrawnPrograms.get_diagnostics`."""
+    return chain_table(groups(posterior))
+
+
+def groups(posterior) -> dict[str, np.ndarray]:
+    """What no rotation of the programs changes, and their norms: (chain, draw, quantity)."""
     draws = posterior.draws
     W = draws.W - draws.W.mean(axis=2, keepdims=True)
     sd = np.sqrt((W**2).sum(axis=3) + draws.d)
@@ -77,24 +89,29 @@ def diagnostics_table(posterior) -> pd.DataFrame:
     random = np.random.default_rng(0).integers(0, n_genes, (N_PAIRS, 2))
     random = random[random[:, 0] != random[:, 1]]
     some = np.unique(random)[:N_PAIRS]
-    groups = {
+    found = {
         "correlations": gauge.pair_correlations(draws.W, draws.d, random),
         "strong_correlations": gauge.pair_correlations(draws.W, draws.d, _strongest(mean)),
         "overdispersion": np.log((draws.d + np.log1p(posterior.noise))[..., some]),
         "norms": np.sqrt((W**2).sum(axis=2)),
     }
-    if np.any(draws.pool[..., 2] != 0):
-        groups["share"] = draws.pool[..., 2:]
-    n = posterior.n_chains * posterior.n_draws
+    if np.any(draws.pool[..., 2:] != 0):
+        found["share"] = draws.pool[..., 2:]
+    return found
+
+
+def chain_table(groups: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Effective draws and R-hat of groups of numbers, (chain, draw, ...) each; see `MOST`."""
     rows = []
     for name, values in groups.items():
         values = values.astype(np.float64)
+        n_chains, n_draws = values.shape[:2]
         # Four draws of a chain are the least that either needs.
         ess = r_hat = np.nan
-        if posterior.n_draws >= 4:
+        if n_draws >= 4:
             ess = float(np.nanmedian(effective_sample_size(values)))
             r_hat = float(np.nanquantile(split_gelman_rubin(values), MOST))
-        rows.append((name, ess, ess / n, r_hat))
+        rows.append((name, ess, ess / (n_chains * n_draws), r_hat))
     return pd.DataFrame(rows, columns=["quantity", "ess", "ess_per_draw", "r_hat"]).set_index(
         "quantity"
     )
@@ -102,8 +119,7 @@ def diagnostics_table(posterior) -> pd.DataFrame:
 
 def summary(posterior) -> Iterator[Row]:
     """Rows of `PosteriorDraws.summary`."""
-    yield Row("chains", posterior.n_chains)
-    yield Row("draws", posterior.n_draws)
+    yield from _size(posterior)
     if not posterior.fit_converged:
         note = "the fit that the chains started from had not converged; fit with more n_steps"
         yield Row("fit_converged", False, WARNING, note)
@@ -115,14 +131,51 @@ def summary(posterior) -> Iterator[Row]:
     n_cells = posterior.fitted.n_cells
     note = f"fewer than {FEWEST_CELLS} cells: intervals and calls were not tried on so few"
     yield Row.judged("cells", n_cells, n_cells < FEWEST_CELLS, note)
-    for name, row in posterior.get_diagnostics().iterrows():
-        of_what = QUANTITIES[str(name)]
+    yield from _mixing(posterior.get_diagnostics())
+    yield from _programs(posterior)
+
+
+def summary_of_chains(posterior, programs: bool = False) -> Iterator[Row]:
+    """Rows of the summary of draws by NUTS; `programs` where there are any."""
+    yield from _size(posterior)
+    yield from _steps(posterior.chains.steps)
+    yield from _mixing(posterior.get_diagnostics())
+    if programs:
+        yield from _programs(posterior)
+
+
+def _size(posterior) -> Iterator[Row]:
+    yield Row("chains", posterior.n_chains)
+    yield Row("draws", posterior.n_draws)
+
+
+def _steps(steps: xr.Dataset) -> Iterator[Row]:
+    """How NUTS came to the draws."""
+    yield Row("accept_prob", round(float(steps["accept_prob"].mean()), 3))
+    yield Row("steps_a_draw", round(float(steps["n_steps"].mean()), 1))
+    n, share = int(steps["diverging"].sum()), float(steps["diverging"].mean())
+    note = "steps were too long where the posterior is narrow, which draws then miss; raise "
+    note += "target_accept, toward 0.99, or set tighter priors"
+    yield Row.judged("divergences", n, share > MOST_DIVERGING, note)
+    cut = float(steps["cut_short"].mean())
+    note = f"{cut:.0%} of draws ended at the limit of steps; raise max_tree_depth"
+    yield Row.judged("cut_short", round(cut, 3), cut > MOST_CUT_SHORT, note)
+
+
+def _mixing(table: pd.DataFrame) -> Iterator[Row]:
+    """Effective draws and R-hat of every group."""
+    for name, row in table.iterrows():
+        of_what = QUANTITIES.get(str(name), str(name))
         low = not row.ess >= LEAST_ESS
         note = f"{of_what}: too few effective draws for the ends of intervals; raise n_draws"
         yield Row.judged(f"ess_{name}", round(float(row.ess), 1), low, note)
         apart = row.r_hat > R_HAT_LIMIT
         note = f"{of_what}: chains differ; raise n_warmup and n_draws"
         yield Row.judged(f"r_hat_{name}", round(float(row.r_hat), 3), apart, note)
+
+
+def _programs(posterior) -> Iterator[Row]:
+    """How many programs, how stable, and how overdispersed genes are."""
     numbers = posterior.get_n_programs()
     yield Row("programs", int(numbers.idxmax()))
     yield Row("programs_probability", round(float(numbers.max()), 3))

@@ -19,6 +19,7 @@ class Answers(abc.ABC):
 
     kind: ClassVar[str]  # of the file that it is saved in: for a fit, its engine
     fitted: Fitted
+    asked_by: ClassVar[str] = ""  # for draws by `fit`: the argument that gives them
     model: str
 
     def __getitem__(self, genes) -> subset.GeneSubset:
@@ -58,11 +59,14 @@ def _who_does(asked: Answers, name: str) -> str:
         return ""
     ways = []
     if models := _models(kinds):
-        ways.append(f"a fit of {_named(models)} has it")
-    if any(not _models([kind]) for kind in kinds):
+        by = f" without {asked.asked_by}" if asked.asked_by else ""
+        ways.append(f"a fit of {_named(models)}{by} has it")
+    if any(not _models([kind]) and not kind.asked_by for kind in kinds):
         models = _models([kind for kind in _concrete(Answers) if START in _public(kind)])
         of = "this fit" if asked.model in models else f"a fit of {_named(models)}"
         ways.append(f"draws from the posterior of {of} have it ({START}())")
+    if not ways:
+        ways = [f"a fit with {asked_by} has it" for asked_by in {kind.asked_by for kind in kinds}]
     what = f"{type(asked).__name__} of {registry.find(asked.model).title}"
     return f"{name}: a {what}, has no such answer; {'; '.join(ways)}"
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from nbln.questions import differences
-from nbln.results.posterior import LEVEL, PosteriorDraws, checked
+from nbln.results.drawn_programs import LEVEL, DrawnPrograms, checked
 from nbln.results.result import OWN_DEPTH, Result
 
 log = logging.getLogger("nbln")
@@ -92,8 +92,8 @@ def compare(
 
 
 def compare_correlations(
-    first: PosteriorDraws,
-    second: PosteriorDraws,
+    first: DrawnPrograms,
+    second: DrawnPrograms,
     min_abs: float = 0.2,
     fdr: float = 0.05,
     kind: str = "compositional",
@@ -130,7 +130,7 @@ def compare_correlations(
         Fewer than two genes that both have.
     """
     for name, post in {"first": first, "second": second}.items():
-        if not isinstance(post, PosteriorDraws):
+        if not isinstance(post, DrawnPrograms):
             raise TypeError(
                 f"compare_correlations({name}=): expected what res.sample_posterior() gives, got "
                 f"{type(post).__name__}"

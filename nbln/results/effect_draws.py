@@ -11,8 +11,7 @@ from nbln.data.fitted import Fitted
 from nbln.data.formula import Formula
 from nbln.inference.sampler.engine import Draws
 from nbln.questions import effects, intervals
-
-LEVEL = 0.9  # of an interval unless another is asked for
+from nbln.results.drawn_programs import LEVEL
 
 
 class EffectDraws:

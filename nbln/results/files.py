@@ -8,7 +8,7 @@ import numpy as np
 from nbln import registry
 from nbln import vocabulary as names
 from nbln.data.formula import Formula
-from nbln.inference.sampler.engine import Draws
+from nbln.inference.sampler.engine import Draws, without_effects
 from nbln.posterior.cells import CellPosterior
 from nbln.posterior.mode import Augmentation, Columns, Parameters, Search
 from nbln.posterior.totals import Totals
@@ -19,6 +19,7 @@ from nbln.priors.loadings import FittedLoadings
 from nbln.priors.marginal import MarginalDispersion, MarginalMean
 from nbln.priors.shrinkage import Shrinkage
 from nbln.priors.univariate import Beta, Frozen, InverseGamma, LogNormal, Normal, Prior
+from nbln.questions.chains import Chains
 from nbln.questions.distributions import Spread
 from nbln.results import io
 from nbln.results.history import History
@@ -39,6 +40,7 @@ PRIORS = {
     for kind in (Normal, LogNormal, InverseGamma, Beta, Frozen, MarginalDispersion, MarginalMean)
 }
 BOOLEAN = ("shrank", "damped", "converged")
+STEP_FLAGS = ("diverging", "cut_short")
 
 
 def laplace_groups(result) -> io.Groups:
@@ -221,8 +223,7 @@ def draws_groups(posterior) -> io.Groups:
 def draws_parts(groups: io.Groups) -> dict:
     """The fields of `PosteriorDraws`."""
     arrays, plain = io.arrays(groups["draws"]), io.values(groups["draws"])
-    none = np.zeros((*arrays[names.MU].shape, 0), np.float32)
-    effects, scales, formula = none, EffectScales(none, none[:, :, 0]), None
+    (effects, scales), formula = without_effects(arrays[names.MU]), None
     if "effects" in groups:
         drawn = io.arrays(groups["effects"])
         effects, scales = drawn[names.EFFECTS], _effect_scales(drawn)
@@ -246,6 +247,29 @@ def draws_parts(groups: io.Groups) -> dict:
         "fit_converged": plain["converged"],
         "formula": formula,
         **io.arrays(groups["prior"]),
+    }
+
+
+def mcmc_groups(result) -> io.Groups:
+    """What a file of draws of sites by NUTS holds, loadings prior aside."""
+    sites, steps = (
+        {str(n): (tuple(map(str, x.dims)), _plain(x.values)) for n, x in dataset.items()}
+        for dataset in result.chains
+    )
+    return {
+        "data": io.of_fitted(result.fitted),
+        "sites": io.group(sites, {"model": result.model}),
+        "steps": io.group(steps),
+    }
+
+
+def mcmc_parts(groups: io.Groups) -> dict:
+    """The fields of draws of sites, loadings prior aside."""
+    steps = groups["steps"].assign({n: groups["steps"][n].astype(bool) for n in STEP_FLAGS})
+    return {
+        "fitted": io.to_fitted(groups["data"]),
+        "model": io.values(groups["sites"])["model"],
+        "chains": Chains(groups["sites"].drop_attrs(), steps.drop_attrs()),
     }
 
 

@@ -11,12 +11,13 @@ NO_TEXT = [3, 2.5, True, ["nbln"], {"nbln"}, b"nbln", "", "nbln ", "NBLN"]
 
 # keyword: (error, message, values, other arguments)
 SCVI, CODED = {"model": "scvi"}, {"model": "negbio_vae"}
+NUTS = {"model": "pln", "inference_method": "mcmc"}
 WRONG = {
     "model": (ValueError, r"fit\(model=.*unknown model", [*NO_TEXT, None, {}], {}),
     "inference_method": (
         ValueError,
-        r"inference_method=.*(laplace, svi|no such pair)",
-        [*NO_TEXT, "svi", "mcmc"],
+        r"inference_method=.*(laplace, mcmc, svi|no such pair)",
+        [*NO_TEXT, "svi", "nuts"],
         {},
     ),
     "layer": (KeyError, r"fit\(layer=.*no such layer", [3, True, "", "x", 2.5, ("a",)], {}),
@@ -134,6 +135,13 @@ WRONG = {
     ),
     "svi": (TypeError, r"fit\(svi=\).*SVIConfig", [3, {}, "x", True, []], {}),
     "laplace": (TypeError, r"fit\(laplace=\).*LaplaceConfig", [3, {}, "x", True, []], {}),
+    "mcmc": (TypeError, r"fit\(mcmc=\).*MCMCConfig", [3, {}, "x", True, []], NUTS),
+    "mcmc without its engine": (
+        ValueError,
+        r"fit\(mcmc=.*inference_method='mcmc'",
+        [3, {}],
+        {},
+    ),
     "vae": (TypeError, r"fit\(vae=\).*VAEConfig", [3, {}, "x", True, []], SCVI),
     "negbio": (TypeError, r"fit\(negbio=\).*NegBioConfig", [3, {}, "x", True, []], CODED),
     "code": (ValueError, r"fit\(code=.*choose", [3, None, "binomial"], CODED),

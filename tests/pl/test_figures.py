@@ -2,6 +2,7 @@
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 
 matplotlib.use("Agg")
@@ -27,7 +28,8 @@ LAPLACE_ONLY = {
 }
 OF_DRAWS = ("plot_calls", "plot_network", "plot_pair_intervals")
 OF_CODES = ("plot_latent_mean_variance", "plot_prior_samples", "plot_reconstructions")
-OF_FITS = [name for name in nbln.pl.__all__ if name not in (*OF_DRAWS, *OF_CODES)]
+OF_TABLES = ("plot_effects",)
+OF_FITS = [n for n in nbln.pl.__all__ if n not in (*OF_DRAWS, *OF_CODES, *OF_TABLES)]
 ARGUMENTS = {
     "plot_compositional_corner_ppc": {"genes": ["gene1", "gene4"]},
     "plot_gene_ppc": {"n_samples": 3},
@@ -191,3 +193,19 @@ def test_many_genes_have_no_labels(nbln_fit):
 def test_errors(nbln_fit, call, message):
     with pytest.raises(ValueError, match=message):
         call(nbln_fit)
+
+
+def test_effects():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"lfc_mean": rng.normal(size=40), "q": rng.uniform(1e-9, 0.3, 40)})
+    table.index = [f"gene{i}" for i in range(40)]
+    table["is_de_fdr"] = table["q"] < 0.05
+    figure = nbln.pl.plot_effects(table.sort_values("q"), n_labels=3)
+    (ax,) = figure.axes
+    called = table[table["is_de_fdr"]].sort_values("q").index[:3]
+    assert [text.get_text() for text in ax.texts] == list(called)
+    other, own = plt.subplots()
+    assert nbln.pl.plot_effects(table.assign(is_de_fdr=False), ax=own) is other
+    with pytest.raises(ValueError, match="no column 'q'"):
+        nbln.pl.plot_effects(table.drop(columns="q"))
+    plt.close("all")

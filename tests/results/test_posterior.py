@@ -29,7 +29,7 @@ def post(fit):
 def test_correlations_are_those_of_every_draw(post, kind):
     genes = list(post.fitted.gene_names[[3, 8, 21]])
     found = post.get_correlation(kind, genes=genes, level=0.8)
-    draws = post._correlations(kind)
+    draws = post.correlation_draws(kind)
     values = draws.block(np.array([3, 8, 21]), np.array([3, 8, 21]))
     np.testing.assert_allclose(found["mean"], values.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(found["low"], np.quantile(values, 0.1, axis=0), atol=1e-5)
@@ -52,7 +52,7 @@ def test_intervals_hold_the_truth(post, adata):
 
 @pytest.mark.parametrize("kind", ["compositional", "clr", "expression"])
 def test_calls_are_those_of_a_plain_count(post, kind):
-    values = post._correlations(kind).block(np.arange(50), np.arange(50))
+    values = post.correlation_draws(kind).block(np.arange(50), np.arange(50))
     upper = np.triu_indices(50, 1)
     n = len(values)
     beyond = np.maximum((values > 0.2).sum(axis=0), (values < -0.2).sum(axis=0))[upper]

@@ -92,6 +92,12 @@ class Draws(NamedTuple):
     accepted: Float[Array, " step"]  # shares of cells, rows, overdispersions, shifts
 
 
+def without_effects(mu: Float[np.ndarray, "chain draw gene"]) -> tuple[np.ndarray, EffectScales]:
+    """The effects and their scales of draws of a model without covariates."""
+    none = np.zeros((*mu.shape, 0), np.float32)
+    return none, EffectScales(none, none[:, :, 0])
+
+
 class Samples(NamedTuple):
     """What the sampler returns."""
 
