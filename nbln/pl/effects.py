@@ -27,19 +27,27 @@ def plot_effects(table: pd.DataFrame, n_labels: int = 12, ax=None):
         )
     figure, ax = style.new_axes(ax, figsize=(5.4, 4.4))
     called = table["is_de_fdr"].to_numpy(bool)
-    change, sure = table["lfc_mean"].to_numpy(), -np.log10(table["q"].clip(1e-16))
+    change, sure = table["lfc_mean"].to_numpy(), -np.log10(table["q"].to_numpy().clip(1e-16))
     colours = np.where(~called, style.GREY, np.where(change > 0, style.RED, style.BLUE))
     ax.scatter(change, sure, c=colours, s=np.where(called, 16, 8), linewidths=0)
     ax.axvline(0, color="black", lw=0.6)
     ax.set(xlabel="log2 fold change", ylabel="-log10 q (false discovery rate)")
-    names = style.labels(table.index[called][:n_labels])
-    places = zip(names, change[called], sure[called], strict=False)
-    for i, (name, x, y) in enumerate(places):
-        side = 1 if x > 0 else -1
-        ax.annotate(
-            name, (x, y), (5 * side, 7 * (i % 3) - 7), textcoords="offset points", fontsize=8,
-            ha="left" if side > 0 else "right", va="center",
-        )  # fmt: skip
-    ax.margins(x=0.15)
+    ax.margins(x=0.45)
+    for side in (False, True):
+        shown = np.flatnonzero(called)[:n_labels]
+        shown = shown[(change[shown] > 0) == side]
+        _label_beside(ax, table.index[shown], change[shown], sure[shown], right=side)
     ax.set_title(f"{called.sum():,} of {len(table):,} genes are called", fontsize=10)
     return figure
+
+
+def _label_beside(ax, genes, x, y, right: bool) -> None:
+    """Names in a column at one side, joined to their points: those points lie on each other."""
+    order = np.lexsort((-np.abs(x), -y))
+    step = min(0.055, 0.95 / max(len(order), 1))
+    for i, (name, place) in enumerate(zip(style.labels(genes[order]), order, strict=True)):
+        ax.annotate(
+            name, (x[place], y[place]), (0.98 if right else 0.02, 0.97 - i * step),
+            textcoords="axes fraction", fontsize=8, va="center", ha="right" if right else "left",
+            arrowprops={"arrowstyle": "-", "lw": 0.4, "color": style.GREY, "shrinkB": 2},
+        )  # fmt: skip
