@@ -25,6 +25,7 @@ from nbln.arguments import check_folder, check_number
 log = logging.getLogger("nbln")
 
 LARGEST_SHARE = 0.05  # of a run's time that writing may take
+CONTENTS = "contents"  # the array of the file that names all others
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ class Saver:
         try:
             if arrays:
                 with atomic.replacing(self._path) as file:
+                    arrays[CONTENTS] = np.array(sorted(arrays))
                     np.savez(file, allow_pickle=False, **arrays)
         except OSError as error:
             log.warning("the checkpoint %s could not be written: %s", self._path, error)
@@ -223,7 +225,11 @@ def _placed(saved: np.ndarray, like: Any) -> Any:
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            arrays = {name: file[name] for name in file.files}
+        # The archive has a sum of each part, but a damaged directory may have lost parts.
+        if arrays.pop(CONTENTS).tolist() != sorted(arrays):
+            raise ValueError("a part of it is missing")
+        return arrays
     except Exception as error:  # a damaged archive raises a dozen kinds
         raise ValueError(
             f"checkpoint={str(path)!r}: not a checkpoint of nbln, or damaged; remove it, or name "

@@ -36,7 +36,13 @@ def run(problem, prior, damping=None):
     old = Parameters(jnp.asarray(mu), jnp.asarray(W), jnp.ones(G), Poisson())
     damping = Damping.start(G) if damping is None else damping
     return regress(
-        old, normal, jnp.asarray(rhs), prior, jnp.zeros(0), jnp.asarray(precision), damping
+        old,
+        normal,
+        jnp.asarray(rhs),
+        prior,
+        jnp.zeros((len(rhs), 0)),
+        jnp.asarray(precision),
+        damping,
     )
 
 
