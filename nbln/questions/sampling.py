@@ -32,6 +32,7 @@ QUANTITIES = {
     "strong_correlations": "the strongest correlations",
     "overdispersion": "overdispersion of genes",
     "norms": "sizes of programs",
+    "effects": "effects of covariates",
     "share": "how overdispersion splits, and with it the scale of correlations",
     "means": "mean log-rates of genes",
     "residuals": "variances d of genes",
@@ -95,6 +96,8 @@ def groups(posterior) -> dict[str, np.ndarray]:
         "overdispersion": np.log((draws.d + np.log1p(posterior.noise))[..., some]),
         "norms": np.sqrt((W**2).sum(axis=2)),
     }
+    if draws.effects.shape[-1]:
+        found["effects"] = draws.effects[:, :, some].reshape(*draws.effects.shape[:2], -1)
     if np.any(draws.pool[..., 2:] != 0):
         found["share"] = draws.pool[..., 2:]
     return found

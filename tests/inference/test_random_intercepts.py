@@ -136,3 +136,8 @@ def test_random_intercepts_alone(donors):
         fit.get_covariate_effects()
     with pytest.raises(ValueError, match="unknown column"):
         fit.get_random_effects("group")
+
+
+def test_draws_are_judged_by_their_effects_too(post):
+    assert "effects" in post.get_diagnostics().index
+    assert "ess_effects" in post.summary().index
