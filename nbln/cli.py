@@ -17,7 +17,7 @@ from nbln.session import Outputs, say, session
 from nbln.text import to_csv, visible
 
 FIT, FITTED, PAIRS, REPORT = "fit.nc", "fitted.h5ad", "top_pairs.csv", "report.html"
-DRAWS, CALLS = "draws.nc", "called_pairs.csv"
+DRAWS, CALLS, EFFECTS = "draws.nc", "called_pairs.csv", "covariate_effects.csv"
 SAID = {
     FIT: "the fit, for nbln.load",
     FITTED: "the counts with the results (keys that contain nbln)",
@@ -25,6 +25,7 @@ SAID = {
     REPORT: "all of this with figures and predictive checks, for a browser",
     DRAWS: "the draws, for nbln.load",
     CALLS: "the pairs that the draws call correlated",
+    EFFECTS: "effects of covariates on genes, natural log",
 }
 QUOTED = "names like a formula begin with an apostrophe there"
 SHOWN_PAIRS = 10
@@ -260,7 +261,7 @@ def _targets(out: Path, original: Path | None = None) -> dict[str, Path]:
     """Where each result goes; raises early where it cannot, or where the input lies."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out}: is a file; give a directory")
-    targets = {name: out / name for name in (FIT, FITTED, PAIRS, REPORT, DRAWS, CALLS)}
+    targets = {name: out / name for name in (FIT, FITTED, PAIRS, REPORT, DRAWS, CALLS, EFFECTS)}
     for target in targets.values():
         if original is not None and target.exists() and target.samefile(original):
             raise ValueError(
@@ -316,6 +317,10 @@ def _report(result, outputs: Outputs, targets: dict[str, Path], asked: Asked, tr
             called = posterior.pairs(asked.min_abs, asked.fdr)
             atomic.write(targets[CALLS], to_csv(called))
             say(f"{len(called):,} pairs of genes are called.")
+    if result.has_effects:
+        with outputs.writing(targets[EFFECTS], SAID[EFFECTS]):
+            effects = (result if posterior is None else posterior).get_covariate_effects()
+            atomic.write(targets[EFFECTS], to_csv(effects.to_dataframe().reset_index()))
     if result.has_programs:
         with outputs.writing(targets[PAIRS], SAID[PAIRS]):
             atomic.write(targets[PAIRS], to_csv(result.top_pairs(asked.pairs)))

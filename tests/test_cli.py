@@ -281,3 +281,17 @@ def test_quickstart(tmp_path, monkeypatch, capsys):
     runpy.run_path(str(REPOSITORY / "examples" / "quickstart.py"))
     assert capsys.readouterr().out.count("LaplaceResult(nbln") == 2
     assert nbln.load("fit.nc").fitted.n_cells == N_CELLS
+
+
+def test_effects_of_a_formula_are_a_table(h5ad, tmp_path):
+    adata = ad.read_h5ad(h5ad)
+    adata.obs["side"] = np.array(["left", "right"])[np.arange(adata.n_obs) % 2]
+    adata.obs["donor"] = [f"d{i % 4}" for i in range(adata.n_obs)]
+    adata.write_h5ad(tmp_path / "with_columns.h5ad")
+    given = ("--formula", "~ side", "--random", "donor", "--latent-dim", 2, "--no-progress")
+    code, text = run("fit", tmp_path / "with_columns.h5ad", "--out", tmp_path, *given)
+    assert code == 0, text
+    table = pd.read_csv(tmp_path / "covariate_effects.csv")
+    assert list(table.columns) == ["gene", "covariate", "mean", "sd"]
+    assert set(table["covariate"]) == {"side[T.right]"}
+    assert "4 levels of donor" in text

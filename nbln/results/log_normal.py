@@ -85,6 +85,10 @@ class LogNormalResult(CountedResult):
     totals: Totals | None = None
 
     @property
+    def has_effects(self) -> bool:
+        return self.formula is not None and bool(self.formula.fixed)
+
+    @property
     def _depth(self) -> Depth:
         return registry.find(self.model).program.depth
 

@@ -47,6 +47,11 @@ class Result(Answers):
     model: str
 
     @property
+    def has_effects(self) -> bool:
+        """Whether covariates have effects on genes, for `get_covariate_effects`."""
+        return False
+
+    @property
     def earlier(self) -> "Result | None":
         """The fit whose values this one started from, if any."""
         return None

@@ -117,7 +117,7 @@ def _covariates(result) -> Iterator[Line]:
     """The formula, and how large effects are."""
     formula = result.formula
     yield "Formula", formula.text
-    effects = result.get_covariate_effects()["mean"].values.T if formula.fixed else ()
+    effects = result.get_covariate_effects()["mean"].values.T if result.has_effects else ()
     for name, values in zip(formula.fixed, effects, strict=True):
         sd = float(np.std(values))
         yield "", f"{visible(name)}: effects on genes have a standard deviation of {sd:.2g} (log)"

@@ -26,6 +26,7 @@ LABELLED = (
     "get_mu",
     "get_overdispersion",
     "get_posterior_samples",
+    "get_random_effects",
     "get_variance_shares",
     "mean",
     "mu",
