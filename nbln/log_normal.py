@@ -114,6 +114,14 @@ class LaplacePlan(Plan):
         formula = None
         if self.columns:
             formula = Formula.of(self.formula, counts.obs, self.random)
+            for covariate, column in formula.without_replicates(counts.obs):
+                log.warning(
+                    "there are no replicates: %s does not vary within a level of %s, and of these "
+                    "there are no more than the covariates need; how sure its effects are is a "
+                    "matter of the priors",
+                    covariate,
+                    column,
+                )
         latent_dim = options.check_latent_dim(self.latent_dim, counts.n_cells, counts.n_genes)
         source = self.source
         if isinstance(source, SVIPlan):

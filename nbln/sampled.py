@@ -60,11 +60,11 @@ class MCMCPlan(Plan):
     def run(self, counts, saver=OFF):
         sizes = counts.n_cells, counts.n_genes
         if self.start is None:
-            remedy = f"leave it out, or give inference_method={self.row.engines[0]!r}"
+            remedy = f"leave inference_method out, or give inference_method={self.row.engines[0]!r}"
             self.config.check_size(*sizes, SECONDS_OF_GENES, remedy)
             result = self._genes(counts, saver)
         else:
-            remedy = "leave it out, and ask the fit for sample_posterior()"
+            remedy = "leave inference_method out, and ask the fit for sample_posterior()"
             self.config.check_size(*sizes, SECONDS_WITH_RATES, remedy)
             result = self._programs(counts, self.start.run(counts, saver), saver)
         for doubt in doubts(result.summary()):

@@ -238,7 +238,8 @@ def column_names(argument: str, value: Any) -> tuple[str, ...]:
         return ()
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise TypeError(
-            f"fit({argument}={value!r}): expected a list of names of columns of adata.obs"
+            f"fit({argument}={value!r}): expected a list of names of columns of adata.obs, as in "
+            f"{argument}=['donor']"
         )
     listed = tuple(column_name(argument, one) for one in value)
     if None in listed:

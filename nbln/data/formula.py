@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -173,7 +173,7 @@ class Formula:
                 found = np.zeros(len(self.names), np.float32)
                 for level, sign in ((group, 1), (reference, -1)):
                     _check_value(f"{call}({column!r}): {level!r}", part, level)
-                    found[before + part.levels.index(level)] += sign
+                    found[before + part.levels.index(str(level))] += sign
                 return found
         known = [part.column for part in self.parts]
         choose(f"{call}(column", column, known + [part.column for part in self.random])
@@ -185,10 +185,30 @@ class Formula:
         pair = [group, rows[column][1] if reference is None else reference]
         for value in pair:
             _check_value(f"{call}({column!r}): {value!r}", part, value)
+        if str(pair[0]) == str(pair[1]):
+            raise ValueError(
+                f"{call}({column!r}): {group!r} is compared with itself; name a reference"
+                + (", since it is that of the fit" if reference is None else "")
+            )
         rows[column] = pair
         random = {part.column: ["", ""] for part in self.random}  # of no level
         first, second = self.matrix(pd.DataFrame({**rows, **random}), call)
         return first - second
+
+    def without_replicates(self, obs: pd.DataFrame) -> list[tuple[str, str]]:
+        """Fixed covariates with the random intercept that leaves nothing to judge them by.
+
+        They do not vary within its levels, and need as many parameters as there are levels.
+        """
+        found, fixed = [], self._fixed_matrix(obs, "fit")
+        for part in self.random:
+            indicators = _indicators(part, obs)
+            means = indicators.T @ fixed / indicators.sum(axis=0)[:, None]
+            between = np.ptp(fixed - indicators @ means, axis=0) < COLLINEAR
+            design = np.column_stack([np.ones(len(means)), means[:, between]])
+            if between.any() and np.linalg.matrix_rank(design) == len(design):
+                found += [(name, part.column) for name in np.array(self.fixed)[between]]
+        return found
 
     def plain(self) -> dict[str, Any]:
         """As plain values, which a file can hold."""
@@ -231,6 +251,11 @@ def columns_of(text: Any) -> tuple[str, ...]:
             f"fit(formula={text!r}): expected a formula over columns of adata.obs such as "
             f"'~ treatment + percent_mito', got {type(text).__name__}"
         )
+    if "|" in text:
+        raise ValueError(
+            f"fit(formula={text!r}): random intercepts are not written in the formula; in place of "
+            "(1 | donor) give random=['donor']"
+        )
     plain, _ = _without_references(text)
     try:
         terms = _parse(plain)
@@ -265,7 +290,9 @@ def columns_of(text: Any) -> tuple[str, ...]:
 def _check_value(given: str, part: Categories | Numbers, value: Any) -> None:
     """A category that the fit had, or a number; `given` is how the user wrote it."""
     if isinstance(part, Categories):
-        choose_from(list(part.levels), value, given, f"category of {part.column}")
+        # Categories are texts, those of a column of numbers or of truth values too.
+        text = str(value) if isinstance(value, Integral | np.bool_) else value
+        choose_from(list(part.levels), text, given, f"category of {part.column}")
     elif isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise ValueError(f"{given}: {part.column} is a number")
 

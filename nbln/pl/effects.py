@@ -37,7 +37,11 @@ def plot_effects(table: pd.DataFrame, n_labels: int = 12, ax=None):
         shown = np.flatnonzero(called)[:n_labels]
         shown = shown[(change[shown] > 0) == side]
         _label_beside(ax, table.index[shown], change[shown], sure[shown], right=side)
-    ax.set_title(f"{called.sum():,} of {len(table):,} genes are called", fontsize=10)
+    title = f"{called.sum():,} of {len(table):,} genes are called"
+    if table.attrs.get("reference") is not None:
+        compared = style.labels([table.attrs["group"], table.attrs["reference"]])
+        title = f"{compared[0]} over {compared[1]}: {title}"
+    ax.set_title(title, fontsize=10)
     return figure
 
 

@@ -29,6 +29,7 @@ N_ROUNDS = 200  # of expectation and maximisation, which converge in some fifty
 # do not decide between none and little, it is none.
 NULL_PAIRS = 10.0
 HALVINGS = 40  # of an interval's end, to float32
+ROUNDING = 1e-9  # an end that bisection finds this near 0 is at the difference that is none
 
 
 class Prior(NamedTuple):
@@ -122,7 +123,8 @@ def _quantile(probability: float, mixture) -> Float[np.ndarray, " pair"]:
         middle = 0.5 * (low + high)
         below = 1 - above(middle, mixture) < probability
         low, high = np.where(below, middle, low), np.where(below, high, middle)
-    return 0.5 * (low + high)
+    end = 0.5 * (low + high)
+    return np.where(np.abs(end) < ROUNDING, 0.0, end)
 
 
 def _moments(draws: CorrelationDraws, genes: np.ndarray):

@@ -42,7 +42,7 @@ def check_any(formula: Formula | None, call: str) -> Formula:
     """A formula, or an error that says that there is none."""
     if formula is None:
         raise ValueError(
-            f"{call}(): this fit has no covariates; fit with formula='~ column', and for donors "
+            f"{call}: this fit has no covariates; fit with formula='~ column', and for donors "
             "with random=['column'], columns of adata.obs"
         )
     return formula
@@ -63,6 +63,8 @@ def of_levels(
             "columns of adata.obs"
         )
     assert formula is not None, "it has the columns"
+    if column is None and len(columns) > 1:
+        raise ValueError(f"get_random_effects(): name one of {', '.join(columns)}")
     column = choose("get_random_effects(column", columns[0] if column is None else column, columns)
     i = columns.index(column)
     first = len(formula.fixed) + sum(formula.n_levels[:i])

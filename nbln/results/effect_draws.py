@@ -72,8 +72,8 @@ class EffectDraws:
         column
             A column of the formula, or of a random intercept.
         group, reference
-            Two of its categories, or two numbers; `reference` is by default that of the fit, or
-            the mean of the numbers.
+            Two of its categories, or two numbers; `reference` is by default that of the fit, which
+            is the first category, or the mean of the numbers.
         delta
             Smallest change that matters, log2; 0 asks for the sign alone.
         fdr
@@ -93,7 +93,7 @@ class EffectDraws:
         ValueError
             The fit had no covariates, or not this column or category.
         """
-        formula = effects.check_any(self.formula, "differential_expression")
+        formula = effects.check_any(self.formula, "differential_expression()")
         delta = check_number("differential_expression(delta", delta, 0.0, np.inf, open_=False)
         fdr = check_number("differential_expression(fdr", fdr, 0.0, 1.0, open_=True)
         contrast = formula.contrast(column, group, reference)
@@ -111,5 +111,6 @@ class EffectDraws:
         table = table.iloc[np.lexsort((size, error))]
         table["q"] = intervals.q_values(table["error_probability"].to_numpy())
         table["is_de_fdr"] = table["q"] <= fdr
-        table.attrs = {"column": column, "group": group, "delta": delta, "fdr": fdr}
+        compared = {"column": column, "group": group, "reference": reference}
+        table.attrs = {**compared, "delta": delta, "fdr": fdr, "level": level}
         return table

@@ -308,7 +308,8 @@ class LogNormalResult(CountedResult):
         """Effects of the levels of a random intercept on each gene's log-rate (natural log).
 
         ``mean`` and ``sd``, (gene, level), and ``between``, (gene,), the standard deviation between
-        levels that was learned. `column` is one of ``fit(random=)``, by default the first.
+        levels that was learned. `column` is one of ``fit(random=)``, which may be left out where
+        there is one.
 
         Raises
         ------

@@ -64,6 +64,7 @@ def test_through_a_file(obs):
         ("~ a - 1", "no '0 \\+'"),
         ("~ 1", "names no column"),
         ("", "names no column"),
+        ("~ a + (1 | donor)", r"give random=\['donor'\]"),
         ("~ open('x')", "is not a column"),
         ("~ np.log(a)", "is not a column"),
     ],
@@ -147,5 +148,18 @@ def test_contrasts(obs):
     for call in (("treatmen", "a", None), ("treatment", "d", None), ("day", "9", "1")):
         with pytest.raises(ValueError, match="differential_expression.*choose one of"):
             formula.contrast(*call)
+    with pytest.raises(ValueError, match="'b' is compared with itself.*that of the fit"):
+        formula.contrast("treatment", "b", None)
+    np.testing.assert_array_equal(formula.contrast("day", 2, 0), formula.contrast("day", "2", "0"))
     with pytest.raises((TypeError, ValueError), match="percent mito"):
         formula.contrast("percent mito", "high", None)
+
+
+def test_replicates_are_missed_where_there_are_none(obs):
+    obs = obs.assign(donor=np.arange(N) % 2, half=np.arange(N) % 2, four=np.arange(N) % 4)
+    formula = Formula.of("~ C(half) + `percent mito`", obs, ["donor"])
+    assert formula.without_replicates(obs) == [("half[T.1]", "donor")]
+    for column in ("four", "treatment"):  # two donors of each half, and donors of both halves
+        assert Formula.of("~ C(half)", obs, [column]).without_replicates(obs) == []
+    with_day = Formula.of("~ `percent mito`", obs, ["donor"])
+    assert with_day.without_replicates(obs) == []

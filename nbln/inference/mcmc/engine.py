@@ -95,11 +95,11 @@ class MCMCConfig:
         n_counts = n_cells * n_genes
         if n_counts <= self.most_counts:
             return
-        hours = seconds * n_counts * self.n_chains * (self.n_warmup + self.n_draws) / 3600
+        minutes = seconds * n_counts * self.n_chains * (self.n_warmup + self.n_draws) / 60
         raise ValueError(
             f"fit(inference_method='mcmc'): {n_cells:,} cells x {n_genes:,} genes would take about "
-            f"{hours:,.1f} hours or more, and NUTS is for small data; {remedy}. To sample all the "
-            f"same, give mcmc=nbln.MCMCConfig(most_counts={n_counts})"
+            f"{minutes:,.0f} minutes or more, and NUTS is for small data; {remedy}. To sample all "
+            f"the same, give mcmc=nbln.MCMCConfig(most_counts={n_counts})"
         )
 
 
