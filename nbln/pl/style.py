@@ -22,8 +22,8 @@ def need_fit(res) -> None:
     """Raise for draws, or for what is no result."""
     if not hasattr(res, "check"):
         raise TypeError(
-            f"this figure needs a fit, not a {type(res).__name__}: give it what nbln.fit() returned "
-            "without inference_method='mcmc'; of res[genes] its .whole, and the names of genes"
+            f"this figure needs a fit, not a {type(res).__name__}: give it what nbln.fit() "
+            "returned without inference_method='mcmc'; of res[genes] its .whole, and names of genes"
         )
 
 
