@@ -38,7 +38,8 @@ def rows(
     covariates: Float[np.ndarray, "cell covariate"] | None = None,
 ) -> Iterator[Row]:
     """Cells with a wild count, and cells of a wild depth, for a summary."""
-    found = wild_counts(counts, parameters, eta, covariates)
+    every = wild_counts(counts, parameters, eta, covariates)
+    found = [one for one in every if fitted.real_genes[one[1]]]  # the pool of the rarest is none
     named = ", ".join(
         f"{visible(fitted.cell_names[cell])} ({count:,.0f} of {visible(fitted.gene_names[gene])})"
         for cell, gene, count in found[:N_NAMED]
