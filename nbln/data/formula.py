@@ -143,11 +143,15 @@ class Formula:
         made = self._spec.get_model_matrix(pd.DataFrame(columns, index=obs.index))
         return np.asarray(made, np.float32)[:, 1:]
 
+    @property
+    def _by_column(self) -> dict[str, Categories | Numbers]:
+        return {part.column: part for part in (*self.parts, *self.random)}
+
     def matrix_at(
         self, obs: pd.DataFrame, values: Mapping[str, Any]
     ) -> Float[np.ndarray, "cell covariate"]:
         """The covariates that cells would have with these values of some columns."""
-        parts = {part.column: part for part in (*self.parts, *self.random)}
+        parts = self._by_column
         for column, value in values.items():
             given = f"get_denoised(at={{{column!r}: {value!r}}})"
             _check_value(given, parts[choose_from(list(parts), column, given, "column")], value)
@@ -166,33 +170,22 @@ class Formula:
             Two of its categories, or two numbers; `reference` may be None for the fit's, or for
             the mean.
         """
-        call = "differential_expression"
-        for i, part in enumerate(self.random):
-            if part.column == column:
-                before = len(self.fixed) + sum(self.n_levels[:i])
-                found = np.zeros(len(self.names), np.float32)
-                for level, sign in ((group, 1), (reference, -1)):
-                    _check_value(f"{call}({column!r}): {level!r}", part, level)
-                    found[before + part.levels.index(str(level))] += sign
-                return found
-        known = [part.column for part in self.parts]
-        choose(f"{call}(column", column, known + [part.column for part in self.random])
-        rows = {
-            part.column: [part.levels[0] if isinstance(part, Categories) else part.mean] * 2
-            for part in self.parts
-        }
-        part = self.parts[known.index(column)]
-        pair = [group, rows[column][1] if reference is None else reference]
+        call, parts = "differential_expression", self._by_column
+        part = parts[choose(f"{call}(column", column, parts)]
+        # Of a random intercept no level is a reference: without one, its effect is 0.
+        base = {one.column: _base_of(one) for one in self.parts}
+        base |= {one.column: "" for one in self.random}
+        fallen_back = reference is None and part not in self.random
+        pair = [group, base[column] if fallen_back else reference]
         for value in pair:
             _check_value(f"{call}({column!r}): {value!r}", part, value)
         if str(pair[0]) == str(pair[1]):
             raise ValueError(
                 f"{call}({column!r}): {group!r} is compared with itself; name a reference"
-                + (", since it is that of the fit" if reference is None else "")
+                + (", since it is that of the fit" if fallen_back else "")
             )
-        rows[column] = pair
-        random = {part.column: ["", ""] for part in self.random}  # of no level
-        first, second = self.matrix(pd.DataFrame({**rows, **random}), call)
+        obs = pd.DataFrame({name: [value] * 2 for name, value in base.items()} | {column: pair})
+        first, second = self.matrix(obs, call)
         return first - second
 
     def without_replicates(self, obs: pd.DataFrame) -> list[tuple[str, str]]:
@@ -285,6 +278,11 @@ def columns_of(text: Any) -> tuple[str, ...]:
     if not columns:
         raise ValueError(f"fit(formula={text!r}): names no column; leave formula= out")
     return tuple(columns)
+
+
+def _base_of(part: Categories | Numbers) -> Any:
+    """The category of reference, or the mean."""
+    return part.levels[0] if isinstance(part, Categories) else part.mean
 
 
 def _check_value(given: str, part: Categories | Numbers, value: Any) -> None:

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from nbln.arguments import check_number, check_whole, choose
-from nbln.data.slices import slices
 from nbln.pl import style
-from nbln.pl.genes import strongest_genes
+from nbln.pl.genes import counts_of, strongest_genes
 
 CELLS_A_GROUP = 25  # of a pseudobulk: counting noise falls to a fifth
-BLOCK = 512  # cells read at a time
 CANDIDATES = 200  # genes among which diverse correlations are looked for: the strongest
 GRID = 80  # places on each axis where a density is estimated
 LEAST_VARIANCE = 1e-10  # of two genes' log10 shares in their narrowest direction
@@ -135,7 +133,7 @@ SELECTIONS = {"programs": _strongest, "correlation_diverse": _diverse}
 def _shares(res, data, positions, n_samples: int) -> dict[str, tuple[np.ndarray, str]]:
     """For cells, pseudobulks and the model, log10 shares (sample, gene), and a colour."""
     drawn = res.get_compositional_samples(n_samples).values[0][:, positions]
-    rows = np.concatenate([data.rows(block)[:, positions] for block in slices(data.n_cells, BLOCK)])
+    rows = counts_of(data, positions)
     library, groups = res.fitted.library_size, _groups(res)
     sizes = np.bincount(groups)
     pooled = np.stack([np.bincount(groups, column) for column in rows.T], axis=1)[sizes > 0]

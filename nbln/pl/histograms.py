@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from nbln.arguments import check_whole
-from nbln.data.slices import slices
 from nbln.pl import style
+from nbln.pl.genes import counts_of
 
-BLOCK = 512  # cells read at a time
 MOST_BINS = 16  # of a histogram: what a panel has room for, zeros and the last bin included
 TAIL = 0.995  # share of cells below the last bin, which holds all larger counts
 COLUMNS = 3
@@ -54,7 +53,7 @@ def plot_gene_ppc(
     names = res.fitted.gene_names[positions]
     figure, axes = style.new_grid(ax, len(names), COLUMNS, size=(2.6, 2.2))
     drawn = res.get_ppc_samples(ppc_level, n_samples, counts=data, genes=names).values[0]
-    rows = np.concatenate([data.rows(block)[:, positions] for block in slices(data.n_cells, BLOCK)])
+    rows = counts_of(data, positions)
     for i, (panel, label) in enumerate(zip(axes, style.labels(names), strict=True)):
         _histogram(panel, rows[:, i].astype(np.int64), drawn[:, :, i])
         panel.set_title(f"{label}, mean {rows[:, i].mean():.3g}", fontsize="small")

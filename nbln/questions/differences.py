@@ -17,9 +17,8 @@ from jaxtyping import Float, Int
 from scipy.stats import norm
 
 from nbln.data.slices import slices
-from nbln.linalg.products import dot
 from nbln.questions.correlation import EXPRESSION, Ingredients
-from nbln.questions.intervals import TILE, CorrelationDraws, q_values
+from nbln.questions.intervals import TILE, CorrelationDraws, q_values, tile
 
 # Pairs, at random, from which the weights are learned: a dozen numbers need no more.
 MOST_LEARNED = 200_000
@@ -146,11 +145,9 @@ def _sums(parts: Ingredients, rows: Int[np.ndarray, " row"], exponential: bool):
     """Sums over draws of correlations of rows with all genes, and of their squares."""
 
     def add(sums, draw: Ingredients):
-        W, m, sd = draw
-        values = dot(W[rows], W.T) - m[rows][:, None] - m
-        values = jnp.expm1(values) if exponential else values
-        values = lax.optimization_barrier(values / (sd[rows][:, None] * sd))
+        values = tile(draw, rows, every, exponential)
         return (sums[0] + values, sums[1] + values**2), None
 
-    zeros = jnp.zeros((len(rows), parts.W.shape[1]), jnp.float32)
+    every = jnp.arange(parts.W.shape[1])
+    zeros = jnp.zeros((len(rows), len(every)), jnp.float32)
     return lax.scan(add, (zeros, zeros), parts)[0]

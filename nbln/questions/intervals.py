@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jax import lax
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from nbln.arguments import check_number
 from nbln.data.slices import slices
@@ -170,15 +170,20 @@ def _padded(genes: Int[np.ndarray, " gene"]) -> Int[np.ndarray, " tile"]:
     return genes if len(genes) <= FEW else np.resize(genes, TILE)
 
 
+def tile(draw: Ingredients, rows, columns, exponential: bool) -> Float[Array, "row column"]:
+    """Correlations of rows with columns in one draw, for compiled sums over draws."""
+    W, m, sd = draw
+    values = dot(W[rows], W[columns].T) - m[rows][:, None] - m[columns]
+    values = jnp.expm1(values) if exponential else values
+    return lax.optimization_barrier(values / (sd[rows][:, None] * sd[columns]))
+
+
 @partial(jax.jit, static_argnames="exponential")
 def _tally(parts: Ingredients, rows, columns, min_abs, exponential: bool):
     """Sums over draws of a tile of correlations: themselves, above, below, positive."""
 
     def add(tallies, draw: Ingredients):
-        W, m, sd = draw
-        values = dot(W[rows], W[columns].T) - m[rows][:, None] - m[columns]
-        values = jnp.expm1(values) if exponential else values
-        values = lax.optimization_barrier(values / (sd[rows][:, None] * sd[columns]))
+        values = tile(draw, rows, columns, exponential)
         signs = (values > min_abs, values < -min_abs, values > 0)
         return tuple(a + b for a, b in zip(tallies, (values, *signs), strict=True)), None
 

@@ -7,26 +7,20 @@ from jaxtyping import Float
 
 from nbln import vocabulary as names
 from nbln.arguments import check_number
-from nbln.data.fitted import Fitted
 from nbln.data.formula import Formula
-from nbln.inference.sampler.engine import Draws
 from nbln.questions import effects, intervals
-from nbln.results.drawn_programs import LEVEL
+from nbln.results.drawn_programs import LEVEL, DrawnPrograms
 
 
-class EffectDraws:
-    """The part of `PosteriorDraws` that is about covariates."""
+class EffectDraws(DrawnPrograms):
+    """Draws of programs, and of effects of covariates beside them."""
 
-    fitted: Fitted
-    draws: Draws
     formula: Formula | None
 
     @property
     def _effects(self) -> Float[np.ndarray, "draw gene covariate"]:
         """Of real genes, chains one after the other."""
-        drawn = np.asarray(self.draws.effects)
-        n_chains, n_draws, *rest = drawn.shape
-        return drawn.reshape(n_chains * n_draws, *rest)[:, self.fitted.real_genes]
+        return self._real(self.draws.effects)
 
     def get_covariate_effects(self, level: float = LEVEL) -> xr.Dataset:
         """Effect of each covariate on each gene's log-rate, (gene, covariate), natural log.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import xarray as xr
@@ -24,8 +24,57 @@ ASKED_BY = f"inference_method={registry.MCMC!r}"
 TOTALS = (names.TOTAL_MEAN, names.TOTAL_DISPERSION)
 
 
+class DrawnSites:
+    """What draws of sites by NUTS answer, whatever the model."""
+
+    asked_by: ClassVar[str] = ASKED_BY
+    fitted: Fitted
+    model: str
+    chains: Chains
+
+    def _described(self) -> str:
+        """Model, size and divergences."""
+        n_chains, n_draws = self.chains.shape
+        return (
+            f"{self.model}, {n_chains} chains of {n_draws} draws, "
+            f"{self.fitted.n_cells} cells x {self.fitted.n_genes} genes, "
+            f"{self.n_divergences} divergences"
+        )
+
+    @property
+    def n_divergences(self) -> int:
+        """Draws whose trajectory diverged."""
+        return self.chains.n_divergences
+
+    @property
+    def sites(self) -> xr.Dataset:
+        """Draws of every site but log-rates, (chain, draw, ...), on its natural scale."""
+        return self.chains.labelled(self.fitted)
+
+    def get_site(self, site: str, level: float = LEVEL) -> xr.Dataset:
+        """``mean``, ``sd``, ``low`` and ``high`` of one site over all draws.
+
+        Parameters
+        ----------
+        site
+            Its name in the model, or an alias: ``"mu"``, ``"mean"``, ``"r"``, ``"eta"`` ... Of
+            ``"W"`` and ``"z"`` draws are not matched; see `MCMCPrograms.get_W_compositional`.
+        level
+            Probability that an interval covers, with equal tails.
+
+        Raises
+        ------
+        ValueError
+            No such site, or a level that is no probability.
+        """
+        intervals.check_level(level)
+        name = registry.find(self.model).site(site)
+        choose("get_site(site", name, map(str, self.chains.sites))
+        return self.chains.summarised(self.fitted, name, level)
+
+
 @dataclass(frozen=True, eq=False)
-class MCMCGenes(Drawn):
+class MCMCGenes(DrawnSites, Drawn):
     """Draws of a model of independent genes by NUTS.
 
     Attributes
@@ -37,13 +86,12 @@ class MCMCGenes(Drawn):
     """
 
     kind: ClassVar[str] = "nuts_genes"
-    asked_by: ClassVar[str] = ASKED_BY
     fitted: Fitted
     model: str
     chains: Chains
 
     def __repr__(self):
-        return f"MCMCGenes({_described(self)})"
+        return f"MCMCGenes({self._described()})"
 
     @property
     def n_chains(self):
@@ -52,33 +100,6 @@ class MCMCGenes(Drawn):
     @property
     def n_draws(self):
         return self.chains.shape[1]
-
-    @property
-    def n_divergences(self) -> int:
-        """Draws whose trajectory diverged."""
-        return self.chains.n_divergences
-
-    @property
-    def sites(self) -> xr.Dataset:
-        """Draws of every site, (chain, draw, ...), on its natural scale."""
-        return self.chains.labelled(self.fitted)
-
-    def get_site(self, site: str, level: float = LEVEL) -> xr.Dataset:
-        """``mean``, ``sd``, ``low`` and ``high`` of one site over all draws.
-
-        Parameters
-        ----------
-        site
-            Its name in the model, or an alias: ``"mean"``, ``"r"``, ``"eta"`` ...
-        level
-            Probability that an interval covers, with equal tails.
-
-        Raises
-        ------
-        ValueError
-            No such site, or a level that is no probability.
-        """
-        return _summarised(self, site, level)
 
     def get_diagnostics(self):
         """Effective draws (``ess``), ``ess_per_draw`` and ``r_hat`` of every site, a row each.
@@ -104,7 +125,7 @@ class MCMCGenes(Drawn):
 
 
 @dataclass(frozen=True, eq=False)
-class MCMCPrograms(DrawnPrograms):
+class MCMCPrograms(DrawnSites, DrawnPrograms):
     """Draws of a log-normal model by NUTS.
 
     Entries of W and factors of cells may turn, or change order and sign, within and between
@@ -124,7 +145,6 @@ class MCMCPrograms(DrawnPrograms):
     """
 
     kind: ClassVar[str] = "nuts"
-    asked_by: ClassVar[str] = ASKED_BY
     fitted: Fitted
     model: str
     chains: Chains
@@ -132,7 +152,7 @@ class MCMCPrograms(DrawnPrograms):
     reference: Float[np.ndarray, "gene factor"]
 
     def __repr__(self):
-        return f"MCMCPrograms({_described(self)}, {self.reference.shape[1]} programs)"
+        return f"MCMCPrograms({self._described()}, {self.reference.shape[1]} programs)"
 
     @cached_property
     def draws(self) -> Draws:
@@ -181,34 +201,6 @@ class MCMCPrograms(DrawnPrograms):
         """Posterior standard deviation of every cell's factors."""
         return self.chains.sites["z"].std(SAMPLE).values
 
-    @property
-    def n_divergences(self) -> int:
-        """Draws whose trajectory diverged."""
-        return self.chains.n_divergences
-
-    @property
-    def sites(self) -> xr.Dataset:
-        """Draws of every site but the log-rates, (chain, draw, ...), on its natural scale."""
-        return self.chains.labelled(self.fitted)
-
-    def get_site(self, site: str, level: float = LEVEL) -> xr.Dataset:
-        """``mean``, ``sd``, ``low`` and ``high`` of one site over all draws.
-
-        Parameters
-        ----------
-        site
-            Its name in the model, or an alias: ``"mu"``, ``"d"``, ``"r"``, ``"eta"`` ... Of ``"W"``
-            and ``"z"`` draws are not matched; see `get_W_compositional`.
-        level
-            Probability that an interval covers, with equal tails.
-
-        Raises
-        ------
-        ValueError
-            No such site, or a level that is no probability.
-        """
-        return _summarised(self, site, level)
-
     def get_diagnostics(self):
         """Effective draws (``ess``), ``ess_per_draw`` and ``r_hat`` of what matters, one row each.
 
@@ -249,19 +241,3 @@ class MCMCPrograms(DrawnPrograms):
         prior = groups["prior"]
         parts = {"prior": files.prior_of(io.values(prior)), **io.arrays(prior)}
         return cls(**files.mcmc_parts(groups), **parts)
-
-
-def _described(result: Any) -> str:
-    """Model, size and divergences."""
-    return (
-        f"{result.model}, {result.n_chains} chains of {result.n_draws} draws, "
-        f"{result.fitted.n_cells} cells x {result.fitted.n_genes} genes, "
-        f"{result.n_divergences} divergences"
-    )
-
-
-def _summarised(result: Any, site: str, level: float) -> xr.Dataset:
-    intervals.check_level(level)
-    name = registry.find(result.model).site(site)
-    choose("get_site(site", name, map(str, result.chains.sites))
-    return result.chains.summarised(result.fitted, name, level)

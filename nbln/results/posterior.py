@@ -14,7 +14,6 @@ from nbln.inference.sampler.engine import Draws
 from nbln.priors.loadings import LoadingsPrior
 from nbln.questions import sampling
 from nbln.results import files, io
-from nbln.results.drawn_programs import DrawnPrograms
 from nbln.results.effect_draws import EffectDraws
 
 STEPS = ("cells", "rows", "overdispersion", "shift")  # whose proposals are accepted or not
@@ -22,7 +21,7 @@ POOL = ("log_phi_mean", "log_phi_sd", "logit_share_mean")
 
 
 @dataclass(frozen=True, eq=False)
-class PosteriorDraws(EffectDraws, DrawnPrograms):
+class PosteriorDraws(EffectDraws):
     """Draws of everything, from `LaplaceResult.sample_posterior`.
 
     Attributes
