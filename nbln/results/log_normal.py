@@ -97,6 +97,13 @@ class LogNormalResult(CountedResult):
         return self._depth.has_totals or super().predicts_depth
 
     @property
+    def n_parameters(self) -> int:
+        """μ, d, effects and what the channel has, and loadings of columns that carry signal."""
+        own = self.parameters
+        a_gene = 2 + own.effects.shape[1] + len(own.channel.values())
+        return self.fitted.n_genes * (a_gene + self.w_prior_diagnostics["effective_rank"])
+
+    @property
     def totals_alone(self) -> bool:
         return self._depth.has_totals and not self._depth.has_capture
 

@@ -127,6 +127,11 @@ class Result(Answers):
 
     @property
     @abc.abstractmethod
+    def n_parameters(self) -> int:
+        """How many numbers the model learned of genes; of a network, its weights."""
+
+    @property
+    @abc.abstractmethod
     def convergence(self) -> Convergence:
         """How the fit converged, as curves."""
 

@@ -171,6 +171,10 @@ class SVIResult(CountedResult):
         return xr.Dataset(labelled).isel(gene=self.fitted.real_genes)
 
     @property
+    def n_parameters(self) -> int:
+        return self.fitted.n_genes * (1 + len(self._channel_sites))
+
+    @property
     def parameters(self) -> Parameters:
         """Mean and dispersion at the posterior's location: no factors, no residuals."""
         located = self.get_map()

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+import equinox as eqx
+import jax
 import numpy as np
 import pandas as pd
 
@@ -40,6 +42,11 @@ class TrainedResult(Result):
             f"score(depth='population'): model {self.model} takes or predicts totals in a way of "
             "its own; compare it by depth='own'"
         )
+
+    @property
+    def n_parameters(self) -> int:
+        weights = jax.tree.leaves(eqx.filter(self.network, eqx.is_inexact_array_like))
+        return sum(np.size(weight) for weight in weights)
 
     @property
     def history(self) -> pd.DataFrame:

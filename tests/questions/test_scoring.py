@@ -36,6 +36,21 @@ def test_the_model_of_the_data_wins(fits, split):
     assert table.index[0] == "nbln"
     others = table.iloc[1:]
     assert (others["difference"] < -2 * others["standard_error"]).all(), table
+    assert table.index[table["chosen"]].tolist() == ["nbln"]
+    rank = fits["nbln"].w_prior_diagnostics["effective_rank"]
+    assert table.loc["nbln", "n_parameters"] == 120 * (3 + rank)
+    assert table.loc["nbvcp", "n_parameters"] == 120 * 2
+
+
+def test_of_models_that_score_alike_the_smallest_is_chosen(fits, split):
+    """The same fit twice, one with a covariate that means nothing."""
+    adata = split[0].copy()
+    adata.obs["batch"] = np.where(np.arange(adata.n_obs) % 2, "a", "b")
+    held_out = split[1].copy()
+    held_out.obs["batch"] = np.where(np.arange(held_out.n_obs) % 2, "a", "b")
+    larger = nbln.fit(adata, formula="~ batch", **QUIET)
+    table = nbln.compare({"larger": larger, "smaller": fits["nbln"]}, held_out)
+    assert table.index[table["chosen"]].tolist() == ["smaller"], table
 
 
 def test_nbln_is_not_worse_where_counts_are_poisson():
