@@ -66,6 +66,7 @@ def fit(
     mcmc: MCMCConfig | None = None,
     formula: str | None = None,
     random: Sequence[str] | None = None,
+    dataset_key: str | Sequence[str] | None = None,
     batch_key: str | None = None,
     covariates: Sequence[str] | None = None,
     labels_key: str | None = None,
@@ -156,6 +157,11 @@ def fit(
         Of models with gene programs: columns of ``adata.obs`` whose levels, donors say, have random
         effects on each gene, with a variance that is learned: ``random=["donor"]``. Differences
         between groups of donors are then judged by how much donors differ.
+    dataset_key
+        Of models with gene programs: a column of ``adata.obs``, or several, such as condition and
+        donor. Programs are the same in all data sets that they tell apart, but more or less active,
+        by a factor that is learned; see `LaplaceResult.get_program_activity`. Levels have means of
+        their own: those that are in neither `formula` nor `random` as random effects.
     batch_key
         Of scvi: a column of ``adata.obs`` with the batch of each cell, which the decoder is told
         of, so that factors need not hold it.

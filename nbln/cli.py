@@ -110,6 +110,14 @@ RandomColumn = Annotated[
         show_default="none",
     ),
 ]
+DatasetKey = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dataset-key",
+        help="Column of obs by which programs are more or less active; once for each.",
+        show_default="none",
+    ),
+]
 LabelsKey = Annotated[
     str | None,
     typer.Option(help="Column of labels, for --dispersion gene-label (scvi).", show_default="none"),
@@ -205,6 +213,7 @@ def fit(
     model: Model = "nbln",
     formula: FormulaText = None,
     random: RandomColumn = None,
+    dataset_key: DatasetKey = None,
     batch_key: BatchKey = None,
     covariate: Covariate = None,
     labels_key: LabelsKey = None,
@@ -239,6 +248,7 @@ def fit(
             latent_dim=latent_dim,
             formula=formula,
             random=random or None,
+            dataset_key=dataset_key or None,
             batch_key=batch_key,
             covariates=covariate or None,
             labels_key=labels_key,

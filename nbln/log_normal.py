@@ -14,6 +14,7 @@ from nbln import vocabulary as names
 from nbln.cascade import CascadeConfig
 from nbln.channels.negative_binomial import TYPICAL_R
 from nbln.data.counts import Counts
+from nbln.data.datasets import Datasets
 from nbln.data.design import column_names
 from nbln.data.formula import Formula, columns_of
 from nbln.inference.checkpoint import OFF
@@ -24,6 +25,7 @@ from nbln.inference.svi.engine import SVIConfig
 from nbln.inference.totals import beside as totals_beside
 from nbln.models.log_normal import LogNormalModel
 from nbln.plan import PLANS, Plan, SVIPlan, engine_settings
+from nbln.priors.activity import ActivityPrior, FittedActivity
 from nbln.priors.capture import Capture, CaptureRule
 from nbln.priors.effects import EffectsPrior, FittedEffects
 from nbln.priors.univariate import Prior
@@ -57,12 +59,13 @@ class LaplacePlan(Plan):
     uses: ClassVar[tuple[str, ...]] = (
         "latent_dim", "n_steps", "tol", "svi", "laplace", "informative_priors_from",
         "informative_priors_tau", "informative_priors_freeze", "informative_priors_match",
-        "informative_priors_n_samples", "formula", "random",
+        "informative_priors_n_samples", "formula", "random", "dataset_key",
     )  # fmt: skip
     settings: ClassVar[tuple[str, type]] = ("laplace", LaplaceConfig)
     latent_dim: int
     formula: str | None
     random: tuple[str, ...]
+    dataset_key: tuple[str, ...]
     config: LaplaceConfig
     cascade: CascadeConfig
     source: SVIResult | SVIPlan | None
@@ -74,7 +77,7 @@ class LaplacePlan(Plan):
             arguments, "laplace", LaplaceConfig, laplace_engine.RULES, ("n_steps", "tol")
         )
         cascade = options.use_of_source(row, arguments)
-        given = arguments["informative_priors_from"]
+        given, keys = arguments["informative_priors_from"], arguments["dataset_key"]
         if isinstance(given, SVIResult):
             options.check_taken(common["priors"], cascade, given)
         plan = cls(
@@ -82,6 +85,7 @@ class LaplacePlan(Plan):
             latent_dim=arguments["latent_dim"],
             formula=arguments["formula"],
             random=column_names("random", arguments["random"]),
+            dataset_key=column_names("dataset_key", [keys] if isinstance(keys, str) else keys),
             config=config,
             cascade=cascade,
             source=given if isinstance(given, SVIResult) else None,
@@ -108,12 +112,19 @@ class LaplacePlan(Plan):
                     f"fit(random={list(self.random)!r}): {column!r} is in the formula too, and "
                     "effects of its levels are either fixed or random; leave one out"
                 )
-        return (*fixed, *self.random)
+        return tuple(dict.fromkeys((*fixed, *self.random, *self.dataset_key)))
+
+    @property
+    def _levels(self) -> tuple[str, ...]:
+        """Columns of random intercepts: means of data sets, where the formula has them not."""
+        fixed = () if self.formula is None else columns_of(self.formula)
+        return (*self.random, *(c for c in self.dataset_key if c not in (*fixed, *self.random)))
 
     def run(self, counts, saver=OFF):
+        datasets = Datasets.of(counts.obs, self.dataset_key) if self.dataset_key else None
         formula = None
         if self.columns:
-            formula = Formula.of(self.formula, counts.obs, self.random)
+            formula = Formula.of(self.formula, counts.obs, self._levels)
             for covariate, column in formula.without_replicates(counts.obs):
                 log.warning(
                     "there are no replicates: %s does not vary within a level of %s, and of these "
@@ -133,7 +144,7 @@ class LaplacePlan(Plan):
             self.priors.loadings,
             beliefs.capture,
             latent_dim,
-            *(() if formula is None else _covariates(formula, counts)),
+            *_design(formula, datasets, counts),
         )
         fit = fit_laplace(
             program,
@@ -149,7 +160,7 @@ class LaplacePlan(Plan):
         if source is not None:
             cascades.report_matching(fit.parameters, self.cascade)
         seconds = fit.seconds | {"total": time.perf_counter() - began}
-        result = self._result(counts, program, fit, beliefs, formula, seconds)
+        result = self._result(counts, program, fit, beliefs, (formula, datasets), seconds)
         if fit.converged and result.w_prior_diagnostics["effective_rank"] == 0:
             log.warning(
                 "no gene program was found: the counts show no correlation between genes beyond "
@@ -188,10 +199,10 @@ class LaplacePlan(Plan):
         program: LogNormalModel,
         fit: LaplaceFit,
         beliefs: Beliefs,
-        formula: Formula | None,
+        design: tuple[Formula | None, Datasets | None],
         seconds: dict[str, float],
     ) -> LaplaceResult:
-        info = fit.info
+        info, (formula, datasets) = fit.info, design
         residual_prior: Any = beliefs.priors[names.RESIDUAL]
         settings = {
             "latent_dim": program.latent_dim,
@@ -199,6 +210,7 @@ class LaplacePlan(Plan):
             "informative_priors_match": self.cascade.match,
             "formula": self.formula,
             "random": list(self.random),
+            "dataset_key": list(self.dataset_key),
         }
         totals, cells = totals_beside(program, counts.library_size, fit.cells)
         return LaplaceResult(
@@ -231,16 +243,26 @@ class LaplacePlan(Plan):
             pooled=self._pooled(beliefs),
             formula=formula,
             totals=totals,
+            datasets=datasets,
+            activity=FittedActivity(program.activity, _on_host(fit.activity)),
         )
 
 
 PLANS[LaplacePlan.engine] = LaplacePlan
 
 
-def _covariates(formula: Formula, counts: Counts) -> tuple[np.ndarray, EffectsPrior]:
-    """Covariates of the cells, and which of their effects are random."""
-    effects = EffectsPrior(len(formula.fixed), formula.n_levels)
-    return formula.matrix(counts.obs, "fit"), effects
+def _design(
+    formula: Formula | None, datasets: Datasets | None, counts: Counts
+) -> tuple[np.ndarray | None, EffectsPrior, np.ndarray | None, ActivityPrior]:
+    """Covariates of the cells and which of their effects are random; their data sets."""
+    covariates, effects, indicators, activity = None, EffectsPrior(), None, ActivityPrior()
+    if formula is not None:
+        covariates = formula.matrix(counts.obs, "fit")
+        effects = EffectsPrior(len(formula.fixed), formula.n_levels)
+    if datasets is not None:
+        indicators = datasets.indicators(counts.obs, "fit")
+        activity = ActivityPrior(datasets.levels, datasets.sizes)
+    return covariates, effects, indicators, activity
 
 
 def first_means(counts: Counts, capture: Capture) -> np.ndarray:

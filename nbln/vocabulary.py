@@ -16,6 +16,8 @@ LOG_RATE = "x"
 EFFECTS = "beta"
 EFFECTS_VARIANCE = "beta_variance"
 EFFECTS_TYPICAL = "beta_typical"
+ACTIVITY_EFFECTS = "activity_effect"
+ACTIVITY_VARIANCE = "activity_variance"
 COUNTS = "counts"
 TOTAL = "total"
 TOTAL_MEAN = "total_mean"
@@ -35,6 +37,7 @@ ALIASES = {
 # Dimensions of labelled results.
 CHAIN, DRAW, CELL, GENE, GENE_, FACTOR = "chain", "draw", "cell", "gene", "gene_", "factor"
 COVARIATE, TERM = "covariate", "term"
+DATASET, LEVEL, KEY = "dataset", "level", "key"
 
 
 class Site(NamedTuple):

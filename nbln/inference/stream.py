@@ -55,7 +55,7 @@ class CellStream:
         self._counts = counts
         self.columns = augmentation.columns
         self._augmentation = jax.tree.map(np.asarray, augmentation._replace(columns=Columns()))
-        self.offset, self.scale, _, covariates = self._augmentation
+        self.offset, self.scale, _, covariates, _ = self._augmentation
         self.n_covariates = 0 if covariates is None else covariates.shape[1]
         resident = not counts.on_disk and 4 * counts.n_cells * counts.n_genes <= resident_bytes
         self._resident = self._stack() if resident else None

@@ -13,6 +13,7 @@ from nbln.channels.base import Channel
 from nbln.models.base import sample_capture, sample_site
 from nbln.models.depth import Depth, InCounts
 from nbln.posterior.mode import Augmentation
+from nbln.priors.activity import DEGREES, TYPICAL, ActivityPrior
 from nbln.priors.capture import Capture
 from nbln.priors.effects import EffectScales, EffectsPrior
 from nbln.priors.loadings import LoadingsPrior
@@ -29,6 +30,12 @@ EFFECTS = (
     Site(names.EFFECTS_VARIANCE, (names.GENE, names.TERM), "variance of the effects of a term"),
     Site(names.EFFECTS_TYPICAL, (names.TERM,), "its typical value over genes"),
 )
+ACTIVITIES = (
+    Site(
+        names.ACTIVITY_EFFECTS, (names.LEVEL, names.FACTOR), "effect of a level on log activities"
+    ),
+    Site(names.ACTIVITY_VARIANCE, (names.KEY,), "variance of the effects of a column's levels"),
+)
 LOG_RATE = Site(names.LOG_RATE, (names.CELL, names.GENE), "log-rate before capture")
 
 # Chosen by recovery of known correlations, over sizes of simulated counts.
@@ -39,7 +46,8 @@ CELLS_A_PSEUDOCELL = 50
 class LogNormalModel(eqx.Module):
     """x ~ N(μ + β v, W Wᵀ + diag(d)), u ~ channel(x - η): log-rates are low-rank Gaussian.
 
-    Covariates v of the cells, if there are any, have effects β of the prior `effects`. A model of
+    Covariates v of the cells, if there are any, have effects β of the prior `effects`. In each of
+    several data sets columns of W are scaled by activities of the prior `activity`. A model of
     this kind is a name, a channel and a docstring; the Laplace engine fits it through the channel,
     the priors and `augment`.
     """
@@ -53,6 +61,8 @@ class LogNormalModel(eqx.Module):
     latent_dim: int = eqx.field(static=True)
     covariates: Float[Array, "cell covariate"] | None = None
     effects: EffectsPrior = EffectsPrior()
+    datasets: Float[Array, "cell dataset"] | None = None
+    activity: ActivityPrior = ActivityPrior()
 
     def __call__(self, counts: Float[Array, "cell gene"]) -> None:
         """The NumPyro program."""
@@ -77,7 +87,8 @@ class LogNormalModel(eqx.Module):
         depth = self.sample_depth()
         mean = mu if self.covariates is None else mu + self._sample_effects(n_genes)
         with numpyro.plate(names.CELL, n_cells):
-            x = numpyro.sample(names.LOG_RATE, dist.LowRankMultivariateNormal(mean, W, d))
+            scaled = W if self.datasets is None else W * self._sample_activities()[:, None]
+            x = numpyro.sample(names.LOG_RATE, dist.LowRankMultivariateNormal(mean, scaled, d))
             self.observe(counts, x, self.channel.of(values), depth)
 
     def sample_depth(self):
@@ -99,6 +110,20 @@ class LogNormalModel(eqx.Module):
         prior = dist.Normal(0, self.effects.precision(scales) ** -0.5).to_event(2)
         return jnp.asarray(self.covariates) @ jnp.asarray(numpyro.sample(names.EFFECTS, prior)).T
 
+    def _sample_activities(self) -> Float[Array, "cell factor"]:
+        """Sample how active programs are in data sets; standard deviations of each cell's factors.
+
+        Of each term one variance τ², whose prior is that of `ActivityPrior`.
+        """
+        prior, k = self.activity, self.latent_dim
+        half = 0.5 * DEGREES
+        own = dist.InverseGamma(half, half * TYPICAL**2).expand((len(prior.sizes),)).to_event(1)
+        variance = jnp.asarray(numpyro.sample(names.ACTIVITY_VARIANCE, own))
+        sd = jnp.sqrt(prior.by_level(variance))
+        effect = dist.Normal(0, sd[:, None]).expand((len(sd), k)).to_event(2)
+        effects = jnp.asarray(numpyro.sample(names.ACTIVITY_EFFECTS, effect))
+        return jnp.exp(jnp.asarray(self.datasets) @ prior.log_activity(effects))
+
     @property
     def sites(self) -> tuple[Site, ...]:
         """All sites of the program."""
@@ -107,7 +132,8 @@ class LogNormalModel(eqx.Module):
             for site in self.loadings.sites(self.latent_dim)
         )
         effects = () if self.covariates is None else EFFECTS
-        sites = *SITES, *effects, *self.channel.sites
+        activities = () if self.datasets is None else ACTIVITIES
+        sites = *SITES, *effects, *activities, *self.channel.sites
         return (*scales, *sites, *self.depth_sites, LOG_RATE)
 
     @property
@@ -142,4 +168,5 @@ class LogNormalModel(eqx.Module):
     @property
     def augmentation(self) -> Augmentation:
         """What is added to the log-rates of the model's own cells."""
-        return self.augment(self.capture)._replace(covariates=self.covariates)
+        added = self.augment(self.capture)
+        return added._replace(covariates=self.covariates, datasets=self.datasets)

@@ -64,11 +64,11 @@ def _padded(array: np.ndarray, size: int) -> np.ndarray:
 
 
 def _added(augmentation: Augmentation, index: slice | np.ndarray) -> tuple[np.ndarray, ...]:
-    """Offsets, scales and covariates of some cells, on the host."""
-    offset, scale, _, covariates = augmentation
-    if covariates is None:
-        covariates = np.zeros((len(offset), 0), np.float32)
-    return tuple(np.asarray(x[index]) for x in (offset, scale, covariates))
+    """Offsets, scales, covariates and data sets of some cells, on the host."""
+    offset, scale, _, *optional = augmentation
+    nothing = np.zeros((len(offset), 0), np.float32)
+    given = (nothing if x is None else x for x in optional)
+    return tuple(np.asarray(x[index]) for x in (offset, scale, *given))
 
 
 def blocks(counts: Counts, augmentation: Augmentation) -> Iterator[tuple[slice, Cells]]:

@@ -30,7 +30,7 @@ def evidence_after(
     """As `evidence`, from the step that was taken at the mode."""
     here = mode.newton_step(parameters, cells, columns, step.f)
     residual = step.f - parameters.mean(cells)
-    prior = mode.precision(cells, parameters.W.shape[1], columns, step.f.dtype)
+    prior = mode.precision(parameters, cells, columns, step.f.dtype)
     log_det = (
         jnp.sum(jnp.log1p(parameters.d * here.information), axis=1)
         + here.log_det

@@ -36,7 +36,7 @@ def log_ratios(
     n_factors = parameters.W.shape[1]
     step = mode.newton_step(parameters, cells, columns, f)
     X, v = mode.design(parameters.W, columns), mode.scales(cells, n_factors)
-    prior = mode.precision(cells, n_factors, columns, f.dtype)
+    prior = mode.precision(parameters, cells, columns, f.dtype)
     root = small.cholesky(step.covariance)
     mean = parameters.mean(cells)
     constant = 0.5 * jnp.sum(jnp.log(jnp.where(prior > 0, prior, 1.0)), axis=0)

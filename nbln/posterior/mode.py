@@ -53,12 +53,14 @@ class Augmentation(NamedTuple):
     """What a model adds to μ + W z + ε in every cell: an offset, and columns scaled by `scale`.
 
     Covariates, None where there are none, add β x, with effects β that each gene has of its own.
+    Data sets, None where there is one, scale the factors of their cells.
     """
 
     offset: Float[Array, " cell"]
     scale: Float[Array, "cell extra"]
     columns: Columns
     covariates: Float[Array, "cell covariate"] | None = None
+    datasets: Float[Array, "cell dataset"] | None = None  # 1 where a cell is of a data set
 
     @classmethod
     def of_offset(cls, offset: Float[Array, " cell"]) -> "Augmentation":
@@ -84,6 +86,7 @@ class Cells(NamedTuple):
     offset: Float[Array, " cell"]  # o, added to every log-rate of the cell
     scale: Float[Array, "cell extra"]  # v of the extra columns
     covariates: Float[Array, "cell covariate"]  # x, whose effects are β
+    datasets: Float[Array, "cell dataset"] | None = None  # 1 where a cell is of a data set
 
     def mean(self, mu: Float[Array, " gene"]) -> Float[Array, "cell gene"]:
         """μ + o, log-rates of cells without covariates where coordinates and residuals are 0."""
@@ -91,18 +94,25 @@ class Cells(NamedTuple):
 
 
 class Parameters(eqx.Module):
-    """Parameters of a log-normal model: x ~ N(μ + β x, W Wᵀ + diag(d)), counts by the channel."""
+    """Parameters of a log-normal model: x ~ N(μ + β x, W Wᵀ + diag(d)), counts by the channel.
+
+    Factors have standard deviations e^`log_activity` in the cells of each of several data sets, 1
+    where there is one.
+    """
 
     mu: Float[Array, " gene"]
     W: Float[Array, "gene factor"]
     d: Float[Array, " gene"]
     channel: Channel
     effects: Float[Array, "gene covariate"]  # β
+    log_activity: Float[Array, "dataset factor"]
 
-    def __init__(self, mu, W, d, channel, effects=None):
+    def __init__(self, mu, W, d, channel, effects=None, log_activity=None):
         self.mu, self.W, self.d, self.channel = mu, W, d, channel
         none: Any = np.zeros((*np.shape(d), 0), np.float32)
         self.effects = none if effects is None else effects
+        one: Any = np.zeros((0, np.shape(W)[-1]), np.float32)
+        self.log_activity = one if log_activity is None else log_activity
 
     def mean(self, cells: Cells) -> Float[Array, "cell gene"]:
         """μ + β x + o of these cells."""
@@ -163,10 +173,18 @@ def scales(cells: Cells, n_factors: int) -> Float[Array, "all_columns cell"] | N
     return jnp.concatenate([ones, cells.scale.T])
 
 
-def precision(cells: Cells, n_factors: int, columns: Columns, dtype) -> Float[Array, "all cell"]:
+def precision(
+    parameters: Parameters, cells: Cells, columns: Columns, dtype
+) -> Float[Array, "all_columns cell"]:
     """Prior precision of every coordinate; 1 in padded cells, whose M has nothing else."""
-    prior = jnp.asarray((1.0,) * n_factors + columns.precision, dtype)
-    return jnp.where(cells.mask > 0, prior[:, None], 1.0)
+    log_activity = parameters.log_activity
+    prior = jnp.asarray((1.0,) * log_activity.shape[1] + columns.precision, dtype)[:, None]
+    if len(log_activity):
+        assert cells.datasets is not None, "cells of several data sets say of which they are"
+        of_cells = jnp.exp(-2 * dot(log_activity.T, cells.datasets.T))
+        extra = jnp.broadcast_to(prior[len(of_cells) :], (len(columns.value), len(cells.mask)))
+        prior = jnp.concatenate([of_cells, extra])
+    return jnp.where(cells.mask > 0, prior, 1.0)
 
 
 def rates(z, mean, design, scale):
@@ -189,7 +207,7 @@ def newton_step(
     if v is not None:
         M = M * v[:, None] * v[None, :]
     n = M.shape[0]
-    M = M.at[jnp.arange(n), jnp.arange(n)].add(precision(cells, k, columns, f.dtype))
+    M = M.at[jnp.arange(n), jnp.arange(n)].add(precision(parameters, cells, columns, f.dtype))
     covariance, log_det = small.inverse_and_log_det(M)
     z, alpha, f = _solve(q, S, covariance, mean, X, v, d)
     return Step(z, alpha, f, covariance, log_det, a, q, s, slope, t)

@@ -218,3 +218,10 @@ def principal_turn(W: Loadings) -> Turn:
     """
     k = W.shape[1]
     return Turn(gauge.principal_axes(W), jnp.arange(k), jnp.eye(k, dtype=W.dtype))
+
+
+def sorted_turn(W: Loadings) -> Turn:
+    """No turn: the same columns, largest first."""
+    order = jnp.argsort(-gauge.squared_norms(W))
+    axes = jnp.eye(W.shape[1], dtype=W.dtype)[:, order]
+    return Turn(axes, order, axes)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pandas as pd
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from nbln import vocabulary as names
 from nbln.arguments import check_whole
@@ -19,6 +19,7 @@ from nbln.posterior.mode import Parameters
 from nbln.posterior.totals import Totals
 from nbln.questions import psis
 from nbln.questions.checks import extreme, misfits
+from nbln.questions.predictive import CellDesign
 from nbln.text import visible
 
 # Beyond 0.7 importance sampling cannot correct the Laplace posterior (Vehtari et al. 2024); one
@@ -135,35 +136,40 @@ def variance_shares(
     fitted: Fitted,
     parameters: Parameters,
     eta: Float[np.ndarray, " cell"],
-    covariates: Float[np.ndarray, "cell covariate"],
+    design: CellDesign,
 ) -> xr.Dataset:
     """See `LaplaceResult.get_variance_shares`."""
     W, d, mu = (np.asarray(x, np.float64) for x in (parameters.W, parameters.d, parameters.mu))
-    w2 = np.sum((W - W.mean(axis=0)) ** 2, axis=1)
-    loc = mu - float(np.median(eta))
+    kinds, n_cells = _kinds(design)
+    w2 = kinds.variance(W - W.mean(axis=0))
+    loc = mu - float(np.median(eta)) + kinds.covariates @ np.asarray(parameters.effects).T
     mean = np.exp(loc + 0.5 * (w2 + d))
-    # Law of total variance of a count given depth: over covariates, over z, over the gene's own
-    # residual, over the channel. E[e^{2f}] = mean² e^{w2 + d}.
-    kinds, n_cells = np.unique(covariates, axis=0, return_counts=True)
-    if len(kinds) > MOST_KINDS:
-        kinds, n_cells = covariates[:: -(-len(covariates) // MOST_KINDS)], None
-    shift = kinds @ np.asarray(parameters.effects, np.float64).T
 
     def over_cells(values):
         return np.average(values, axis=0, weights=n_cells)
 
-    square = mean**2 * over_cells(np.exp(2 * shift))
-    counting = parameters.channel.expected_variance(loc + shift, w2 + d)
+    # Law of total variance of a count given depth: over covariates, over z, over the gene's own
+    # residual, over the channel. E[e^{2f}] = mean² e^{w2 + d}.
+    counting = parameters.channel.expected_variance(loc, w2 + d)
     parts = {
-        "programs": square * np.expm1(w2),
-        "own": square * np.exp(w2) * np.expm1(d),
-        "counting": over_cells(np.broadcast_to(counting, shift.shape)),
+        "programs": over_cells(mean**2 * np.expm1(w2)),
+        "own": over_cells(mean**2 * np.exp(w2) * np.expm1(d)),
+        "counting": over_cells(np.broadcast_to(counting, mean.shape)),
     }
-    if covariates.shape[1]:
-        parts = {"covariates": square - (mean * over_cells(np.exp(shift))) ** 2, **parts}
+    if design.covariates.shape[1]:
+        parts = {"covariates": over_cells(mean**2) - over_cells(mean) ** 2, **parts}
     total = sum(parts.values())
     dims = (names.GENE,)
     return xr.Dataset({n: fitted.label(x / total, dims) for n, x in parts.items()})
+
+
+def _kinds(design: CellDesign) -> tuple[CellDesign, Int[np.ndarray, " kind"] | None]:
+    """Cells of different design, and how many of each; where these are many, some of the cells."""
+    every = np.concatenate(design, axis=1)
+    kinds, first, n_cells = np.unique(every, axis=0, return_index=True, return_counts=True)
+    if len(kinds) > MOST_KINDS:
+        return design.at(slice(None, None, -(-design.n_cells // MOST_KINDS))), None
+    return design.at(first), n_cells
 
 
 def misfit(checks: xr.Dataset, remedy: str) -> Iterator[Row]:

@@ -55,6 +55,19 @@ def effects_sd(spread: Spread, loadings: FittedLoadings) -> Float[np.ndarray, "g
     return sd[1:w].T
 
 
+def n_determined(spread: Spread, loadings: FittedLoadings) -> float:
+    """How many loadings and effects of covariates the counts determine, and not their prior.
+
+    Each counts by 1 - λ v, with λ its prior's precision and v its posterior variance (MacKay 1992).
+    """
+    variance = _row_sd(spread, loadings)[0][1:] ** 2
+    certain = np.asarray(loadings.precision, np.float64).T
+    if spread.effects is not None:
+        certain = np.concatenate([np.asarray(spread.effects.precision, np.float64).T, certain])
+    held = np.isinf(certain)
+    return float(np.sum(np.where(held, 0.0, 1 - np.where(held, 0.0, certain) * variance)))
+
+
 def of_eta(cells: CellPosterior, positive: bool) -> dist.Distribution:
     """Posterior of the capture loss of each cell, or of its depth, which may be negative."""
     if not np.any(cells.eta_sd):

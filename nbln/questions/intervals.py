@@ -70,6 +70,10 @@ class CorrelationDraws:
         each = (covariance.ingredients for covariance in self.each())
         return Ingredients(*(np.stack(x).astype(np.float32) for x in zip(*each, strict=True)))
 
+    def sides(self) -> tuple[Ingredients, ...]:
+        """What is added up in a tile: here these correlations themselves."""
+        return (self.ingredients(),)
+
     def block(
         self, rows: Int[np.ndarray, " row"], columns: Int[np.ndarray, " column"]
     ) -> Float[np.ndarray, "draw row column"]:
@@ -88,6 +92,27 @@ class CorrelationDraws:
         for i, covariance in enumerate(self.each()):
             values[i] = covariance.correlation_pairs(first, second)
         return values
+
+
+class DifferenceDraws:
+    """Draws of correlations less others of the same genes, kind and draws."""
+
+    def __init__(self, first: CorrelationDraws, second: CorrelationDraws):
+        self.first, self.second = first, second
+        self.kind, self.gene_names, self.n_genes = first.kind, first.gene_names, first.n_genes
+
+    def __len__(self):
+        return len(self.first)
+
+    def sides(self) -> tuple[Ingredients, ...]:
+        """As of `CorrelationDraws`; what comes after the first is subtracted."""
+        return self.first.ingredients(), self.second.ingredients()
+
+    def of_pairs(
+        self, first: Int[np.ndarray, " pair"], second: Int[np.ndarray, " pair"]
+    ) -> Float[np.ndarray, "draw pair"]:
+        """Differences of the given pairs in all draws."""
+        return self.first.of_pairs(first, second) - self.second.of_pairs(first, second)
 
 
 class Summary(NamedTuple):
@@ -141,14 +166,16 @@ class Counted(NamedTuple):
 
 
 def count(
-    draws: CorrelationDraws, min_abs: float, rows: Int[np.ndarray, " row"] | None = None
+    draws: CorrelationDraws | DifferenceDraws,
+    min_abs: float,
+    rows: Int[np.ndarray, " row"] | None = None,
 ) -> Counted:
     """The pairs that are beyond `min_abs` with one sign more likely than not.
 
     All pairs of genes, or those of `rows` with all other genes.
     """
     every = np.arange(draws.n_genes)
-    parts = draws.ingredients()
+    parts = draws.sides()
     found = []
     for block in slices(len(every) if rows is None else len(rows), TILE):
         chosen = every[block] if rows is None else rows[block]
@@ -179,11 +206,12 @@ def tile(draw: Ingredients, rows, columns, exponential: bool) -> Float[Array, "r
 
 
 @partial(jax.jit, static_argnames="exponential")
-def _tally(parts: Ingredients, rows, columns, min_abs, exponential: bool):
+def _tally(parts: tuple[Ingredients, ...], rows, columns, min_abs, exponential: bool):
     """Sums over draws of a tile of correlations: themselves, above, below, positive."""
 
-    def add(tallies, draw: Ingredients):
-        values = tile(draw, rows, columns, exponential)
+    def add(tallies, draw: tuple[Ingredients, ...]):
+        values, *less = (tile(side, rows, columns, exponential) for side in draw)
+        values = values - sum(less) if less else values
         signs = (values > min_abs, values < -min_abs, values > 0)
         return tuple(a + b for a, b in zip(tallies, (values, *signs), strict=True)), None
 
@@ -203,7 +231,7 @@ def _likely(n: int, rows, columns, wanted, total, over, under, positive) -> Coun
 
 
 def pairs(
-    draws: CorrelationDraws,
+    draws: CorrelationDraws | DifferenceDraws,
     min_abs: float,
     fdr: float,
     level: float,
@@ -241,6 +269,26 @@ def pairs(
     return table
 
 
+def changes(
+    draws: Float[np.ndarray, "draw row"], delta: float, fdr: float, level: float, index: pd.Index
+) -> pd.DataFrame:
+    """Differences that are called at a Bayesian false discovery rate, surest first, one row each.
+
+    Draws are log2 fold changes; a call is wrong if the change is smaller than `delta` or has the
+    other sign. Columns are those of `PosteriorDraws.differential_expression`, but for the last.
+    """
+    summary, n = summarise(draws, check_level(level)), len(draws)
+    up, down = ((side > delta).mean(axis=0) for side in (draws, -draws))
+    error = rest(np.maximum(up, down), n)
+    columns = {f"lfc_{name}": getattr(summary, name) for name in ("mean", "sd", "low", "high")}
+    lfsr = rest(summary.prob_sign, n)
+    table = pd.DataFrame({**columns, "lfsr": lfsr, "error_probability": error}, index=index)
+    table = table.iloc[np.lexsort((-np.abs(summary.mean), error))]
+    table["q"] = q_values(table["error_probability"].to_numpy())
+    table.attrs = {"delta": delta, "fdr": fdr, "level": level}
+    return table
+
+
 def rest(share: Float[np.ndarray, " call"], n: int) -> Float[np.ndarray, " call"]:
     """Probability of everything else than what `share` of n draws say.
 
@@ -257,7 +305,7 @@ def q_values(error: Float[np.ndarray, " call"]) -> Float[np.ndarray, " call"]:
     return np.cumsum(error) / np.arange(1, len(error) + 1)
 
 
-def _ends(draws: CorrelationDraws, first, second, level: float):
+def _ends(draws: CorrelationDraws | DifferenceDraws, first, second, level: float):
     """Ends of the intervals of the given pairs."""
     size = max(1, BLOCK_BYTES // (4 * len(draws)))
     low, high = np.empty(len(first)), np.empty(len(first))

@@ -5,7 +5,7 @@ from jaxtyping import Float
 
 from nbln.posterior.mode import Parameters
 from nbln.posterior.totals import Totals
-from nbln.questions.predictive import fresh_rates, relative
+from nbln.questions.predictive import CellDesign, fresh_rates, relative
 
 # Cells are pooled into at most so many groups alike in depth, whose width is a thousandth of it.
 DEPTH_GROUPS = 512
@@ -17,20 +17,21 @@ N_DRAWS, BLOCK = 2500, 250
 def count_moments(
     parameters: Parameters,
     eta: Float[np.ndarray, " cell"],
-    covariates: Float[np.ndarray, "cell covariate"],
+    design: CellDesign,
 ) -> tuple[Float[np.ndarray, " gene"], Float[np.ndarray, " gene"]]:
-    """Mean and variance over cells with these capture losses and covariates, new log-rates each."""
-    W, d, mu = (np.asarray(x, np.float64) for x in (parameters.W, parameters.d, parameters.mu))
-    spread = np.sum(W**2, axis=1) + d
-    # Alike in covariates first, then in depth.
+    """Mean and variance over cells of this design and these losses, new log-rates each."""
+    d, mu = (np.asarray(x, np.float64) for x in (parameters.d, parameters.mu))
+    covariates = design.covariates
+    # Alike in covariates first, which tell data sets apart, then in depth.
     order = np.lexsort((eta, *covariates.T[::-1]))
     groups = np.array_split(order, min(len(eta), DEPTH_GROUPS))
     weight = np.array([len(group) for group in groups]) / len(eta)
     losses = np.asarray(eta, np.float64)
     loss = np.array([-np.log(np.exp(-losses[group]).mean()) for group in groups])
     shared = np.stack([covariates[group].mean(axis=0) for group in groups])
+    programs = np.concatenate([_mean_variance(design.at(group), parameters.W) for group in groups])
     located = mu + shared @ np.asarray(parameters.effects, np.float64).T
-    mean, variance = parameters.channel.moments(located - loss[:, None], spread)
+    mean, variance = parameters.channel.moments(located - loss[:, None], programs + d)
     overall = weight @ mean
     return overall, weight @ (variance + mean**2) - overall**2
 
@@ -39,7 +40,7 @@ def share_moments(
     parameters: Parameters,
     totals: Totals,
     losses: Float[np.ndarray, " cell"],
-    covariates: Float[np.ndarray, "cell covariate"],
+    design: CellDesign,
 ) -> tuple[Float[np.ndarray, " gene"], Float[np.ndarray, " gene"]]:
     """The same where counts are shares of totals that do not depend on them.
 
@@ -49,7 +50,7 @@ def share_moments(
     rng = np.random.default_rng(0)
     first, second = np.zeros((2, len(parameters.mu)))
     for _ in range(N_DRAWS // BLOCK):
-        like = covariates[rng.integers(len(covariates), size=BLOCK)]
+        like = design.at(rng.integers(design.n_cells, size=BLOCK))
         shares = np.exp(relative(fresh_rates(parameters, None, like, rng)), dtype=np.float64)
         shares /= shares.sum(axis=1, keepdims=True)
         first += shares.sum(axis=0) / N_DRAWS
@@ -57,3 +58,8 @@ def share_moments(
     total, square = totals.moments(losses)
     mean = total * first
     return mean, mean + (square - total) * second - mean**2
+
+
+def _mean_variance(design: CellDesign, W) -> Float[np.ndarray, "1 gene"]:
+    """Of log-rates by the programs, over some cells."""
+    return design.variance(W).mean(axis=0, keepdims=True)

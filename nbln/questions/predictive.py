@@ -61,6 +61,36 @@ def check_draws(ppc_level: str, n_samples: int) -> None:
     check_whole("n_samples", n_samples)
 
 
+class CellDesign(NamedTuple):
+    """What log-rates of cells depend on beside parameters and depth."""
+
+    covariates: Float[np.ndarray, "cell covariate"]
+    factor_sd: Float[np.ndarray, "cell factor"]  # no columns where all are 1
+
+    @classmethod
+    def like(cls, covariates: Float[np.ndarray, "cell covariate"]) -> "CellDesign":
+        """Of cells of one data set."""
+        return cls(covariates, np.zeros((len(covariates), 0), np.float32))
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self.covariates)
+
+    def at(self, index) -> "CellDesign":
+        """Of some cells."""
+        return CellDesign(self.covariates[index], self.factor_sd[index])
+
+    def scaled(self, z: Float[np.ndarray, "cell factor"]) -> Float[np.ndarray, "cell factor"]:
+        """Factors of these cells, from standard ones."""
+        return z * self.factor_sd if self.factor_sd.shape[1] else z
+
+    def variance(self, W: Float[np.ndarray, "gene factor"]) -> Float[np.ndarray, "any gene"]:
+        """Of the genes' log-rates by the programs; one row where it is that of all cells."""
+        squares = (np.asarray(W, np.float64) ** 2).T
+        return self.factor_sd**2 @ squares if self.factor_sd.shape[1] else squares.sum(axis=0)[None]
+
+
 def block_cells(n_samples: int, n_cells: int, n_genes: int) -> int:
     """Cells whose draws fit in a block."""
     return min(n_cells, max(1, BLOCK_BYTES // (4 * n_samples * n_genes)))
@@ -99,12 +129,12 @@ def all_counts(
 def fresh_sampler(
     parameters: Parameters,
     eta: Float[np.ndarray, " cell"],
-    covariates: Float[np.ndarray, "cell covariate"],
+    design: CellDesign,
     frozen: Frozen,
     ppc_level: str,
     totals: Totals | None = None,
 ) -> Sampler:
-    """New log-rates of a log-normal model, with covariates and capture losses of fitted cells.
+    """New log-rates of a log-normal model, with design and capture losses of fitted cells.
 
     Where cells have totals of their own distribution, losses are in these.
     """
@@ -115,10 +145,10 @@ def fresh_sampler(
         for values, channel in zip(frozen, channels, strict=True):
             mu = values.get(names.MU)
             if ppc_level == ANCHORED:
-                yield fresh_rates(parameters, mu, covariates[block], rng), channel
+                yield fresh_rates(parameters, mu, design.at(block), rng), channel
             else:
                 like = rng.integers(len(eta), size=n_cells)
-                x = fresh_rates(parameters, mu, covariates[like], rng)
+                x = fresh_rates(parameters, mu, design.at(like), rng)
                 losses = values.get(names.ETA, eta)[like]
                 if totals is None:
                     yield x - losses[:, None], channel
@@ -179,7 +209,7 @@ def independent_sampler(
 def compositions(
     fitted: Fitted,
     parameters: Parameters,
-    covariates: Float[np.ndarray, "cell covariate"],
+    design: CellDesign,
     frozen: Frozen,
     seed: int,
 ) -> xr.DataArray:
@@ -187,8 +217,8 @@ def compositions(
     rng = np.random.default_rng(seed)
 
     def row(values):
-        like = rng.integers(len(covariates), size=1)
-        return fresh_rates(parameters, values.get(names.MU), covariates[like], rng)[0]
+        like = rng.integers(design.n_cells, size=1)
+        return fresh_rates(parameters, values.get(names.MU), design.at(like), rng)[0]
 
     rows = [row(values) for values in frozen]
     shares = np.exp(relative(np.stack(rows)))
@@ -204,13 +234,14 @@ def _channel(channel: Channel, values: Mapping[str, np.ndarray]) -> Channel:
     return channel.of(own | drawn) if drawn else channel
 
 
-def fresh_rates(parameters: Parameters, mu, covariates, rng):
-    """x ~ N(μ + β v, W Wᵀ + diag(d)) for new cells with these covariates v, (cell, gene)."""
+def fresh_rates(parameters: Parameters, mu, design: CellDesign, rng):
+    """x ~ N(μ + β v, W diag(s²) Wᵀ + diag(d)) for new cells of this design, (cell, gene)."""
     W, d = np.asarray(parameters.W), np.asarray(parameters.d)
     mu = np.asarray(parameters.mu) if mu is None else mu
-    z = rng.standard_normal((len(covariates), W.shape[1]), np.float32)
-    noise = rng.standard_normal((len(covariates), len(d)), np.float32)
-    return mu + covariates @ np.asarray(parameters.effects).T + z @ W.T + noise * np.sqrt(d)
+    z = design.scaled(rng.standard_normal((design.n_cells, W.shape[1]), np.float32))
+    noise = rng.standard_normal((design.n_cells, len(d)), np.float32)
+    known = design.covariates @ np.asarray(parameters.effects).T
+    return mu + known + z @ W.T + noise * np.sqrt(d)
 
 
 def relative(x):

@@ -13,6 +13,7 @@ from nbln.data.counts import Counts
 from nbln.posterior.mode import Augmentation, Parameters, Search
 from nbln.priors.capture import Capture, CaptureRule
 from nbln.questions import moments, outliers, scoring
+from nbln.questions.predictive import CellDesign
 from nbln.results.result import Result
 
 
@@ -37,6 +38,16 @@ class CountedResult(Result):
         """Covariates of the cells of the fit, numbers standardised; none as a rule."""
         return np.zeros((self.fitted.n_cells, 0), np.float32)
 
+    @property
+    def design(self) -> CellDesign:
+        """What log-rates of the cells of the fit depend on beside parameters and depth."""
+        return CellDesign.like(self.covariates)
+
+    def _datasets(self, counts: Counts, caller: str) -> Float[np.ndarray, "cell dataset"] | None:
+        """Which data set any cells are of; None where the model has one."""
+        del counts, caller
+        return None
+
     def _covariates(
         self, counts: Counts, caller: str
     ) -> Float[np.ndarray, "cell covariate"] | None:
@@ -49,7 +60,7 @@ class CountedResult(Result):
         return self.capture_rule.predicts_depth
 
     def get_count_moments(self):
-        return moments.count_moments(self._located()[0], self._losses, self.covariates)
+        return moments.count_moments(self._located()[0], self._losses, self.design)
 
     def get_p_capture(self) -> xr.DataArray:
         """Capture efficiency e^{-η}, (cell,): the share of a cell's mRNA that was counted.
@@ -85,7 +96,9 @@ class CountedResult(Result):
         if capture is None:
             capture = self.capture_rule.of(counts.library_size)
         added = registry.find(self.model).program.augment(capture)
-        return added._replace(covariates=self._covariates(counts, caller))
+        return added._replace(
+            covariates=self._covariates(counts, caller), datasets=self._datasets(counts, caller)
+        )
 
     def _of_population(self):
         # Without capture losses nothing is known of a cell beforehand.

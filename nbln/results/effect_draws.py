@@ -92,19 +92,8 @@ class EffectDraws(DrawnPrograms):
         fdr = check_number("differential_expression(fdr", fdr, 0.0, 1.0, open_=True)
         contrast = formula.contrast(column, group, reference)
         lfc = self._effects @ (contrast / np.log(2))
-        summary = intervals.summarise(lfc, intervals.check_level(level))
-        up, down = ((side > delta).mean(axis=0) for side in (lfc, -lfc))
-        error = intervals.rest(np.maximum(up, down), len(lfc))
-        columns = {f"lfc_{name}": getattr(summary, name) for name in ("mean", "sd", "low", "high")}
-        lfsr = intervals.rest(summary.prob_sign, len(lfc))
-        table = pd.DataFrame(
-            {**columns, "lfsr": lfsr, "error_probability": error},
-            index=pd.Index(self.fitted.gene_names[self.fitted.real_genes], name=names.GENE),
-        )
-        size = -np.abs(table["lfc_mean"].to_numpy())
-        table = table.iloc[np.lexsort((size, error))]
-        table["q"] = intervals.q_values(table["error_probability"].to_numpy())
+        genes = pd.Index(self.fitted.gene_names[self.fitted.real_genes], name=names.GENE)
+        table = intervals.changes(lfc, delta, fdr, level, genes)
         table["is_de_fdr"] = table["q"] <= fdr
-        compared = {"column": column, "group": group, "reference": reference}
-        table.attrs = {**compared, "delta": delta, "fdr": fdr, "level": level}
+        table.attrs |= {"column": column, "group": group, "reference": reference}
         return table

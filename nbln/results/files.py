@@ -7,25 +7,22 @@ import numpy as np
 
 from nbln import registry
 from nbln import vocabulary as names
-from nbln.data.formula import Formula
-from nbln.inference.sampler.engine import Draws, without_effects
+from nbln.inference.sampler.engine import Draws
 from nbln.posterior.cells import CellPosterior
 from nbln.posterior.mode import Augmentation, Columns, Parameters, Search
 from nbln.posterior.totals import Totals
 from nbln.posterior.variational import POSTERIORS
 from nbln.priors.capture import CaptureRule
-from nbln.priors.effects import EffectScales, EffectsPrior, FittedEffects
 from nbln.priors.loadings import FittedLoadings
 from nbln.priors.marginal import MarginalDispersion, MarginalMean
 from nbln.priors.shrinkage import Shrinkage
 from nbln.priors.univariate import Beta, Frozen, InverseGamma, LogNormal, Normal, Prior
 from nbln.questions.chains import Chains
 from nbln.questions.distributions import Spread
-from nbln.results import io
+from nbln.results import design_groups, io
 from nbln.results.history import History
 
 CELL, GENE, FACTOR = (names.CELL,), (names.GENE,), (names.FACTOR,)
-COVARIATE, TERM = (names.COVARIATE,), (names.TERM,)
 CELL_DIMS = {"z": (*CELL, "column")}  # of what is known of cells; the rest has one number a cell
 ITERATION = ("iteration",)
 HISTORY_DIMS = {
@@ -49,7 +46,7 @@ def laplace_groups(result) -> io.Groups:
     channel = parameters.channel.state()
     dims = {site.name: site.dims for site in parameters.channel.sites}
     scale_dims = {s.name: s.dims for s in loadings.prior.sites(parameters.W.shape[1])}
-    offset, scale, columns, _ = result.augmentation
+    offset, scale, columns, *_ = result.augmentation
     spread = {f"{n}_sd": (dims[n], x) for n, x in result.spread.channel_sd.items()}
     plain = {
         "model": result.model,
@@ -93,8 +90,7 @@ def laplace_groups(result) -> io.Groups:
             {n: (HISTORY_DIMS[n], _plain(x)) for n, x in result.history._asdict().items()}
         ),
     }
-    if result.formula is not None:
-        groups["covariates"] = _covariates_group(result)
+    groups |= design_groups.of_fit(result)
     if result.cascade_source is not None:
         groups |= io.nest(result.cascade_source.to_groups(), "cascade_source")
     return groups
@@ -108,7 +104,7 @@ def laplace_parts(groups: io.Groups) -> dict:
     columns = {n: tuple(x) for n, x in io.values(groups["augmentation"]).items()}
     loadings = io.arrays(groups["loadings"])
     spread = io.arrays(groups["spread"])
-    known = _covariates(groups.get("covariates"))
+    known = design_groups.parts_of_fit(groups)
     history = {n: _boolean(n, x) for n, x in io.arrays(groups["history"]).items()}
     program, totals = registry.find(plain["model"], "load(model").program, plain.get("totals")
     if program.depth.has_totals != (totals is not None):
@@ -122,7 +118,8 @@ def laplace_parts(groups: io.Groups) -> dict:
             arrays[names.LOADINGS],
             arrays[names.RESIDUAL],
             channel.restore(io.arrays(groups["channel"])),
-            known.get(names.EFFECTS),
+            known.effects,
+            known.log_activity,
         ),
         "cells": CellPosterior(
             **{n: _boolean(n, x) for n, x in io.arrays(groups["cells"]).items()}
@@ -131,7 +128,8 @@ def laplace_parts(groups: io.Groups) -> dict:
             augmentation["offset"],
             augmentation["scale"],
             Columns(**columns),
-            known.get("values"),
+            known.covariates,
+            known.indicators,
         ),
         "loadings": FittedLoadings(
             prior_of(io.values(groups["loadings"])),
@@ -142,7 +140,7 @@ def laplace_parts(groups: io.Groups) -> dict:
             spread["normal"],
             {n.removesuffix("_sd"): x for n, x in spread.items() if n != "normal"},
             io.values(groups["spread"])["residual_shape"],
-            known.get("prior"),
+            known.prior,
         ),
         "history": History(**history),
         "capture_rule": CaptureRule(**plain["capture"]),
@@ -150,39 +148,12 @@ def laplace_parts(groups: io.Groups) -> dict:
         "converged": plain["converged"],
         "frozen": tuple(plain["frozen"]),
         "match": plain["match"],
-        "formula": known.get("formula"),
+        "formula": known.formula,
+        "datasets": known.datasets,
+        "activity": known.activity,
         "totals": None if totals is None else Totals(**totals),
         **beliefs(groups.get("priors")),
     }
-
-
-def _covariates_group(result):
-    """Covariates of the cells, their effects on genes, and the formula."""
-    arrays = _effect_arrays(result.parameters.effects, result.spread.effects.scales)
-    arrays["values"] = ((*CELL, *COVARIATE), result.augmentation.covariates)
-    return io.group(arrays, result.formula.plain())
-
-
-def _covariates(dataset) -> dict:
-    """The reverse of `_covariates_group`; nothing for a file without it."""
-    if dataset is None:
-        return {}
-    arrays, formula = io.arrays(dataset), Formula.restore(io.values(dataset))
-    prior = EffectsPrior(len(formula.fixed), formula.n_levels)
-    return {**arrays, "formula": formula, "prior": FittedEffects(prior, _effect_scales(arrays))}
-
-
-def _effect_arrays(effects, scales: EffectScales, sample: tuple[str, ...] = ()) -> dict:
-    """Effects and their scales, of a fit or of draws."""
-    return {
-        names.EFFECTS: ((*sample, *GENE, *COVARIATE), effects),
-        names.EFFECTS_VARIANCE: ((*sample, *GENE, *TERM), scales.variance),
-        names.EFFECTS_TYPICAL: ((*sample, *TERM), scales.typical),
-    }
-
-
-def _effect_scales(arrays: dict) -> EffectScales:
-    return EffectScales(arrays[names.EFFECTS_VARIANCE], arrays[names.EFFECTS_TYPICAL])
 
 
 def draws_groups(posterior) -> io.Groups:
@@ -214,27 +185,20 @@ def draws_groups(posterior) -> io.Groups:
             prior_values(posterior.prior),
         ),
     }
-    if posterior.formula is not None:
-        effects = _effect_arrays(draws.effects, draws.effect_scales, sample)
-        groups["effects"] = io.group(effects, posterior.formula.plain())
-    return groups
+    return groups | design_groups.of_draws(posterior)
 
 
 def draws_parts(groups: io.Groups) -> dict:
     """The fields of `PosteriorDraws`."""
     arrays, plain = io.arrays(groups["draws"]), io.values(groups["draws"])
-    (effects, scales), formula = without_effects(arrays[names.MU]), None
-    if "effects" in groups:
-        drawn = io.arrays(groups["effects"])
-        effects, scales = drawn[names.EFFECTS], _effect_scales(drawn)
-        formula = Formula.restore(io.values(groups["effects"]))
+    design = design_groups.parts_of_draws(groups, arrays[names.MU], arrays[names.LOADINGS])
     return {
         "fitted": io.to_fitted(groups["data"]),
         "model": plain["model"],
         "draws": Draws(
             arrays[names.MU],
-            effects,
-            scales,
+            design.effects,
+            design.scales,
             arrays[names.LOADINGS],
             arrays[names.RESIDUAL],
             io.arrays(groups["channel"]),
@@ -242,10 +206,12 @@ def draws_parts(groups: io.Groups) -> dict:
             io.arrays(groups["scales"]),
             arrays["pool"],
             arrays["accepted"],
+            design.activity,
         ),
         "prior": prior_of(io.values(groups["prior"])),
         "fit_converged": plain["converged"],
-        "formula": formula,
+        "formula": design.formula,
+        "datasets": design.datasets,
         **io.arrays(groups["prior"]),
     }
 

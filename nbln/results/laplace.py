@@ -29,7 +29,7 @@ from nbln.questions import (
     scoring,
 )
 from nbln.questions.convergence import Convergence
-from nbln.results import export, files, io, sampling, story
+from nbln.results import export, files, io, one_dataset, sampling, story
 from nbln.results.log_normal import LogNormalResult, gene_matrix
 from nbln.results.posterior import PosteriorDraws
 from nbln.results.svi import SVIResult
@@ -88,6 +88,18 @@ class LaplaceResult(LogNormalResult):
         """
         config = SamplerConfig(n_draws, n_chains, n_warmup, seed)
         return sampling.sample(self, config, capture, progress, checkpoint, counts)
+
+    def in_dataset(self, name: str) -> "LaplaceResult":
+        """The same fit as the cells of one data set have it, with programs of its size.
+
+        What it answers is of that data set: correlations, covariances, loadings, predictive draws.
+
+        Raises
+        ------
+        ValueError
+            The fit had no `dataset_key`, or not this data set.
+        """
+        return one_dataset.alone(self, name)
 
     def get_membership(self) -> xr.DataArray:
         """Posterior probability that each gene belongs to each program, (gene, factor).
@@ -209,7 +221,7 @@ class LaplaceResult(LogNormalResult):
         """Softmax of fresh log-rates, (chain, draw, gene): compositions without counting noise."""
         predictive.check_draws(predictive.MARGINAL, n_samples)
         frozen = self._frozen_draws(n_samples, seed)
-        given = self.fitted, self.parameters, self.covariates
+        given = self.fitted, self.parameters, self.design
         return predictive.compositions(*given, frozen, seed)
 
     def get_denoised(
@@ -247,7 +259,7 @@ class LaplaceResult(LogNormalResult):
         ``counting``: the channel's noise; with a formula also ``covariates``. They add up to 1
         (law of total variance).
         """
-        given = self.fitted, self.parameters, self._losses, self.covariates
+        given = self.fitted, self.parameters, self._losses, self.design
         return diagnostics.variance_shares(*given)
 
     def get_pareto_k(self, n_cells: int = 40, seed: int = 0, counts=None) -> xr.DataArray:
@@ -264,6 +276,9 @@ class LaplaceResult(LogNormalResult):
 
     def _covariates(self, counts, caller):
         return None if self.formula is None else self.formula.matrix(counts.obs, caller)
+
+    def _datasets(self, counts, caller):
+        return None if self.datasets is None else self.datasets.indicators(counts.obs, caller)
 
     def _at_mode(self, counts) -> CellsAtMode:
         return CellsAtMode(self.fitted.data(counts), self.augmentation, self.cells.z)
@@ -285,7 +300,7 @@ class LaplaceResult(LogNormalResult):
             return predictive.own_sampler(at_mode, self.parameters, n_samples, seed, given_total)
         frozen = self._frozen_draws(n_samples, seed)
         eta = self.cells.eta if self.totals is None else self._total_losses
-        given = self.parameters, eta, self.covariates
+        given = self.parameters, eta, self.design
         return predictive.fresh_sampler(*given, frozen, ppc_level, self.totals)
 
     def _transform(self, counts):

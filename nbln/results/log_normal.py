@@ -11,16 +11,19 @@ from jaxtyping import Bool, Float
 from nbln import registry
 from nbln import vocabulary as names
 from nbln.data.counts import Counts
+from nbln.data.datasets import Datasets
 from nbln.data.formula import Formula
 from nbln.linalg import gauge
 from nbln.models.depth import Depth
 from nbln.posterior.cells import CellPosterior
 from nbln.posterior.mode import Augmentation, Parameters, Search
 from nbln.posterior.totals import Totals, log_shares_constant
+from nbln.priors.activity import FittedActivity
 from nbln.priors.loadings import FittedLoadings, Scales
 from nbln.priors.univariate import Prior
-from nbln.questions import correlation, distributions, effects, moments, programs
+from nbln.questions import activity, correlation, distributions, effects, moments, programs
 from nbln.questions.distributions import Spread
+from nbln.questions.predictive import CellDesign
 from nbln.results.counted import CountedResult
 from nbln.results.history import History
 from nbln.results.svi import SVIResult
@@ -65,6 +68,10 @@ class LogNormalResult(CountedResult):
         Whether overdispersion is learned over all genes, not under priors of d and r by gene.
     totals
         The distribution of cells' totals; None where totals are the sums of counts, no more.
+    datasets
+        The data sets in which programs are more or less active; None where there is one.
+    activity
+        How active they are.
     """
 
     has_programs: ClassVar[bool] = True
@@ -83,6 +90,8 @@ class LogNormalResult(CountedResult):
     pooled: bool = False
     formula: Formula | None = None
     totals: Totals | None = None
+    datasets: Datasets | None = None
+    activity: FittedActivity | None = None
 
     @property
     def has_effects(self) -> bool:
@@ -98,10 +107,10 @@ class LogNormalResult(CountedResult):
 
     @property
     def n_parameters(self) -> int:
-        """μ, d, effects and what the channel has, and loadings of columns that carry signal."""
-        own = self.parameters
-        a_gene = 2 + own.effects.shape[1] + len(own.channel.values())
-        return self.fitted.n_genes * (a_gene + self.w_prior_diagnostics["effective_rank"])
+        """μ, d and what the channel has; of loadings and effects what the counts determine."""
+        a_gene = 2 + len(self.parameters.channel.values())
+        determined = distributions.n_determined(self.spread, self.loadings)
+        return self.fitted.n_genes * a_gene + round(determined)
 
     @property
     def totals_alone(self) -> bool:
@@ -116,7 +125,7 @@ class LogNormalResult(CountedResult):
         if self.totals is None:
             return super().get_count_moments()
         given = self.parameters, self.totals, self._total_losses
-        return moments.share_moments(*given, self.covariates)
+        return moments.share_moments(*given, self.design)
 
     def _of_totals(self, counts: Counts, totals: Totals) -> np.ndarray:
         """What the totals of cells add to the evidence of their counts (nats)."""
@@ -143,6 +152,13 @@ class LogNormalResult(CountedResult):
         """Covariates of the cells of the fit, numbers standardised."""
         given = self.augmentation.covariates
         return super().covariates if given is None else np.asarray(given)
+
+    @property
+    def design(self) -> CellDesign:
+        given = self.augmentation.datasets
+        if given is None:
+            return super().design
+        return CellDesign(self.covariates, np.exp(given @ np.asarray(self.parameters.log_activity)))
 
     @property
     def beta(self) -> xr.DataArray:
@@ -326,6 +342,20 @@ class LogNormalResult(CountedResult):
         sd = distributions.effects_sd(self.spread, self.loadings)
         variance = () if self.spread.effects is None else self.spread.effects.scales.variance
         return effects.of_levels(self.beta, sd, variance, self.formula, column)
+
+    def get_program_activity(self) -> xr.DataArray:
+        """How active each program is in each data set, (dataset, factor).
+
+        The standard deviation of the factor there, with a geometric mean of 1 over data sets; draws
+        say how sure that is.
+
+        Raises
+        ------
+        ValueError
+            The fit had no `dataset_key`.
+        """
+        datasets = activity.check_any(self.datasets, "get_program_activity()")
+        return activity.table(datasets, np.asarray(self.parameters.log_activity))
 
     def _moved_to(self, at: Mapping[str, Any], counts) -> np.ndarray:
         formula = effects.check_any(self.formula, "get_denoised(at=)")

@@ -12,7 +12,7 @@ from nbln import registry
 from nbln import vocabulary as names
 from nbln.arguments import choose
 from nbln.data.fitted import Fitted
-from nbln.inference.sampler.engine import Draws, without_effects
+from nbln.inference.sampler.engine import Draws, without_activity, without_effects
 from nbln.priors.loadings import LoadingsPrior
 from nbln.questions import intervals, sampling
 from nbln.questions.chains import SAMPLE, Chains
@@ -172,6 +172,7 @@ class MCMCPrograms(DrawnSites, DrawnPrograms):
             scales,
             np.zeros((*self.chains.shape, 0)),  # no pool: priors are of each gene
             self.chains.steps["accept_prob"].values[..., None],
+            without_activity(sites[names.LOADINGS]),
         )
 
     @property

@@ -8,20 +8,21 @@ import xarray as xr
 from jaxtyping import Float
 
 from nbln import vocabulary as names
+from nbln.data.datasets import Datasets
 from nbln.data.fitted import Fitted
 from nbln.data.formula import Formula
 from nbln.inference.sampler.engine import Draws
 from nbln.priors.loadings import LoadingsPrior
 from nbln.questions import sampling
 from nbln.results import files, io
-from nbln.results.effect_draws import EffectDraws
+from nbln.results.activity_draws import ActivityDraws
 
 STEPS = ("cells", "rows", "overdispersion", "shift")  # whose proposals are accepted or not
 POOL = ("log_phi_mean", "log_phi_sd", "logit_share_mean")
 
 
 @dataclass(frozen=True, eq=False)
-class PosteriorDraws(EffectDraws):
+class PosteriorDraws(ActivityDraws):
     """Draws of everything, from `LaplaceResult.sample_posterior`.
 
     Attributes
@@ -42,6 +43,8 @@ class PosteriorDraws(EffectDraws):
         have mixed.
     formula
         What is known of the covariates; None where there are none.
+    datasets
+        The data sets in which programs are more or less active; None where there is one.
     """
 
     kind: ClassVar[str] = "draws"
@@ -54,6 +57,7 @@ class PosteriorDraws(EffectDraws):
     z_sd: Float[np.ndarray, "cell column"]
     fit_converged: bool
     formula: Formula | None = None
+    datasets: Datasets | None = None
 
     def __repr__(self):
         return (

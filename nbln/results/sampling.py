@@ -16,6 +16,7 @@ from nbln.inference.sampler import engine
 from nbln.inference.sampler.engine import Draws, SamplerConfig, Start
 from nbln.models.depth import Depth
 from nbln.posterior.mode import Parameters
+from nbln.priors.activity import Activity, FittedActivity
 from nbln.priors.effects import FittedEffects
 from nbln.priors.loadings import FittedLoadings
 from nbln.questions.diagnostics import doubts
@@ -52,6 +53,7 @@ def sample(
         z_mean=samples.z_mean,
         z_sd=samples.z_sd,
         formula=result.formula,
+        datasets=result.datasets,
         fit_converged=result.converged,
     )
     for doubt in doubts(posterior.summary()):
@@ -76,7 +78,9 @@ def _start(result: LogNormalResult, data, capture: str) -> Start:
         parameters.d,
         parameters.channel,
         parameters.effects,
+        parameters.log_activity[:, columns],
     )
+    activity = _activity(result.activity, columns, parameters.W.shape[1])
     effects = result.spread.effects or FittedEffects.none(len(parameters.mu))
     fitted = result.loadings
     scales = {n: jnp.asarray(x) for n, x in fitted.scales.items()}
@@ -96,7 +100,9 @@ def _start(result: LogNormalResult, data, capture: str) -> Start:
     if source is not None and not augmentation.columns.value and result.capture_rule.predicts_depth:
         if capture == LATENT:
             latent = program.augment(result.capture_rule.of(data.library_size))
-            augmentation = latent._replace(covariates=augmentation.covariates)
+            augmentation = latent._replace(
+                covariates=augmentation.covariates, datasets=augmentation.datasets
+            )
         else:
             offset_sd = source.posterior.eta_moments()[1].astype(np.float32)
     return Start(
@@ -104,8 +110,16 @@ def _start(result: LogNormalResult, data, capture: str) -> Start:
         loadings,
         priors[names.MU],
         jax.tree.map(jnp.asarray, effects),
+        activity,
         coordinates,
         pooling,
         augmentation,
         offset_sd,
     )
+
+
+def _activity(fitted: FittedActivity | None, columns: slice, n_factors: int) -> FittedActivity:
+    """That of some columns."""
+    prior, activity = FittedActivity.none(n_factors) if fitted is None else fitted
+    effects, variance = jax.tree.map(jnp.asarray, activity)
+    return FittedActivity(prior, Activity(effects[:, columns], variance))

@@ -10,6 +10,7 @@ from nbln.questions import diagnostics
 from nbln.questions.diagnostics import Row
 from nbln.text import visible
 
+N_ACTIVITIES = 3  # programs whose activity differs most, that a report names
 SEEN_GATE = 0.1  # share of structural zeros that a report counts
 Line = tuple[str, str]  # label, sentence; an empty label continues the line above
 
@@ -95,6 +96,8 @@ def of_laplace(result) -> Iterator[Line]:
     yield "Cells", missed if bad else "all cells reached their posterior mode"
     if result.formula is not None:
         yield from _covariates(result)
+    if result.datasets is not None:
+        yield from _datasets(result)
     rank = result.w_prior_diagnostics["effective_rank"]
     yield "Effective rank", f"{rank} of {result.latent_dim} programs offered carry signal"
     if rank == result.latent_dim:
@@ -124,6 +127,18 @@ def _covariates(result) -> Iterator[Line]:
     for part in formula.random:
         sd = float(np.median(result.get_random_effects(part.column)["between"]))
         yield "", f"{len(part.levels)} levels of {visible(part.column)} differ by {sd:.2g} (log)"
+
+
+def _datasets(result) -> Iterator[Line]:
+    """The data sets, and programs whose activity differs most."""
+    datasets = result.datasets
+    yield "Data sets", f"{len(datasets)}, by {', '.join(map(visible, datasets.columns))}"
+    rank = result.w_prior_diagnostics["effective_rank"]
+    s = result.get_program_activity().values[:, :rank]
+    for i in np.argsort(-np.ptp(np.log(s), axis=0))[:N_ACTIVITIES]:
+        low, high = (visible(datasets.names[at(s[:, i])]) for at in (np.argmin, np.argmax))
+        ratio = s[:, i].max() / s[:, i].min()
+        yield "", f"program {i + 1}: {ratio:.2f} x as active in {high} as in {low}"
 
 
 def _svi_state(result) -> str:

@@ -101,7 +101,7 @@ D = np.array([0.2, 0.1, 0.3])
 
 def joint_evidence(counts, dtype="float64"):
     with precision_of(dtype):
-        offset, scale, columns, _ = LNM.augment(KnownCapture(jnp.zeros(len(counts))))
+        offset, scale, columns, *_ = LNM.augment(KnownCapture(jnp.zeros(len(counts))))
         cells = Cells(
             jnp.asarray(counts), jnp.ones(len(counts)), offset, scale, jnp.zeros((len(counts), 0))
         )

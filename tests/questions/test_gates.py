@@ -116,7 +116,7 @@ def test_evidence_with_gates_is_an_integral():
     loc = np.array([1.0, 0.8, 1.2, 0.05, 2.0])
     capture = LatentCapture(jnp.asarray(loc, jnp.float32), jnp.full(len(loc), 0.5))
     channel = ZeroInflated.of({"r": jnp.asarray(r), "gate": jnp.asarray(gate)})
-    offset, scale, columns, _ = ZINB.augment(capture)
+    offset, scale, columns, *_ = ZINB.augment(capture)
     cells = Cells(
         jnp.asarray(counts, jnp.float32),
         jnp.ones(len(loc)),

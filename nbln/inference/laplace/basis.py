@@ -3,18 +3,24 @@
 Parameter expansion (Liu, Rubin & Wu 1998): after it, factors have mean 0 and covariance 1 over the
 cells and are uncorrelated with covariates, so that none of these comes back as a program. With a
 loadings prior this is not neutral; without it factors would shrink.
+
+Where factors have standard deviations by data set, axes are identified, and from the time that the
+activities are learned columns are only scaled and sorted.
 """
 
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nbln.linalg import small
 from nbln.linalg.products import dot
 from nbln.models.depth import Depth
+from nbln.priors.activity import Spreads
 from nbln.priors.effects import EffectsPrior
-from nbln.priors.loadings import LoadingsPrior, Turn
+from nbln.priors.loadings import LoadingsPrior, Turn, sorted_turn
 from nbln.priors.shrinkage import Phase
 
 # Of the levels of random intercepts, relative to their cells: what it leaves of a level's mean is
@@ -71,6 +77,8 @@ def expand(
     absorb_mean: bool,
     depth: Depth,
     prior_of_effects: EffectsPrior,
+    spreads: Spreads,
+    log_activity: Float[Array, "dataset factor"],
 ) -> Expansion:
     """Absorb mean and covariance of the factors; turn to the axes that the loadings prior asks for.
 
@@ -83,6 +91,8 @@ def expand(
         Σ over cells of [1, v, vvᵀ packed], v covariates and factors.
     absorb_mean
         False where μ is frozen: the factors then keep their mean.
+    spreads, log_activity
+        Squares of factors by data set, and what is known of their standard deviations there.
     """
     known = 1 + effects.shape[1]
     mu, effects, W, level = depth.fix(mu, effects, W)
@@ -96,11 +106,16 @@ def expand(
     inverse = small.inverse_and_log_det(covariates[:, :, None])[0][:, :, 0]
     shift = dot(cross, inverse)
     covariance = (second[known:, known:] - dot(shift, cross.T)) / moments[0]
+    if len(log_activity):
+        own = jnp.sum(spreads.squares * jnp.exp(-2 * log_activity), axis=0) / moments[0]
+        covariance = jnp.where(phase.entry_by_entry, jnp.diag(own), covariance)
     moved = dot(W, shift)
     mu, effects = mu + moved[:, 0], effects + moved[:, 1:]
     root = small.cholesky(covariance[:, :, None])
     whiten = small.inverse_lower(root)[:, :, 0]
     W = dot(W, root[:, :, 0])
     turn = prior.turn(W, phase)
+    if len(log_activity):
+        turn = jax.tree.map(partial(jnp.where, phase.entry_by_entry), sorted_turn(W), turn)
     rotation = Rotation(dot(turn.axes.T, whiten), shift, level)
     return Expansion(mu, effects, dot(W, turn.axes), dot(root[:, :, 0], turn.axes), turn, rotation)

@@ -36,6 +36,7 @@ from nbln.models.log_normal import LogNormalModel
 from nbln.posterior import evidence, mode
 from nbln.posterior.cells import CellPosterior
 from nbln.posterior.mode import Parameters, Search
+from nbln.priors.activity import Activity
 from nbln.priors.effects import EffectScales
 from nbln.priors.loadings import FittedLoadings
 from nbln.priors.shrinkage import Phase
@@ -109,6 +110,7 @@ class LaplaceFit(NamedTuple):
     # Complete-data precision of [μ, β, W], packed, summed at the final parameters in their basis.
     normal: Float[Array, "gene moments"]
     effects: EffectScales
+    activity: Activity
     channel_sd: dict[str, Array]  # conditional, of the natural log of each channel parameter
     info: Info  # of all iterations, stacked
     converged: bool
@@ -158,6 +160,7 @@ def fit_laplace(
         cells,
         sums.normal,
         state.effects,
+        state.activity,
         _channel_sd(model, state.parameters, sums.channel, task.tails),
         jax.tree.map(lambda *leaves: np.stack(leaves), *run.history),
         run.part == CONVERGED,
@@ -173,7 +176,9 @@ def first_state(model, stream: CellStream, mean, log_r, seed: int) -> State:
     channel = model.channel.start(jnp.asarray(log_r, jnp.float32))
     log_mean = jnp.log(jnp.asarray(mean, jnp.float32))
     # The marginal mean is what log-counts centre on; μ itself is lower by half the variance.
-    plain = Parameters(log_mean, jnp.zeros((n_genes, k)), d, channel, effects)
+    log_activity = model.activity.log_activity(model.activity.start(k).effects)
+    W = jnp.zeros((n_genes, k))
+    plain = Parameters(log_mean, W, d, channel, effects, log_activity)
     probes, nothing = start.first_probes(n_genes, k, seed), stream.zeros(0)
     for _ in range(start.POWER_ITERATIONS):
         sums, _ = stream.scan(start.sketch, nothing, plain, probes)
@@ -194,7 +199,8 @@ def _first_state(model, plain: Parameters, sums, probes) -> State:
     norms = gauge.squared_norms(W)
     scales = model.loadings.start(jnp.full_like(norms, jnp.max(norms)), n_genes)
     precision = model.loadings.column_precision(scales, W.shape)
-    parameters = Parameters(mu, W, plain.d, plain.channel, plain.effects)
+    further = plain.d, plain.channel, plain.effects, plain.log_activity
+    parameters = Parameters(mu, W, *further)
     n_covariates = plain.effects.shape[1]
     return strong(
         State(
@@ -202,6 +208,7 @@ def _first_state(model, plain: Parameters, sums, probes) -> State:
             parameters,
             scales,
             model.effects.start(n_genes),
+            model.activity.start(k),
             precision,
             Rotation.identity(k, n_covariates),
             Damping.start(n_genes),

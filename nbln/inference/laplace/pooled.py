@@ -145,7 +145,8 @@ def moved(state: State, overdispersion: Overdispersion, psi: Coordinates) -> Sta
     old = state.parameters
     d, channel = overdispersion.parameters(psi)
     mu = old.mu - 0.5 * (d - old.d)
-    return state._replace(parameters=Parameters(mu, old.W, d, channel, old.effects))
+    parameters = Parameters(mu, old.W, d, channel, old.effects, old.log_activity)
+    return state._replace(parameters=parameters)
 
 
 def steps_of(psi: Coordinates) -> int:

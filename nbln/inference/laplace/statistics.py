@@ -9,6 +9,7 @@ from nbln.linalg import small
 from nbln.linalg.products import dot
 from nbln.posterior import mode
 from nbln.posterior.mode import Cells, Columns, Parameters, Step
+from nbln.priors.activity import Spreads
 
 # Posterior variance of a log-rate up to which the score is corrected for skewness. Where counts are
 # rare, score and information a both grow as eᶠ, so that the score's slope is a (1 + ½ Var f): a
@@ -25,6 +26,7 @@ class Statistics(NamedTuple):
     residual: Float[Array, " gene"]  # Σ E[ε²]
     moments: Float[Array, " moments"]  # Σ [1, v, vvᵀ packed]
     channel: Float[Array, "sums gene"]  # the channel's own
+    spreads: Spreads  # Σ E[z²] by data set
 
 
 def advance(
@@ -57,4 +59,13 @@ def of_step(step: Step, parameters: Parameters, cells: Cells, columns: Columns) 
     residual = (d * mean.alpha) ** 2 + d * t + (d * S) ** 2 * leverage
     channel = parameters.channel.statistics(cells.counts, mean.f, variance, cells.mask)
     normal, residual = dot(S.T, moments.T), dot(cells.mask, residual)
-    return Statistics(normal, response, residual, moments.sum(axis=1), channel)
+    spreads = _spreads(cells, jnp.einsum("iin->in", second[p:n, p:n]))
+    return Statistics(normal, response, residual, moments.sum(axis=1), channel, spreads)
+
+
+def _spreads(cells: Cells, squares: Float[Array, "factor cell"]) -> Spreads:
+    """Sums of squares of factors over the cells of each data set; nothing where there is one."""
+    if cells.datasets is None:
+        return Spreads(jnp.zeros((0, len(squares))), jnp.zeros(0))
+    inside = cells.datasets.T * cells.mask
+    return Spreads(dot(inside, squares.T), jnp.sum(inside, axis=1))

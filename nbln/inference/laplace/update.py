@@ -6,6 +6,7 @@ variances and channel, scales of the loadings prior, in this order.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -19,6 +20,7 @@ from nbln.linalg.dtypes import strong
 from nbln.linalg.products import dot
 from nbln.models.log_normal import LogNormalModel
 from nbln.posterior.mode import Parameters
+from nbln.priors.activity import Activity, Spreads
 from nbln.priors.effects import EffectScales
 from nbln.priors.loadings import Rows, Scales
 from nbln.priors.shrinkage import Phase
@@ -34,6 +36,7 @@ class State(NamedTuple):
     parameters: Parameters
     scales: Scales
     effects: EffectScales
+    activity: Activity
     # Of the Gaussian that replaces the loadings prior in the next regression.
     precision: Float[Array, "gene factor"]
     rotation: Rotation
@@ -41,7 +44,10 @@ class State(NamedTuple):
 
 
 class Change(NamedTuple):
-    """Change of the parameters in one iteration: relative for W_⊥W_⊥ᵀ, root mean square else."""
+    """Change of the parameters in one iteration: relative for W_⊥W_⊥ᵀ, root mean square else.
+
+    The loadings have moved as far as their log-activities have, where that is further.
+    """
 
     loadings: Float[Array, ""]
     mu: Float[Array, ""]
@@ -91,10 +97,14 @@ def update(
         absorb_mean=not priors[names.MU].frozen,
         depth=model.depth,
         prior_of_effects=model.effects,
+        spreads=sums.spreads,
+        log_activity=old.log_activity,
     )
+    activity = _activity(model, state, sums, turned)
     d = _residual(priors[names.RESIDUAL], sums)
     channel = old.channel.maximise(sums.channel, tails, priors)
-    new = Parameters(turned.mu, turned.W, d, channel, turned.effects)
+    log_activity = model.activity.log_activity(activity.effects)
+    new = Parameters(turned.mu, turned.W, d, channel, turned.effects, log_activity)
     change = _change(old, new)
     columns = _columns(model, state, fitted.rows, turned, sums.moments[0])
     scales, precision = model.loadings.reweigh(
@@ -105,14 +115,14 @@ def update(
     info = Info(
         change,
         phase,
-        model.loadings.may_stop(phase),
+        model.loadings.may_stop(phase) & _activities_settled(model, phase),
         sd,
         sd < columns.old_sd,
         columns.further_steps,
         fitted.shortened,
     )
     effects = model.effects.learned(state.effects, turned.effects, fitted.effects_variance)
-    state = State(phase, new, scales, effects, precision, turned.rotation, fitted.damping)
+    state = State(phase, new, scales, effects, activity, precision, turned.rotation, fitted.damping)
     return strong((state, info))
 
 
@@ -128,6 +138,28 @@ def _residual(prior: Prior, sums: Statistics) -> Float[Array, " gene"]:
         return jnp.broadcast_to(jnp.asarray(prior.value), sums.residual.shape)
     assert isinstance(prior, InverseGamma), "d has a conjugate prior"
     return jnp.asarray(prior.posterior_mode(sums.residual, sums.moments[0]))
+
+
+def _activity(model: LogNormalModel, state: State, sums: Statistics, turned: Expansion) -> Activity:
+    """Activities of the new columns, from the time that these keep their axes."""
+    old, order = state.activity, turned.turn.order
+    stretch = jnp.diag(turned.basis[order])
+    squares = sums.spreads.squares[:, order] / stretch**2
+    norms = gauge.squared_norms(turned.W)
+    limits = model.loadings.shrinkage
+    least = limits.smallest_signal**2 * turned.W.shape[0]
+    signal = norms > jnp.maximum(limits.signal_share**2 * jnp.max(norms), least)
+    sorted_ = old._replace(effects=old.effects[:, order])
+    learned = model.activity.learned(sorted_, Spreads(squares, sums.spreads.n_cells), signal)
+    by_axis = state.phase.entry_by_entry
+    return jax.tree.map(lambda new, was: jnp.where(by_axis, new, was), learned, sorted_)
+
+
+def _activities_settled(model: LogNormalModel, phase: Phase) -> Bool[Array, ""]:
+    """Whether the last change was one of loadings whose activities are learned."""
+    if not len(model.activity):
+        return jnp.asarray(True)
+    return phase.entries_settled(model.loadings.shrinkage)
 
 
 class _Columns(NamedTuple):
@@ -162,8 +194,11 @@ def _change(old: Parameters, new: Parameters) -> Change:
     def rms(x):
         return jnp.sqrt(jnp.mean(x**2))
 
+    of_loadings = gauge.relative_change(old.W, new.W)
+    if len(new.log_activity):
+        of_loadings = jnp.maximum(of_loadings, rms(new.log_activity - old.log_activity))
     return Change(
-        gauge.relative_change(old.W, new.W),
+        of_loadings,
         rms(jnp.concatenate([(new.mu - old.mu)[:, None], new.effects - old.effects], axis=1)),
         rms(jnp.log(new.d / old.d)),
         rms(new.channel.settling() - old.channel.settling()),

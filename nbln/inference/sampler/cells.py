@@ -39,11 +39,12 @@ class Genes(NamedTuple):
     effects: Float[Array, "gene covariate"]
     W: Float[Array, "gene factor"]
     psi: Coordinates
+    log_activity: Float[Array, "dataset factor"]  # of the factors in these loadings
 
     def parameters(self, overdispersion: Overdispersion) -> Parameters:
         """As the kernel takes them."""
         d, channel = overdispersion.parameters(self.psi)
-        return Parameters(self.mu, self.W, d, channel, self.effects)
+        return Parameters(self.mu, self.W, d, channel, self.effects, self.log_activity)
 
     def where(self, taken: Array, other: "Genes") -> "Genes":
         """These where `taken`, the others elsewhere."""
@@ -52,6 +53,7 @@ class Genes(NamedTuple):
             jnp.where(taken[:, None], self.effects, other.effects),
             jnp.where(taken[:, None], self.W, other.W),
             jnp.where(taken, self.psi, other.psi),
+            self.log_activity,
         )
 
 
@@ -87,13 +89,16 @@ class Sums(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """How many of the cells took their proposal, and where they are."""
+    """How many of the cells took their proposal, and where they are, by data set.
+
+    Where there is one, so it is here.
+    """
 
     taken: Float[Array, ""]
-    n_cells: Float[Array, ""]
-    products: Float[Array, "factor factor"]  # Σ z zᵀ
-    cross: Float[Array, "factor covariate"]  # Σ z xᵀ
-    known: Float[Array, "covariate covariate"]  # Σ x xᵀ
+    n_cells: Float[Array, " dataset"]
+    products: Float[Array, "dataset factor factor"]  # Σ z zᵀ
+    cross: Float[Array, "dataset factor covariate"]  # Σ z xᵀ
+    known: Float[Array, "dataset covariate covariate"]  # Σ x xᵀ
 
 
 def begin(parameters: Parameters, columns: Columns, cells: Cells, z):
@@ -138,7 +143,7 @@ def draw(
         m = mode.rates_without_residual(parameters, cells, columns, z)
         log = quadrature.log_integral(parameters.channel, cells.counts, m, parameters.d)
         away = small.multiply(inverse, z - centre)
-        prior = mode.precision(cells, k, columns, z.dtype)
+        prior = mode.precision(parameters, cells, columns, z.dtype)
         within = jnp.where(_allowed(columns, cells, z), 0.0, -jnp.inf)
         return jnp.sum(log, axis=1) + 0.5 * jnp.sum(away**2 - prior * z**2, axis=0) + within
 
@@ -152,11 +157,22 @@ def draw(
         total=state.total + kept * z,
         square=state.square + kept * z**2,
     )
-    factors, x = z[:k] * cells.mask, cells.covariates * cells.mask[:, None]
-    products = dot(factors, factors.T), dot(factors, x), dot(x.T, x)
-    drawn = Drawn(jnp.sum(taken), jnp.sum(cells.mask), *products)
+    drawn = _drawn(cells, taken, z[:k])
     sums = _sums(parameters, genes.psi, overdispersion, columns, cells, z, rows=True)
     return (sums, drawn), new
+
+
+def _drawn(cells: Cells, taken, factors: Float[Array, "factor cell"]) -> Drawn:
+    """The sums of a chunk whose cells are there."""
+    inside = cells.mask[:, None]
+    if cells.datasets is not None and cells.datasets.shape[1]:
+        inside = cells.datasets * inside
+    v = jnp.concatenate([factors.T, cells.covariates], axis=1)
+    weighted = inside.T[:, :, None] * v
+    k = len(factors)
+    second = jnp.einsum("hci,cj->hij", weighted, v, precision="highest")
+    parts = second[:, :k, :k], second[:, :k, k:], second[:, k:, k:]
+    return Drawn(jnp.sum(taken), jnp.sum(inside, axis=0), *parts)
 
 
 def visit(

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from numpyro.distributions import biject_to
 
+from nbln.inference.sampler import langevin
+from nbln.inference.sampler.langevin import Local
 from nbln.linalg import small
 from nbln.linalg.products import dot
+from nbln.priors.activity import Activity, ActivityPrior, Spreads
 from nbln.priors.loadings import FACTORS, Loadings, LoadingsPrior, Norms, Scales
 
 REPEATS = 4  # random walks of the scales, each time that they are drawn
@@ -30,17 +33,23 @@ class Basis(NamedTuple):
 
     W: Loadings
     centre: Norms
-    products: Float[Array, "factor factor"]  # Σ z zᵀ over the cells
+    products: Float[Array, "dataset factor factor"]  # Σ z zᵀ over the cells of each data set
     inverse: Float[Array, "factor factor"]  # A⁻¹
 
 
-def mix(key: Array, basis: Basis, precision: Loadings, n_cells: Float[Array, ""]) -> Basis:
+def mix(
+    key: Array,
+    basis: Basis,
+    precision: Loadings,
+    of_factors: Float[Array, "dataset factor"],
+    n_cells: Float[Array, ""],
+) -> Basis:
     """Stretch and shear the columns of W against the factors.
 
     Alternating W given z and z given W moves along these directions by next to nothing, while the
     counts do not resist them at all: only the priors of z and of W do, which are Gaussian given
     the memberships. So they are drawn at no cost, and the posterior is left invariant (a
-    generalised Gibbs step, Liu & Sabatti 2000).
+    generalised Gibbs step, Liu & Sabatti 2000). `of_factors` is the prior precision of z.
     """
     n_genes, k = basis.W.shape
 
@@ -49,8 +58,10 @@ def mix(key: Array, basis: Basis, precision: Loadings, n_cells: Float[Array, ""]
         keys = jax.random.split(jax.random.fold_in(key, n))
         away = carry.W - carry.centre
         squares = precision[:, j] * away[:, i]
-        sheared = _shear(keys[0], carry.products, i, j, squares @ away[:, i], squares @ away[:, j])
-        grown = _stretch(keys, carry.products[j, j], squares @ away[:, i], n_genes + 1 - n_cells)
+        # As the prior of factor i has them, which takes on a part of factor j.
+        seen = jnp.tensordot(of_factors[:, i], carry.products, 1)
+        sheared = _shear(keys[0], seen, i, j, squares @ away[:, i], squares @ away[:, j])
+        grown = _stretch(keys, seen[j, j], squares @ away[:, i], n_genes + 1 - n_cells)
         # Column j becomes e^t times itself, or takes on t times column i.
         t = jnp.where(i == j, grown, sheared)
         forth = jnp.where(i == j, jnp.expm1(t), t)
@@ -95,38 +106,61 @@ class Exchange(NamedTuple):
 
     effects: Float[Array, "gene covariate"]
     shift: Float[Array, "factor covariate"]  # z is to be z - shift x
-    cross: Float[Array, "factor covariate"]  # Σ z xᵀ after it
+    cross: Float[Array, "dataset factor covariate"]  # Σ z xᵀ after it
 
 
 def exchange(
-    key: Array, effects, precision, W: Loadings, cross, known: Float[Array, "covariate covariate"]
+    key: Array,
+    effects,
+    precision,
+    W: Loadings,
+    of_factors: Float[Array, "dataset factor"],
+    cross,
+    known: Float[Array, "dataset covariate covariate"],
 ) -> Exchange:
     """Move what factors have of the covariates between them and the effects.
 
     As in `mix` the counts do not resist: β_j + W a and z - a x_j give the same log-rates. Under the
-    priors of z and of β, whose `precision` is that of each effect, a is Gaussian; it is drawn for
-    one covariate after the other.
+    priors of z, whose precision is `of_factors`, and of β, whose `precision` is that of each
+    effect, a is Gaussian; it is drawn for one covariate after the other.
     """
     k = W.shape[1]
 
     def covariate(j, at: Exchange) -> Exchange:
         weighted = precision[:, j, None] * W
-        curvature = known[j, j] * jnp.eye(k) + dot(W.T, weighted)
+        curvature = jnp.diag(known[:, j, j] @ of_factors) + dot(W.T, weighted)
         covariance, _ = small.inverse_and_log_det(curvature[:, :, None])
-        slope = at.cross[:, j] - dot(weighted.T, at.effects[:, j])
+        slope = jnp.sum(of_factors * at.cross[:, :, j], axis=0)
+        slope = slope - dot(weighted.T, at.effects[:, j])
         noise = jax.random.normal(jax.random.fold_in(key, j), (k, 1))
         a = small.multiply(covariance, slope[:, None])
         a = (a + small.multiply(small.cholesky(covariance), noise))[:, 0]
         return Exchange(
             at.effects.at[:, j].add(dot(W, a)),
             at.shift.at[:, j].add(a),
-            at.cross - a[:, None] * known[j],
+            at.cross - a[:, None] * known[:, j, None],
         )
 
-    first = Exchange(effects, jnp.zeros_like(cross), cross)
-    if cross.shape[1] == 0:  # a body that is never run is compiled all the same
+    first = Exchange(effects, jnp.zeros_like(cross[0]), cross)
+    n = cross.shape[2]
+    if n == 0:  # a body that is never run is compiled all the same
         return first
-    return jax.lax.fori_loop(0, cross.shape[1], covariate, first)
+    return jax.lax.fori_loop(0, n, covariate, first)
+
+
+def draw_activity(
+    key: Array, prior: ActivityPrior, activity: Activity, spreads: Spreads
+) -> Activity:
+    """Effects of levels on log-activities given the factors, then their variances."""
+    if not len(prior):
+        return activity
+    keys = jax.random.split(key, 3)
+    proposal = langevin.propose(keys[0], Local.of(*prior.local(activity, spreads)))
+    to = activity._replace(effects=activity.effects + proposal.move)
+    rise = prior.log_density(to, spreads) - prior.log_density(activity, spreads)
+    taken = langevin.accept(keys[1], proposal, Local.of(*prior.local(to, spreads)), rise)
+    effects = jnp.where(taken, to.effects, activity.effects)
+    return Activity(effects, prior.draw_variance(keys[2], effects))
 
 
 def draw_centre(key: Array, W: Loadings, precision: Loadings) -> Norms:

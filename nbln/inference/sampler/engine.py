@@ -22,6 +22,7 @@ from nbln.inference.sampler.sweep import State, Taken, Target, sweep
 from nbln.inference.stream import CellStream
 from nbln.linalg import gauge
 from nbln.posterior.mode import Augmentation, Parameters
+from nbln.priors.activity import Activity, FittedActivity
 from nbln.priors.effects import EffectScales, FittedEffects
 from nbln.priors.loadings import FittedLoadings
 from nbln.priors.univariate import Prior
@@ -71,6 +72,7 @@ class Start(NamedTuple):
     loadings: FittedLoadings
     mean: Prior  # of μ
     effects: FittedEffects
+    activity: FittedActivity
     overdispersion: Overdispersion
     pooling: OverdispersionPrior
     augmentation: Augmentation
@@ -90,12 +92,19 @@ class Draws(NamedTuple):
     scales: dict[str, Array]
     pool: Float[Array, " quantity"]  # mean and sd of log φ, mean of logit s
     accepted: Float[Array, " step"]  # shares of cells, rows, overdispersions, shifts
+    activity: Activity
 
 
 def without_effects(mu: Float[np.ndarray, "chain draw gene"]) -> tuple[np.ndarray, EffectScales]:
     """The effects and their scales of draws of a model without covariates."""
     none = np.zeros((*mu.shape, 0), np.float32)
     return none, EffectScales(none, none[:, :, 0])
+
+
+def without_activity(W: Float[np.ndarray, "chain draw gene factor"]) -> Activity:
+    """The activities of draws of a model of one data set."""
+    sample, k = W.shape[:2], W.shape[3]
+    return Activity(np.zeros((*sample, 0, k), np.float32), np.zeros((*sample, 0), np.float32))
 
 
 class Samples(NamedTuple):
@@ -123,6 +132,7 @@ def sample(
     target = Target(
         start.mean,
         start.effects.prior,
+        start.activity.prior,
         start.loadings.prior,
         start.overdispersion,
         start.pooling,
@@ -133,6 +143,7 @@ def sample(
         start.parameters.effects,
         start.parameters.W,
         start.overdispersion.of(start.parameters.d, start.parameters.channel),
+        start.activity.log_activity,
     )
     state = _first_state(start, genes)
     first = Run(state, _first_cells(stream, start, genes))
@@ -216,6 +227,7 @@ def _draw(target: Target, state: State, taken: Taken) -> Draws:
         state.scales,
         jnp.stack(list(state.pool)),
         jnp.stack(list(taken)),
+        state.activity,
     )
 
 
@@ -229,6 +241,7 @@ def _first_state(start: Start, genes: Genes) -> State:
         columns.first_steps(start.loadings.prior, k),
         start.pooling.start(genes.psi),
         start.effects.scales,
+        start.activity.activity,
         Move(jnp.eye(k), jnp.zeros((k, genes.effects.shape[1]))),
     )
 

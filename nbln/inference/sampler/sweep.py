@@ -20,6 +20,7 @@ from nbln.inference.sampler.langevin import Local, Proposal
 from nbln.inference.stream import CellStream
 from nbln.linalg import small
 from nbln.linalg.products import dot
+from nbln.priors.activity import Activity, ActivityPrior, Spreads
 from nbln.priors.effects import EffectScales, EffectsPrior
 from nbln.priors.loadings import Loadings, LoadingsPrior, Norms, Scales
 from nbln.priors.univariate import Prior, SmoothPrior
@@ -44,6 +45,7 @@ class Target(eqx.Module):
 
     mean: Prior  # of μ
     effects: EffectsPrior
+    activity: ActivityPrior
     loadings: LoadingsPrior
     overdispersion: Overdispersion
     pooling: OverdispersionPrior
@@ -72,6 +74,7 @@ class State(NamedTuple):
     steps: Scales  # of the random walks of the scales
     pool: Pool
     effects: EffectScales
+    activity: Activity
     move: Move  # which the cells' factors are yet to take
 
 
@@ -115,7 +118,7 @@ def sweep(key, target: Target, stream: CellStream, state: State, cells, warm, ke
             new = visit(genes)
             state, sums, shift = accept_shift(other, target, state, sums, genes, proposal, new)
     state = finish(keys[4], target, state, drawn, warm)
-    return state, cells, Taken(drawn.taken / drawn.n_cells, rows, taken, shift)
+    return state, cells, Taken(drawn.taken / jnp.sum(drawn.n_cells), rows, taken, shift)
 
 
 # Rows
@@ -280,20 +283,27 @@ def finish(key, target: Target, state: State, drawn: Drawn, warm) -> State:
     loadings, genes, centre = target.loadings, state.genes, state.centre
     for_effects, for_exchange = jax.random.split(jax.random.fold_in(key, COLUMN_STEPS + 1))
     effects = target.effects.draw(for_effects, state.effects, genes.effects)
-    given = target.effects.precision(effects), genes.W, drawn.cross, drawn.known
+    log_activity = genes.log_activity
+    of_factors = jnp.exp(-2 * log_activity) if len(log_activity) else jnp.ones((1, len(centre)))
+    given = target.effects.precision(effects), genes.W, of_factors, drawn.cross, drawn.known
     moved = columns.exchange(for_exchange, genes.effects, *given)
     # Of z - shift x: Σ z zᵀ - shift Σ x zᵀ - (Σ z xᵀ of what is left) shiftᵀ.
-    products = drawn.products - dot(moved.shift, drawn.cross.T) - dot(moved.cross, moved.shift.T)
+    products = drawn.products - jnp.einsum("kj,hlj->hkl", moved.shift, drawn.cross)
+    products = products - dot(moved.cross, moved.shift.T)
     basis = columns.Basis(genes.W, centre, products, jnp.eye(len(centre)))
     precision, scales, steps = state.precision, state.scales, state.steps
     for repeat in range(COLUMN_STEPS):
         keys = jax.random.split(jax.random.fold_in(key, repeat), 4)
-        basis = columns.mix(keys[0], basis, precision, drawn.n_cells)
+        basis = columns.mix(keys[0], basis, precision, of_factors, jnp.sum(drawn.n_cells))
         away = basis.W - basis.centre
         scales, steps = columns.draw_scales(keys[1], loadings, scales, steps, away, warm)
         precision = loadings.draw_precision(keys[2], away, scales)
         basis = basis._replace(centre=columns.draw_centre(keys[3], basis.W, precision))
     pool = target.pooling.draw(jax.random.fold_in(key, COLUMN_STEPS), genes.psi, state.pool)
-    genes = genes._replace(effects=moved.effects, W=basis.W)
+    spreads = Spreads(jnp.einsum("hjj->hj", basis.products), drawn.n_cells)
+    for_activity = jax.random.fold_in(key, COLUMN_STEPS + 2)
+    activity = columns.draw_activity(for_activity, target.activity, state.activity, spreads)
+    log_activity = target.activity.log_activity(activity.effects)
+    genes = genes._replace(effects=moved.effects, W=basis.W, log_activity=log_activity)
     move = Move(basis.inverse, moved.shift)
-    return State(genes, precision, basis.centre, scales, steps, pool, effects, move)
+    return State(genes, precision, basis.centre, scales, steps, pool, effects, activity, move)

@@ -13,6 +13,7 @@ from nbln.inference.sampler.cells import CellState, Genes, Move
 from nbln.inference.sampler.sweep import State, Target
 from nbln.inference.stream import CHUNK_BYTES, CellStream
 from nbln.posterior.mode import Augmentation, Columns
+from nbln.priors.activity import FittedActivity
 from nbln.priors.columnwise import Gaussian
 from nbln.priors.effects import FittedEffects
 from nbln.priors.univariate import Normal
@@ -40,8 +41,10 @@ class Problem:
         self.coordinates = of_channel(channel, held=False)
         psi = self.coordinates.of(jnp.float32(D), channel)
         none = FittedEffects.none(2)
-        self.genes = Genes(jnp.float32(MU), jnp.zeros((2, 0)), jnp.float32(W), psi)
-        given = none.prior, prior, self.coordinates, Pooling(), self.stream.tails()
+        same = FittedActivity.none(1)
+        nothing = jnp.zeros((2, 0)), jnp.float32(W), psi, same.log_activity
+        self.genes = Genes(jnp.float32(MU), *nothing)
+        given = none.prior, same.prior, prior, self.coordinates, Pooling(), self.stream.tails()
         self.target = Target(Normal(0.0, 2.0), *given)
         self.state = State(
             self.genes,
@@ -51,6 +54,7 @@ class Problem:
             columns.first_steps(prior, 1),
             Pooling().start(psi),
             none.scales,
+            same.activity,
             Move(jnp.eye(1), jnp.zeros((1, 0))),
         )
 

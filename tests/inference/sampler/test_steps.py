@@ -4,12 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpyro.diagnostics import effective_sample_size
 from problem import MU, D, Problem, R, W
+from scipy import stats
 from scipy.special import gammaln
 
 from nbln.inference.sampler import cells as cell_steps
 from nbln.inference.sampler import columns, sweep
 from nbln.posterior.mode import Columns
+from nbln.priors.activity import DEGREES, TYPICAL, ActivityPrior, Spreads
 from nbln.priors.sparse import HorseshoeSparse
 
 NODES = np.linspace(-6, 6, 241)
@@ -193,23 +196,26 @@ def test_splits_of_all_genes_at_once():
 def test_a_change_of_basis_leaves_priors_invariant():
     """From W, b and z under their priors, stretching and shearing leads to the same priors.
 
-    The centre has a flat prior, so that only W - b is looked at.
+    The centre has a flat prior, so that only W - b is looked at. Factors have other standard
+    deviations in the second of two data sets.
     """
     n_genes, n_cells, k, n = 12, 9, 2, 4000
-    sd = jnp.array([0.5, 1.5])
+    sd, of_z = jnp.array([0.5, 1.5]), jnp.array([[1.0, 1.0], [0.5, 2.0]])
+    which = jnp.eye(2)[jnp.arange(n_cells) % 2].T
 
     def once(key):
         keys = jax.random.split(key, 4)
         away = sd * jax.random.normal(keys[0], (n_genes, k))
         centre = jax.random.normal(keys[1], (k,))
-        z = jax.random.normal(keys[2], (k, n_cells))
+        z = jax.random.normal(keys[2], (k, n_cells)) * (of_z.T @ which)
         precision = jnp.broadcast_to(1 / sd**2, (n_genes, k))
-        basis = columns.Basis(away + centre, centre, z @ z.T, jnp.eye(k))
-        mixed = columns.mix(keys[3], basis, precision, jnp.asarray(1.0 * n_cells))
+        products = jnp.einsum("hc,ic,jc->hij", which, z, z)
+        basis = columns.Basis(away + centre, centre, products, jnp.eye(k))
+        mixed = columns.mix(keys[3], basis, precision, of_z**-2, jnp.asarray(1.0 * n_cells))
         before, after = (away + centre) @ z, mixed.W @ (mixed.inverse @ z)
         return (
             jnp.sum((mixed.W - mixed.centre) ** 2, axis=0),
-            mixed.products,
+            jnp.sum(mixed.products / (of_z[:, :, None] * of_z[:, None]), axis=0),
             jnp.max(jnp.abs(after - before)),
         )
 
@@ -224,21 +230,32 @@ def test_a_change_of_basis_leaves_priors_invariant():
 
 
 def test_effects_and_factors_exchange_what_they_have_of_covariates():
-    """Log-rates stay; effects and factors under their priors stay under them."""
+    """Log-rates stay; effects and factors under their priors stay under them.
+
+    Factors have other standard deviations in the second of two data sets.
+    """
     n_genes, n_cells, k, n = 6, 8, 2, 4000
     x = np.random.default_rng(3).normal(size=(n_cells, 2))
     x, sd = jnp.asarray(x, jnp.float32), jnp.array([0.4, 1.2])
     W = jnp.asarray(np.random.default_rng(4).normal(size=(n_genes, k)), jnp.float32)
     precision = jnp.broadcast_to(sd**-2, (n_genes, 2))
+    which = jnp.eye(2)[jnp.arange(n_cells) % 2].T
+    of_z = jnp.array([[1.0, 1.0], [0.5, 2.0]])
+    known = jnp.einsum("hc,ci,cj->hij", which, x, x)
+
+    def by_dataset(z):
+        return jnp.einsum("hc,ic,cj->hij", which, z, x)
 
     def once(key):
         keys = jax.random.split(key, 3)
         effects = sd * jax.random.normal(keys[0], (n_genes, 2))
-        z = jax.random.normal(keys[1], (k, n_cells))
-        moved = columns.exchange(keys[2], effects, precision, W, z @ x, x.T @ x)
+        z = jax.random.normal(keys[1], (k, n_cells)) * (of_z.T @ which)
+        given = W, of_z**-2, by_dataset(z), known
+        moved = columns.exchange(keys[2], effects, precision, *given)
         new = z - moved.shift @ x.T
         away = effects @ x.T + W @ z - moved.effects @ x.T - W @ new
-        return moved.effects, new, jnp.max(jnp.abs(away)), jnp.abs(moved.cross - new @ x).max()
+        apart = jnp.abs(moved.cross - by_dataset(new)).max()
+        return moved.effects, new / (of_z.T @ which), jnp.max(jnp.abs(away)), apart
 
     effects, z, change, cross = jax.vmap(once)(jax.random.split(jax.random.key(0), n))
     assert float(change.max()) < 1e-4
@@ -246,6 +263,32 @@ def test_effects_and_factors_exchange_what_they_have_of_covariates():
     np.testing.assert_allclose(effects.std(axis=0) / sd, 1, atol=5 / np.sqrt(2 * n))
     np.testing.assert_allclose(z.std(axis=0), 1, atol=5 / np.sqrt(2 * n))
     np.testing.assert_allclose(jnp.mean(effects[:, 0, 0] * z[:, 0, 0]), 0, atol=5 * 0.4 / n**0.5)
+
+
+def test_activities_given_the_factors_agree_with_a_grid():
+    """Two data sets, one program: the difference of log-activities, with τ² drawn too."""
+    prior = ActivityPrior(np.eye(2, dtype=np.float32), (2,))
+    spreads = Spreads(jnp.array([[30.0], [9.0]]), jnp.array([20.0, 15.0]))
+
+    def step(activity, key):
+        activity = columns.draw_activity(key, prior, activity, spreads)
+        return activity, activity.effects[0, 0] - activity.effects[1, 0]
+
+    keys = jax.random.split(jax.random.key(1), 20_000)
+    drawn = np.asarray(jax.lax.scan(step, prior.start(1), keys)[1])
+    # e = (m + δ/2, m - δ/2): m is free of the counts, so δ ~ N(0, 2 τ²), and τ² as it is.
+    delta = np.linspace(-2, 3, 1001)[:, None]
+    tau2 = np.geomspace(1e-4, 50, 400)
+    log = -0.5 * (30 * np.exp(-delta) + 9 * np.exp(delta)) - 0.5 * (20 - 15) * delta
+    log = log + stats.norm.logpdf(delta, 0, np.sqrt(2 * tau2))
+    log = log + stats.invgamma.logpdf(tau2, DEGREES / 2, scale=DEGREES * TYPICAL**2 / 2)
+    weight = np.trapezoid(np.exp(log) * tau2, np.log(tau2), axis=1)
+    weight /= weight.sum()
+    mean = float(weight @ delta[:, 0])
+    sd = float(np.sqrt(weight @ (delta[:, 0] - mean) ** 2))
+    effective = float(effective_sample_size(drawn[None]))
+    assert abs(drawn.mean() - mean) < 4 * sd / np.sqrt(effective)
+    assert abs(drawn.std() / sd - 1) < 4 / np.sqrt(2 * effective)
 
 
 def test_scales_follow_their_conditional_posterior():
