@@ -1,5 +1,6 @@
 """Figures: each function returns a matplotlib figure, draws on `ax=` if given, never shows it."""
 
+from nbln.pl.activity import plot_program_activity
 from nbln.pl.checks import plot_mean_variance, plot_ppc
 from nbln.pl.codes import plot_latent_mean_variance, plot_prior_samples, plot_reconstructions
 from nbln.pl.corner import plot_compositional_corner_ppc
@@ -25,6 +26,7 @@ __all__ = [
     "plot_pair_intervals",
     "plot_ppc",
     "plot_prior_samples",
+    "plot_program_activity",
     "plot_reconstructions",
     "plot_w_shrinkage_spectrum",
 ]

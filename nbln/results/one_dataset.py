@@ -8,7 +8,6 @@ import numpy as np
 from nbln.questions import activity
 from nbln.results.log_normal import LogNormalResult
 
-
 Fit = TypeVar("Fit", bound=LogNormalResult)
 
 

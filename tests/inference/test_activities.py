@@ -1,6 +1,7 @@
 """Programs that are more or less active in data sets: found, sure of, saved, and answered for."""
 
 import anndata
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -103,6 +104,17 @@ def test_files_hold_it(fit, post, tmp_path):
         assert loaded.datasets == fit.datasets
         before, after = (one.get_program_activity() for one in (result, loaded))
         assert after.identical(before)
+
+
+def test_the_figure_shows_programs_with_their_intervals(fit, post, adata):
+    for result, n_lines in ((fit, 0), (post, 2)):
+        (ax,) = nbln.pl.plot_program_activity(result).axes
+        assert sum(hasattr(one, "get_segments") for one in ax.collections) == n_lines
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["drug", "vehicle"]
+        assert len(ax.get_xticks()) == 2
+    plt.close("all")
+    with pytest.raises(ValueError, match="dataset_key"):
+        nbln.pl.plot_program_activity(fit.in_dataset("drug"))
 
 
 def test_new_cells_bring_their_data_set(fit, adata):

@@ -28,7 +28,7 @@ LAPLACE_ONLY = {
 }
 OF_DRAWS = ("plot_calls", "plot_network", "plot_pair_intervals")
 OF_CODES = ("plot_latent_mean_variance", "plot_prior_samples", "plot_reconstructions")
-OF_TABLES = ("plot_effects",)
+OF_TABLES = ("plot_effects", "plot_program_activity")
 OF_FITS = [n for n in nbln.pl.__all__ if n not in (*OF_DRAWS, *OF_CODES, *OF_TABLES)]
 ARGUMENTS = {
     "plot_compositional_corner_ppc": {"genes": ["gene1", "gene4"]},

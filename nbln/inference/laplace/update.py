@@ -46,7 +46,8 @@ class State(NamedTuple):
 class Change(NamedTuple):
     """Change of the parameters in one iteration: relative for W_⊥W_⊥ᵀ, root mean square else.
 
-    The loadings have moved as far as their log-activities have, where that is further.
+    Loadings have moved as far as log-activities have, over columns by squared norm, where that is
+    further.
     """
 
     loadings: Float[Array, ""]
@@ -105,7 +106,7 @@ def update(
     channel = old.channel.maximise(sums.channel, tails, priors)
     log_activity = model.activity.log_activity(activity.effects)
     new = Parameters(turned.mu, turned.W, d, channel, turned.effects, log_activity)
-    change = _change(old, new)
+    change = _change(old, new, turned.turn.order)
     columns = _columns(model, state, fitted.rows, turned, sums.moments[0])
     scales, precision = model.loadings.reweigh(
         state.scales, fitted.rows.entries(), columns.norms, turned.turn.order, state.phase
@@ -190,13 +191,19 @@ def _columns(
     return _Columns(norms, old_sd, steps)
 
 
-def _change(old: Parameters, new: Parameters) -> Change:
+def _change(old: Parameters, new: Parameters, order: Int[Array, " factor"]) -> Change:
+    """What changed; column j of the new loadings continues column order[j] of the old."""
+
     def rms(x):
         return jnp.sqrt(jnp.mean(x**2))
 
     of_loadings = gauge.relative_change(old.W, new.W)
     if len(new.log_activity):
-        of_loadings = jnp.maximum(of_loadings, rms(new.log_activity - old.log_activity))
+        # As it changes covariances, so that small columns count little.
+        norms = gauge.squared_norms(new.W)
+        away = jnp.mean((new.log_activity - old.log_activity[:, order]) ** 2, axis=0)
+        moved = jnp.sqrt(jnp.sum(norms * away) / jnp.sum(norms))
+        of_loadings = jnp.maximum(of_loadings, moved)
     return Change(
         of_loadings,
         rms(jnp.concatenate([(new.mu - old.mu)[:, None], new.effects - old.effects], axis=1)),
