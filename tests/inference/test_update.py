@@ -108,7 +108,7 @@ def test_columns_are_compared_in_the_basis_that_they_are_in():
     rows = Rows(W, jnp.zeros((2, 2, n_genes)) + 1e-4 * jnp.eye(2)[:, :, None],
                 jnp.zeros(2), jnp.ones((n_genes, 2)))  # fmt: skip
     model = NBLN({}, prior, None, 2)
-    state = update.State(phase, None, scales, None, None, None, None)
+    state = update.State(phase, None, scales, *[None] * 5)
     columns = update._columns(model, state, rows, turned, jnp.asarray(n_cells))
     expected = np.sqrt((2.0**2 + 0.1**2) / 2)
     np.testing.assert_allclose(columns.old_sd, expected, rtol=0.02)

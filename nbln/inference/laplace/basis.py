@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from nbln.linalg import small
 from nbln.linalg.products import dot
 from nbln.models.depth import Depth
-from nbln.priors.activity import Spreads
+from nbln.priors.activity import LogActivity, Spreads
 from nbln.priors.effects import EffectsPrior
 from nbln.priors.loadings import LoadingsPrior, Turn, sorted_turn
 from nbln.priors.shrinkage import Phase
@@ -77,8 +77,7 @@ def expand(
     absorb_mean: bool,
     depth: Depth,
     prior_of_effects: EffectsPrior,
-    spreads: Spreads,
-    log_activity: Float[Array, "dataset factor"],
+    by_dataset: tuple[Spreads, LogActivity] | None = None,
 ) -> Expansion:
     """Absorb mean and covariance of the factors; turn to the axes that the loadings prior asks for.
 
@@ -91,8 +90,8 @@ def expand(
         Σ over cells of [1, v, vvᵀ packed], v covariates and factors.
     absorb_mean
         False where μ is frozen: the factors then keep their mean.
-    spreads, log_activity
-        Squares of factors by data set, and what is known of their standard deviations there.
+    by_dataset
+        Squares of factors in each of several data sets, and the activities they were taken at.
     """
     known = 1 + effects.shape[1]
     mu, effects, W, level = depth.fix(mu, effects, W)
@@ -106,7 +105,8 @@ def expand(
     inverse = small.inverse_and_log_det(covariates[:, :, None])[0][:, :, 0]
     shift = dot(cross, inverse)
     covariance = (second[known:, known:] - dot(shift, cross.T)) / moments[0]
-    if len(log_activity):
+    if by_dataset is not None:
+        spreads, log_activity = by_dataset
         own = jnp.sum(spreads.squares * jnp.exp(-2 * log_activity), axis=0) / moments[0]
         covariance = jnp.where(phase.entry_by_entry, jnp.diag(own), covariance)
     moved = dot(W, shift)
@@ -115,7 +115,7 @@ def expand(
     whiten = small.inverse_lower(root)[:, :, 0]
     W = dot(W, root[:, :, 0])
     turn = prior.turn(W, phase)
-    if len(log_activity):
+    if by_dataset is not None:
         turn = jax.tree.map(partial(jnp.where, phase.entry_by_entry), sorted_turn(W), turn)
     rotation = Rotation(dot(turn.axes.T, whiten), shift, level)
     return Expansion(mu, effects, dot(W, turn.axes), dot(root[:, :, 0], turn.axes), turn, rotation)

@@ -98,8 +98,7 @@ def update(
         absorb_mean=not priors[names.MU].frozen,
         depth=model.depth,
         prior_of_effects=model.effects,
-        spreads=sums.spreads,
-        log_activity=old.log_activity,
+        by_dataset=(sums.spreads, old.log_activity) if len(old.log_activity) else None,
     )
     activity = _activity(model, state, sums, turned)
     d = _residual(priors[names.RESIDUAL], sums)
