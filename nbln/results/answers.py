@@ -22,6 +22,11 @@ class Answers(abc.ABC):
     asked_by: ClassVar[str] = ""  # for draws by `fit`: the argument that gives them
     model: str
 
+    @property
+    def formula_words(self) -> tuple[str, ...]:
+        """The formula of the fit, then its columns in a few words each; empty without one."""
+        return ()
+
     def __getitem__(self, genes) -> subset.GeneSubset:
         """The same result, asked of some of its genes only.
 

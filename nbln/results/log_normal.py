@@ -89,6 +89,10 @@ class LogNormalResult(CountedResult):
         return self.formula is not None and bool(self.formula.fixed)
 
     @property
+    def formula_words(self):
+        return () if self.formula is None else self.formula.words
+
+    @property
     def _depth(self) -> Depth:
         return registry.find(self.model).program.depth
 
