@@ -7,6 +7,7 @@ from nbln.inference.laplace.engine import LaplaceConfig
 from nbln.inference.mcmc.engine import MCMCConfig
 from nbln.inference.svi.engine import SVIConfig
 from nbln.priors.shrinkage import Shrinkage
+from nbln.questions.checks import summarise_checks
 from nbln.results.compare import compare, compare_correlations
 from nbln.results.laplace import LaplaceResult
 from nbln.results.mcmc import MCMCGenes, MCMCPrograms
@@ -38,4 +39,5 @@ __all__ = [
     "load",
     "pl",
     "registry",
+    "summarise_checks",
 ]
