@@ -64,8 +64,9 @@ def plot_gene_ppc(
     for place, (panel, (i, group)) in enumerate(zip(axes, panels, strict=True)):
         cells = groups[group]
         _histogram(panel, rows[cells, i], drawn[:, cells, i])
-        label = ", ".join([labels[i], *style.labels([group])[: groupby is not None]])
-        panel.set_title(f"{label}, mean {rows[cells, i].mean():.3g}", fontsize="small")
+        title = f"{labels[i]}, mean {rows[cells, i].mean():.3g}"
+        below = "" if groupby is None else f"\n{style.labels([group])[0]}"
+        panel.set_title(title + below, fontsize="small")
         panel.set_xlabel("counts in a cell" if place >= len(panels) - n_columns else "")
         panel.set_ylabel("" if place % n_columns else "share of cells")
     handles = axes[0].get_legend_handles_labels()

@@ -228,13 +228,13 @@ def _dataset(fitted, pair_genes, part: _Part, rng) -> xr.Dataset:
     distance, p_value = part.residuals.uniformity()
     variables["residual_distance"] = ((names.GENE,), distance)
     variables["residual_p_value"] = ((names.GENE,), p_value)
+    variables["n_cells"] = ((), part.observed.n_cells)
     coordinates = {
         "quantity": list(QUANTITIES),
         names.GENE: fitted.gene_names,
         "library": list(LIBRARY),
         "gene_a": ("pair", labels[first]),
         "gene_b": ("pair", labels[second]),
-        "n_cells": part.observed.n_cells,
     }
     return xr.Dataset(variables, coords=coordinates)
 
@@ -266,7 +266,7 @@ def by_group(checks: xr.Dataset) -> Iterator[tuple[str | None, xr.Dataset]]:
         yield None, checks
         return
     for i, name in enumerate(checks[GROUP].values):
-        yield str(name), checks.isel({GROUP: i}, drop=True)
+        yield str(name), checks.isel({GROUP: i}).drop_vars(GROUP)
 
 
 def summarise_checks(checks: xr.Dataset) -> pd.DataFrame:
