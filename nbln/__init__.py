@@ -7,6 +7,8 @@ from nbln.inference.laplace.engine import LaplaceConfig
 from nbln.inference.mcmc.engine import MCMCConfig
 from nbln.inference.svi.engine import SVIConfig
 from nbln.priors.shrinkage import Shrinkage
+from nbln.questions.checks import summarise_checks
+from nbln.questions.donors import compare_correlations_by_donor
 from nbln.results.compare import compare, compare_correlations
 from nbln.results.laplace import LaplaceResult
 from nbln.results.mcmc import MCMCGenes, MCMCPrograms
@@ -33,9 +35,11 @@ __all__ = [
     "VAEResult",
     "compare",
     "compare_correlations",
+    "compare_correlations_by_donor",
     "datasets",
     "fit",
     "load",
     "pl",
     "registry",
+    "summarise_checks",
 ]

@@ -2,22 +2,21 @@
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+import pandas as pd
 import rich
 import typer
-from rich.table import Table
-from rich.text import Text
 
 import nbln
-from nbln import atomic, report, webpage
+from nbln import atomic, report, splitting, terminal, webpage
 from nbln.data import files
-from nbln.questions.diagnostics import doubts
 from nbln.session import Outputs, say, session
-from nbln.text import to_csv, visible
+from nbln.text import to_csv
 
 FIT, FITTED, PAIRS, REPORT = "fit.nc", "fitted.h5ad", "top_pairs.csv", "report.html"
 DRAWS, CALLS, EFFECTS = "draws.nc", "called_pairs.csv", "covariate_effects.csv"
+ACTIVITIES = "program_activity.csv"
 SAID = {
     FIT: "the fit, for nbln.load",
     FITTED: "the counts with the results (keys that contain nbln)",
@@ -26,9 +25,11 @@ SAID = {
     DRAWS: "the draws, for nbln.load",
     CALLS: "the pairs that the draws call correlated",
     EFFECTS: "effects of covariates on genes, natural log",
+    ACTIVITIES: "how active programs are in each data set",
+    splitting.GROUPS: "the groups with their cells, genes and programs",
+    splitting.COMPARED: "pairs of genes whose correlation differs between two groups",
 }
 QUOTED = "names like a formula begin with an apostrophe there"
-SHOWN_PAIRS = 10
 DRAWN_COUNTS = 2e8  # of the predictive checks in the report: half a minute
 
 app = typer.Typer(
@@ -115,6 +116,13 @@ DatasetKey = Annotated[
     typer.Option(
         "--dataset-key",
         help="Column of obs by which programs are more or less active; once for each.",
+        show_default="none",
+    ),
+]
+SplitBy = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of obs: a fit of each group of cells, in a directory of its own.",
         show_default="none",
     ),
 ]
@@ -214,6 +222,7 @@ def fit(
     formula: FormulaText = None,
     random: RandomColumn = None,
     dataset_key: DatasetKey = None,
+    split_by: SplitBy = None,
     batch_key: BatchKey = None,
     covariate: Covariate = None,
     labels_key: LabelsKey = None,
@@ -238,40 +247,69 @@ def fit(
     """Fit a file of counts and leave the fit, an annotated copy and the strongest gene pairs."""
     with session(debug) as outputs:
         adata = files.read(counts, backed)
-        targets = _targets(out, counts)
-        say(f"Read {adata.n_obs:,} cells x {adata.n_vars:,} genes from {counts}.")
-        say("Fitting; each stage begins with a compilation of some seconds.")
-        result = nbln.fit(
-            adata,
-            model=model,
-            layer=layer,
-            latent_dim=latent_dim,
-            formula=formula,
-            random=random or None,
-            dataset_key=dataset_key or None,
-            batch_key=batch_key,
-            covariates=covariate or None,
-            labels_key=labels_key,
-            gene_likelihood=gene_likelihood,
-            dispersion=dispersion,
-            decoder=decoder,
-            library=library,
-            vae=None if epochs is None else nbln.VAEConfig(n_epochs=epochs),
-            gene_coverage=gene_coverage,
-            n_steps=n_steps,
-            seed=seed,
-            progress=progress,
-            checkpoint=outputs.checkpoint(targets[FIT]) if checkpoint else None,
-        )
         asked = Asked(pairs, draws, min_abs, fdr, seed, progress, checkpoint)
-        _leave(result, adata, outputs, targets, asked)
+
+        given = dict(
+            model=model, layer=layer, latent_dim=latent_dim, formula=formula, random=random or None,
+            batch_key=batch_key, covariates=covariate or None, labels_key=labels_key,
+            gene_likelihood=gene_likelihood, dispersion=dispersion, decoder=decoder,
+            library=library, vae=None if epochs is None else nbln.VAEConfig(n_epochs=epochs),
+            gene_coverage=gene_coverage, n_steps=n_steps,
+        )  # fmt: skip
+        targets = None if split_by is not None else _targets(out, counts)
+        say(f"Read {adata.n_obs:,} cells x {adata.n_vars:,} genes from {counts}.")
+        if targets is not None:
+            _fit(adata, given, outputs, targets, asked)
+            return
+        parts = splitting.parts(adata, split_by, out)
+        places = {part.name: _targets(part.folder, counts) for part in parts}
+        _split(adata, parts, places, given, outputs, asked)
+
+
+def _fit(adata, given: dict[str, Any], outputs: Outputs, targets: dict[str, Path], asked: Asked):
+    """Fit, and leave what there is to leave; the fit, and draws or None."""
+    say("Fitting; each stage begins with a compilation of some seconds.")
+    kept = outputs.checkpoint(targets[FIT]) if asked.checkpoint else None
+    result = nbln.fit(adata, **given, seed=asked.seed, progress=asked.progress, checkpoint=kept)
+    return result, _leave(result, adata, outputs, targets, asked)
+
+
+def _split(adata, parts, targets, given, outputs: Outputs, asked: Asked) -> None:
+    """A fit of each group, whatever becomes of the others; a table of them; what differs."""
+    outcomes, drawn = [], {}
+    for part in parts:
+        say("")
+        say(f"Group {part.name}: {part.cells.sum():,} cells.", "bold")
+        result = None
+        with outputs.writing(part.folder, f"the results of group {part.name}"):
+            cells = adata[part.cells]
+            cells = cells.to_memory() if adata.isbacked else cells.copy()
+            result, posterior = _fit(cells, given, outputs, targets[part.name], asked)
+            file = targets[part.name][DRAWS]
+            if posterior is not None and not outputs.failure(file):
+                drawn[part.name] = file
+        if error := outputs.failure(part.folder):
+            say(f"Group {part.name} was not fitted: {error}", "red")
+        outcomes.append(splitting.Outcome.of(part, result, error))
+    rich.get_console().print(terminal.groups_table(outcomes))
+    out = parts[0].folder.parent
+    with outputs.writing(out / splitting.GROUPS, SAID[splitting.GROUPS]):
+        atomic.write(out / splitting.GROUPS, to_csv(pd.DataFrame(outcomes)))
+    if len(drawn) > 1:
+        with outputs.writing(out / splitting.COMPARED, SAID[splitting.COMPARED]):
+            say("Comparing the correlations of groups; cells are the units, not donors.")
+            table = splitting.compared(drawn, asked.fdr)
+            atomic.write(out / splitting.COMPARED, to_csv(table))
 
 
 def _targets(out: Path, original: Path | None = None) -> dict[str, Path]:
     """Where each result goes; raises early where it cannot, or where the input lies."""
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out}: is a file; give a directory")
-    targets = {name: out / name for name in (FIT, FITTED, PAIRS, REPORT, DRAWS, CALLS, EFFECTS)}
+    for folder in (out, out.parent):
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"--out {folder}: is a file; give a directory")
+    targets = {
+        name: out / name for name in (FIT, FITTED, PAIRS, REPORT, DRAWS, CALLS, EFFECTS, ACTIVITIES)
+    }
     for target in targets.values():
         if original is not None and target.exists() and target.samefile(original):
             raise ValueError(
@@ -287,16 +325,18 @@ def _targets(out: Path, original: Path | None = None) -> dict[str, Path]:
     return targets
 
 
-def _leave(
-    result, adata, outputs: Outputs, targets: dict[str, Path], asked: Asked, truth=None
-) -> None:
-    """Sample if it is asked for, and write all that a fit leaves; `adata` gets its results."""
+def _leave(result, adata, outputs: Outputs, targets: dict[str, Path], asked: Asked, truth=None):
+    """Sample if it is asked for, and write all that a fit leaves; `adata` gets its results.
+
+    Returns the draws, or None.
+    """
     with outputs.writing(targets[FIT], SAID[FIT]):
         result.save(targets[FIT])
     posterior = _sample(result, outputs, targets, asked)
     _report(result, outputs, targets, asked, truth, posterior)
     with outputs.writing(targets[FITTED], SAID[FITTED]):
         files.write_annotated(result.write_to, adata, targets[FITTED])
+    return posterior
 
 
 def _sample(result, outputs: Outputs, targets: dict[str, Path], asked: Asked):
@@ -331,6 +371,10 @@ def _report(result, outputs: Outputs, targets: dict[str, Path], asked: Asked, tr
         with outputs.writing(targets[EFFECTS], SAID[EFFECTS]):
             effects = (result if posterior is None else posterior).get_covariate_effects()
             atomic.write(targets[EFFECTS], to_csv(effects.to_dataframe().reset_index()))
+    if result.has_activities:
+        with outputs.writing(targets[ACTIVITIES], SAID[ACTIVITIES]):
+            active = (result if posterior is None else posterior).get_program_activity()
+            atomic.write(targets[ACTIVITIES], to_csv(active.to_dataframe().reset_index()))
     if result.has_programs:
         with outputs.writing(targets[PAIRS], SAID[PAIRS]):
             atomic.write(targets[PAIRS], to_csv(result.top_pairs(asked.pairs)))
@@ -340,44 +384,9 @@ def _report(result, outputs: Outputs, targets: dict[str, Path], asked: Asked, tr
         data = result.fitted.data()  # once, since it looks whether the counts are still the same
         checks = result.check(n_samples=int(min(50, max(10, DRAWN_COUNTS / size))), counts=data)
         summary = result.summary(checks=checks, counts=data)
-        _print(result, summary, truth, posterior)
+        terminal.show(result, summary, truth, posterior, PAIRS)
         page = webpage.page(result, checks, summary, data, truth, posterior, called)
         atomic.write(targets[REPORT], page.encode())
-
-
-def _print(result, summary, truth, posterior) -> None:
-    """The report on the terminal."""
-    console = rich.get_console()
-    console.print()
-    table = Table.grid(padding=(0, 2))
-    for label, sentence in report.lines(result, truth):
-        table.add_row(Text(label, style="bold"), Text(visible(sentence)))
-    summaries = [summary] if posterior is None else [summary, posterior.summary()]
-    for i, doubt in enumerate(doubt for one in summaries for doubt in doubts(one)):
-        table.add_row(Text("" if i else "Warnings", style="bold red"), Text(visible(doubt)))
-    console.print(table)
-    console.print()
-    if not result.has_programs:
-        say(f"Model {result.model} has no correlations between genes, so there is no {PAIRS}.")
-    elif result.w_prior_diagnostics["effective_rank"]:
-        console.print(_pairs_table(result.top_pairs(SHOWN_PAIRS), truth))
-    else:
-        say("No gene program was found: the correlations of all pairs of genes are 0.")
-
-
-def _pairs_table(pairs, truth) -> Table:
-    table = Table(title="Strongest gene pairs", title_justify="left", title_style="bold", box=None)
-    for name in ("gene", "gene"):
-        table.add_column(name)
-    # A long name goes over several lines, a number never does.
-    table.add_column("correlation", justify="right", no_wrap=True)
-    if truth is not None:
-        table.add_column("true", justify="right", no_wrap=True)
-    for first, second, value in pairs.itertuples(index=False):
-        true = [] if truth is None else [f"{truth.correlation.loc[first, second]:.3f}"]
-        names = (Text(visible(gene), overflow="fold") for gene in (first, second))
-        table.add_row(*names, f"{value:.3f}", *true)
-    return table
 
 
 if __name__ == "__main__":

@@ -69,6 +69,10 @@ class Outputs:
         else:
             self._written.append((path, what))
 
+    def failure(self, path: Path) -> str:
+        """Why a file was not written; '' where it was, or was not tried."""
+        return dict(self._failed).get(path, "")
+
     def finish(self) -> None:
         """Name what was written and what was not; exit with 1 where something was not."""
         self._list("Written", self._written, "bold")

@@ -12,12 +12,15 @@ import nbln
 from nbln import pl, report
 from nbln.pl.posterior import spread_over_genes
 from nbln.pl.style import to_png
+from nbln.questions import effects
 from nbln.questions.checks import extreme, worst_genes
 from nbln.questions.diagnostics import doubts
 from nbln.text import visible
 
 TEMPLATE = "report.html.jinja"
 SHOWN_PAIRS = 30
+# A page of many categories would be nothing but their tables; covariate_effects.csv has them all.
+SHOWN_COVARIATES, SHOWN_EFFECTS, SHOWN_COMPARISONS = 10, 8, 6
 HISTOGRAM_DRAWS = 20  # of all counts, for a band from 5 % to 95 %
 GENERAL = ".3g"
 # What rows of the summary mean, by how their names begin; only of those that it has.
@@ -90,6 +93,8 @@ def page(
             meanings=_meanings(summary.index),
             chance=f"{2 * level:.0%}",
             figures=_pictures(_figures(result, checks, counts)),
+            covariates=_covariates(result, posterior),
+            activities=_activities(result, posterior),
             has_programs=result.has_programs,
             strongest=strongest,
             certainty=certainty,
@@ -110,6 +115,58 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _covariates(result, posterior) -> dict[str, Any] | None:
+    """The design in words, the strongest effects, and by draws the genes that are called."""
+    if not result.formula_words:
+        return None
+    shown: dict[str, Any] = {"words": result.formula_words, "strongest": None, "comparisons": []}
+    if result.has_effects:
+        asked = result if posterior is None else posterior
+        every = asked.get_covariate_effects()
+        some = every.isel(covariate=slice(SHOWN_COVARIATES))
+        units = result.formula.units[:SHOWN_COVARIATES]
+        shown["strongest"] = _table(effects.strongest(some, units, SHOWN_EFFECTS))
+        shown["further"] = every.sizes["covariate"] - some.sizes["covariate"]
+        shown["drawn"] = posterior is not None
+    if posterior is not None:
+        compared = result.formula.comparisons
+        shown["comparisons"] = [_comparison(posterior, *x) for x in compared[:SHOWN_COMPARISONS]]
+    return shown
+
+
+def _comparison(posterior, column: str, group, reference) -> dict[str, Any]:
+    """One group over its reference: a volcano, and the surest genes."""
+    table = posterior.differential_expression(column, group, reference)
+    delta, fdr = table.attrs["delta"], table.attrs["fdr"]
+    caption = (
+        f"Calls are of changes beyond {delta:g} (log2); at most {fdr:.0%} of them are expected to "
+        "be wrong."
+    )
+    names = [x if isinstance(x, str) else f"{x:.3g}" for x in (group, reference)]
+    title = f"{column}: {names[0]} over {names[1]}"
+    (picture,) = _pictures([(title, caption, pl.plot_effects(table))])
+    return {"picture": picture, "genes": _table(table.head(SHOWN_EFFECTS).reset_index())}
+
+
+def _activities(result, posterior) -> dict[str, Any] | None:
+    """How active programs are in data sets, and by draws how sure differences are."""
+    if not result.has_activities:
+        return None
+    asked, compared = result if posterior is None else posterior, []
+    title = "Programs that are more or less active"
+    caption = (
+        "Standard deviation of a program's factor over the cells of a data set; 1 is typical of the "
+        "program. Points of one colour are data sets of one level."
+    )
+    (picture,) = _pictures([(title, caption, pl.plot_program_activity(asked))])
+    for key in () if posterior is None else result.datasets.keys:
+        if len(key.levels) == 2:
+            table = posterior.differential_activity(key.column, *key.levels)
+            title = f"{key.column}: {key.levels[0]} over {key.levels[1]}"
+            compared.append({"title": title, "programs": _table(table.reset_index())})
+    return {"picture": picture, "compared": compared}
 
 
 def _certainty(posterior, called: pd.DataFrame | None) -> dict[str, Any]:

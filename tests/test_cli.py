@@ -295,3 +295,12 @@ def test_effects_of_a_formula_are_a_table(h5ad, tmp_path):
     assert list(table.columns) == ["gene", "covariate", "mean", "sd"]
     assert set(table["covariate"]) == {"side[T.right]"}
     assert "4 levels of donor" in text
+    page = (tmp_path / "report.html").read_text()
+    for words in (
+        "What do covariates change?",
+        "side: 2 categories, compared with left",
+        "donor: random, 4 levels",
+        "<td>side[T.right]</td>",
+        "say which genes are called",
+    ):
+        assert words in page

@@ -92,7 +92,7 @@ def test_a_terminal_gets_printable_characters(printed):
 
 def test_the_table_of_pairs_on_a_terminal(fitted, capsys):
     pairs = pd.DataFrame({"gene_a": HOSTILE, "gene_b": HOSTILE[::-1], "correlation": -0.5})
-    cli.rich.get_console().print(cli._pairs_table(pairs, None))
+    cli.rich.get_console().print(cli.terminal.pairs_table(pairs, None))
     output = capsys.readouterr().out
     assert harmless(output)
     assert output.count("-0.500") == len(HOSTILE)

@@ -108,6 +108,32 @@ class Formula:
         return (*self.fixed, *random)
 
     @property
+    def words(self) -> tuple[str, ...]:
+        """The formula, then each column in a few words, with what it is compared with."""
+        return (
+            self.text,
+            *(
+                f"{part.column}: {len(part.levels)} categories, compared with {part.levels[0]}"
+                if isinstance(part, Categories)
+                else f"{part.column}: a number, mean {part.mean:.3g}, standard deviation "
+                f"{part.sd:.3g}"
+                for part in self.parts
+            ),
+            *(f"{part.column}: random, {len(part.levels)} levels" for part in self.random),
+        )
+
+    @property
+    def comparisons(self) -> tuple[tuple[str, Any, Any], ...]:
+        """Column, group and reference: each further category, a number one deviation higher."""
+        return tuple(
+            (part.column, group, _base_of(part))
+            for part in self.parts
+            for group in (
+                part.levels[1:] if isinstance(part, Categories) else [part.mean + part.sd]
+            )
+        )
+
+    @property
     def units(self) -> Float[np.ndarray, " fixed"]:
         """Standard deviation of the numbers in each fixed covariate, 1 for categories."""
         if not self.parts:

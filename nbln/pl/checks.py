@@ -4,7 +4,7 @@ import numpy as np
 
 from nbln.data.slices import slices
 from nbln.pl import style
-from nbln.questions.checks import extreme, misfits
+from nbln.questions.checks import by_group, extreme, misfits
 
 PANELS = {
     "mean": ("mean count", True),
@@ -12,11 +12,18 @@ PANELS = {
     "zero_fraction": ("share of zeros", False),
     "quantile_99": ("99 % quantile", True),
 }
+MOST_GROUPS = 6  # rows of panels that a page has room for
 BLOCK = 512  # cells read at a time
 
 
 def plot_ppc(
-    res, ppc_level: str = "library_anchored", n_samples: int = 50, checks=None, counts=None, ax=None
+    res,
+    ppc_level: str = "library_anchored",
+    n_samples: int = 50,
+    checks=None,
+    counts=None,
+    ax=None,
+    groupby=None,
 ):
     """Four statistics of each gene, observed against predicted, and the residuals' distances.
 
@@ -25,23 +32,43 @@ def plot_ppc(
 
     Parameters
     ----------
-    ppc_level, n_samples, counts
-        As in `check`.
+    ppc_level, n_samples, counts, groupby
+        As in `check`. With groups of cells each has a row of panels, and six rows are shown at
+        most: those of most misfits.
     checks
         What `check` gave, if it is there already.
     ax
-        Five axes.
+        Five axes, or five a group.
     """
     style.need_fit(res)
-    figure, axes = style.new_grid(ax, 5, 3)
-    checks = checks if checks is not None else res.check(ppc_level, n_samples, counts=counts)
-    for panel, (name, (label, log)) in zip(axes, PANELS.items(), strict=False):
-        _observed_predicted(panel, checks[name], misfits(checks, name), label, log)
-    _residuals(axes[-1], checks)
+    if checks is None:
+        checks = res.check(ppc_level, n_samples, counts=counts, groupby=groupby)
+    groups = _worst_groups(dict(by_group(checks)))
+    n = len(PANELS) + 1
+    grouped = None not in groups
+    figure, axes = style.new_grid(ax, n * len(groups), n if grouped else 3)
+    for i, (group, one) in enumerate(groups.items()):
+        panels = axes[i * n : (i + 1) * n]
+        for panel, (name, (label, log)) in zip(panels, PANELS.items(), strict=False):
+            _observed_predicted(panel, one[name], misfits(one, name), label, log)
+        _residuals(panels[-1], one)
+        if grouped:
+            (label,) = style.labels([group])
+            panels[0].set_ylabel(f"{label}\npredicted")
     level, n_draws = checks.attrs["ppc_level"], checks.attrs["n_samples"]
     chance = f"{2 * extreme(checks):.0%} of genes lie outside by chance"
     figure.suptitle(f"Predictive checks, {level}, {n_draws} draws; {chance}")
     return figure
+
+
+def _worst_groups(groups: dict) -> dict:
+    """Of many groups those in which most genes are misfits, in their own order."""
+    shares = {
+        name: sum(misfits(one, what).mean() for what in (*PANELS, "residuals"))
+        for name, one in groups.items()
+    }
+    worst = sorted(groups, key=lambda name: -shares[name])[:MOST_GROUPS]
+    return {name: one for name, one in groups.items() if name in worst}
 
 
 def _observed_predicted(ax, statistic, bad, label, log):

@@ -39,8 +39,9 @@ def plot_effects(table: pd.DataFrame, n_labels: int = 12, ax=None):
         _label_beside(ax, table.index[shown], change[shown], sure[shown], right=side)
     title = f"{called.sum():,} of {len(table):,} genes are called"
     if table.attrs.get("reference") is not None:
-        compared = style.labels([table.attrs["group"], table.attrs["reference"]])
-        title = f"{compared[0]} over {compared[1]}: {title}"
+        pair = (table.attrs[name] for name in ("group", "reference"))
+        compared = style.labels(x if isinstance(x, str) else f"{x:.3g}" for x in pair)
+        title = f"{compared[0]} over {compared[1]}:\n{title}"
     ax.set_title(title, fontsize=10)
     return figure
 

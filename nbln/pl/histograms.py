@@ -7,6 +7,7 @@ import numpy as np
 from nbln.arguments import check_whole
 from nbln.pl import style
 from nbln.pl.genes import counts_of
+from nbln.questions.groups import Groups
 
 MOST_BINS = 16  # of a histogram: what a panel has room for, zeros and the last bin included
 TAIL = 0.995  # share of cells below the last bin, which holds all larger counts
@@ -23,6 +24,7 @@ def plot_gene_ppc(
     n_samples: int = 50,
     counts=None,
     ax=None,
+    groupby=None,
 ):
     """Histograms of the counts of single genes: the data, and where the model expects them.
 
@@ -37,7 +39,9 @@ def plot_gene_ppc(
     ppc_level, n_samples, counts
         As in `get_ppc_samples`; memory is 4 bytes x draws x cells x genes that are shown.
     ax
-        As many axes as genes.
+        As many axes as genes, or genes times groups.
+    groupby
+        A panel for each group of cells, as in `check`; a gene has a row of them.
 
     Raises
     ------
@@ -51,17 +55,31 @@ def plot_gene_ppc(
     chosen = _spread(res.fitted, data, check_whole("n_genes", n_genes)) if genes is None else genes
     positions = res.fitted.find(chosen)
     names = res.fitted.gene_names[positions]
-    figure, axes = style.new_grid(ax, len(names), COLUMNS, size=(2.6, 2.2))
+    groups = _groups(groupby, data, counts)
+    n_columns = COLUMNS if groupby is None else len(groups)
+    panels = [(i, group) for i in range(len(names)) for group in groups]
+    figure, axes = style.new_grid(ax, len(panels), n_columns, size=(2.6, 2.2))
     drawn = res.get_ppc_samples(ppc_level, n_samples, counts=data, genes=names).values[0]
-    rows = counts_of(data, positions)
-    for i, (panel, label) in enumerate(zip(axes, style.labels(names), strict=True)):
-        _histogram(panel, rows[:, i].astype(np.int64), drawn[:, :, i])
-        panel.set_title(f"{label}, mean {rows[:, i].mean():.3g}", fontsize="small")
-        panel.set_xlabel("counts in a cell" if i >= len(names) - COLUMNS else "")
-        panel.set_ylabel("" if i % COLUMNS else "share of cells")
+    rows, labels = counts_of(data, positions).astype(np.int64), style.labels(names)
+    for place, (panel, (i, group)) in enumerate(zip(axes, panels, strict=True)):
+        cells = groups[group]
+        _histogram(panel, rows[cells, i], drawn[:, cells, i])
+        title = f"{labels[i]}, mean {rows[cells, i].mean():.3g}"
+        below = "" if groupby is None else f"\n{style.labels([group])[0]}"
+        panel.set_title(title + below, fontsize="small")
+        panel.set_xlabel("counts in a cell" if place >= len(panels) - n_columns else "")
+        panel.set_ylabel("" if place % n_columns else "share of cells")
     handles = axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper right", ncols=2, frameon=False, fontsize="small")
     return figure
+
+
+def _groups(groupby, data, given) -> dict[str, np.ndarray]:
+    """(cell,) masks of the groups by name; one of all cells where there are none."""
+    if groupby is None:
+        return {"": np.ones(data.n_cells, bool)}
+    groups = Groups.of(groupby, data, given, "plot_gene_ppc")
+    return {name: groups.codes == i for i, name in enumerate(groups.names)}
 
 
 def _spread(fitted, data, n: int) -> np.ndarray:

@@ -6,7 +6,7 @@ it is exactly uniform where the model is right, ties or no ties (Gelman, Meng & 
 Smyth 1996 for the residuals of single counts).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from nbln.data.counts import Counts
 from nbln.data.fitted import Fitted
 from nbln.data.histogram import bin_edges, bin_of
 from nbln.data.slices import slices
+from nbln.questions.groups import Groups
 from nbln.questions.predictive import Draws, block_cells
 
 QUANTILE = 0.99
@@ -29,6 +30,8 @@ EXTREME = 0.005
 N_GENES = 50
 RESIDUAL_BINS = 500  # ten for each two per cent: finer than the distances that tests resolve
 QUANTITIES = ("observed", "predicted", "low", "high", "p_value")
+GROUP = "group"
+JUDGED = ("mean", "variance", "zero_fraction", "quantile_99", "residuals", "correlation")
 LIBRARY = ("mean", "sd", "quantile_05", "median", "quantile_95")
 
 
@@ -66,7 +69,7 @@ class _Sums:
     def __init__(self, n_draws: int, bins: _Bins, pair_genes: np.ndarray, typical_library: float):
         n_genes, n_paired = len(bins.last), len(pair_genes)
         self._bins, self._pair_genes, self._library = bins, pair_genes, typical_library
-        self._n_cells = 0
+        self.n_cells = 0
         self._sum = np.zeros((n_draws, n_genes))
         self._square = np.zeros((n_draws, n_genes))
         self._zeros = np.zeros((n_draws, n_genes))
@@ -76,7 +79,7 @@ class _Sums:
         self._products = np.zeros((n_draws, n_paired, n_paired))
 
     def add(self, counts: Int[np.ndarray, "draw cell gene"]) -> None:
-        self._n_cells += counts.shape[1]
+        self.n_cells += counts.shape[1]
         for i, one in enumerate(counts):
             values = one.astype(np.float64)
             self._sum[i] += values.sum(axis=0)
@@ -91,7 +94,7 @@ class _Sums:
 
     def statistics(self) -> dict[str, np.ndarray]:
         """Each statistic, draws first."""
-        n = self._n_cells
+        n = self.n_cells
         mean = self._sum / n
         totals = np.concatenate(self._totals, axis=1)
         low, middle, high = np.quantile(totals, [0.05, 0.5, 0.95], axis=1)
@@ -105,7 +108,7 @@ class _Sums:
         }
 
     def _correlations(self):
-        n = self._n_cells
+        n = self.n_cells
         mean = self._normalised / n
         covariance = self._products / n - mean[:, :, None] * mean[:, None, :]
         sd = np.sqrt(np.maximum(np.diagonal(covariance, axis1=1, axis2=2), 1e-300))
@@ -136,6 +139,19 @@ class _Residuals:
         return distance, stats.kstwo.sf(distance, n_cells)
 
 
+class _Part(NamedTuple):
+    """What is summed over a group of cells, or over all."""
+
+    observed: _Sums
+    predicted: _Sums
+    residuals: _Residuals
+
+    def add(self, observed: Int[np.ndarray, "cell gene"], drawn) -> None:
+        self.observed.add(observed[None])
+        self.predicted.add(drawn)
+        self.residuals.add(observed, drawn)
+
+
 def ranks(observed, drawn, rng: np.random.Generator):
     """Predictive p-values, ties randomised; draws along the first axis of `drawn`."""
     below = (drawn < observed).sum(axis=0)
@@ -151,22 +167,32 @@ def predictive_checks(
     ppc_level: str,
     n_samples: int,
     seed: int,
+    groups: Groups | None = None,
 ) -> xr.Dataset:
     """See `Result.check`; `blocks` are the predictive draws."""
     pair_genes = _pair_genes(fitted, data.gene_totals, genes)
     bins = _Bins.up_to(_largest(data, n_samples))
     library = float(np.median(fitted.library_size))
-    observed, predicted = (_Sums(n, bins, pair_genes, library) for n in (1, n_samples))
     rng = np.random.default_rng([seed, 1])
-    residuals = _Residuals(fitted.n_genes, rng)
+    codes = np.zeros(data.n_cells, np.int64) if groups is None else groups.codes
+    parts = [
+        _Part(
+            _Sums(1, bins, pair_genes, library),
+            _Sums(n_samples, bins, pair_genes, library),
+            _Residuals(fitted.n_genes, rng),
+        )
+        for _ in range(codes.max() + 1)
+    ]
     for block, drawn in blocks:
         here = data.rows(block).astype(np.int64)
-        observed.add(here[None])
-        predicted.add(drawn)
-        residuals.add(here, drawn)
-    attributes = {"ppc_level": ppc_level, "n_samples": n_samples}
-    statistics = observed.statistics(), predicted.statistics()
-    return _dataset(fitted, pair_genes, *statistics, residuals, rng).assign_attrs(attributes)
+        for number in np.unique(codes[block]):
+            mine = codes[block] == number
+            # A part that is all of the block is not copied.
+            cells = slice(None) if mine.all() else mine
+            parts[number].add(here[cells], drawn[:, cells])
+    found = [_dataset(fitted, pair_genes, part, rng) for part in parts]
+    checks = found[0] if groups is None else xr.concat(found, pd.Index(groups.names, name=GROUP))
+    return checks.assign_attrs(ppc_level=ppc_level, n_samples=n_samples)
 
 
 def _largest(data: Counts, n_samples: int) -> Int[np.ndarray, " gene"]:
@@ -188,7 +214,8 @@ def _pair_genes(fitted: Fitted, totals, genes) -> Int[np.ndarray, " pair_gene"]:
     return np.sort(real[np.argsort(-totals[real], kind="stable")[:N_GENES]])
 
 
-def _dataset(fitted, pair_genes, observed, predicted, residuals, rng) -> xr.Dataset:
+def _dataset(fitted, pair_genes, part: _Part, rng) -> xr.Dataset:
+    observed, predicted = part.observed.statistics(), part.predicted.statistics()
     first, second = np.triu_indices(len(pair_genes), 1)
     labels = fitted.gene_names[pair_genes]
     dims = {"library_size": "library", "correlation": "pair"}
@@ -198,9 +225,10 @@ def _dataset(fitted, pair_genes, observed, predicted, residuals, rng) -> xr.Data
         one = observed[name][0]
         values = [one, draws.mean(axis=0), low, high, ranks(one, draws, rng)]
         variables[name] = (("quantity", dims.get(name, names.GENE)), np.stack(values))
-    distance, p_value = residuals.uniformity()
+    distance, p_value = part.residuals.uniformity()
     variables["residual_distance"] = ((names.GENE,), distance)
     variables["residual_p_value"] = ((names.GENE,), p_value)
+    variables["n_cells"] = ((), part.observed.n_cells)
     coordinates = {
         "quantity": list(QUANTITIES),
         names.GENE: fitted.gene_names,
@@ -220,7 +248,7 @@ def extreme(checks: xr.Dataset) -> float:
 
 
 def misfits(checks: xr.Dataset, statistic: str) -> np.ndarray:
-    """(gene,) which genes lie outside the draws, or fail by ``"residuals"``.
+    """(gene,) which genes lie outside the draws, or fail by ``"residuals"``; (pair,) of pairs.
 
     Outside all draws, or outside the central 99 % where there are 199 draws or more; by chance
     the share 2/(draws + 1), or 1 %, does.
@@ -230,6 +258,47 @@ def misfits(checks: xr.Dataset, statistic: str) -> np.ndarray:
     level = extreme(checks)
     p = checks[statistic].sel(quantity="p_value").values
     return (p < level) | (p > 1 - level)
+
+
+def by_group(checks: xr.Dataset) -> Iterator[tuple[str | None, xr.Dataset]]:
+    """The checks of each group of cells with its name; of all cells with none."""
+    if GROUP not in checks.dims:
+        yield None, checks
+        return
+    for i, name in enumerate(checks[GROUP].values):
+        yield str(name), checks.isel({GROUP: i}).drop_vars(GROUP)
+
+
+def summarise_checks(checks: xr.Dataset) -> pd.DataFrame:
+    """Predictive checks as a table: how much of each group of cells the model describes.
+
+    Parameters
+    ----------
+    checks
+        What ``res.check(groupby=...)`` gave; of ``res.check()`` the table has one row.
+
+    Returns
+    -------
+    One row a group: ``cells``; the share of genes that lie outside the draws by ``mean``,
+    ``variance``, ``zero_fraction`` and ``quantile_99``, and that fail by ``residuals``; the share
+    of pairs whose ``correlation`` does. By chance 2/(draws + 1) do, or 1 % from 199 draws on, and
+    1 % by residuals.
+
+    Raises
+    ------
+    TypeError
+        Not what `check` gave.
+    """
+    if not isinstance(checks, xr.Dataset) or "residual_p_value" not in checks:
+        raise TypeError(
+            "summarise_checks(checks=): expected what res.check() gave, got "
+            f"{type(checks).__name__}"
+        )
+    rows = {}
+    for name, one in by_group(checks):
+        shares = {what: float(misfits(one, what).mean()) for what in JUDGED}
+        rows["all cells" if name is None else name] = {"cells": int(one["n_cells"]), **shares}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(GROUP)
 
 
 def worst_genes(checks: xr.Dataset, statistic: str, n: int = 10) -> pd.DataFrame:

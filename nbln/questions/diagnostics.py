@@ -18,7 +18,7 @@ from nbln.posterior.cells import CellPosterior, CellsAtMode
 from nbln.posterior.mode import Parameters
 from nbln.posterior.totals import Totals
 from nbln.questions import psis
-from nbln.questions.checks import extreme, misfits
+from nbln.questions.checks import by_group, extreme, misfits
 from nbln.questions.predictive import CellDesign
 from nbln.text import visible
 
@@ -173,7 +173,17 @@ def _kinds(design: CellDesign) -> tuple[CellDesign, Int[np.ndarray, " kind"] | N
 
 
 def misfit(checks: xr.Dataset, remedy: str) -> Iterator[Row]:
-    """Genes whose counts the model would not have produced; `remedy` is the model's own."""
+    """Genes whose counts the model would not have produced; `remedy` is the model's own.
+
+    Of checks by group there are rows for each, ``misfit_mean[vehicle]``.
+    """
+    for group, one in by_group(checks):
+        rows = _misfit_of(one, remedy)
+        suffix = "" if group is None else f"[{visible(group)}]"
+        yield from (row._replace(quantity=row.quantity + suffix) for row in rows)
+
+
+def _misfit_of(checks: xr.Dataset, remedy: str) -> Iterator[Row]:
     statistics = {
         "mean": "means are off",
         "variance": "variances are off",

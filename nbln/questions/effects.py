@@ -1,6 +1,7 @@
 """Effects of covariates on the log-rates of genes, in the units that users have."""
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from jaxtyping import Float
 
@@ -26,6 +27,41 @@ def of_covariates(beta: xr.DataArray, sd: Effects, formula: Formula | None) -> x
     beta = beta[:, fixed]
     spread = beta.copy(data=np.asarray(sd)[:, fixed])
     return xr.Dataset({"mean": beta / formula.units, "sd": spread / formula.units})
+
+
+def strongest(effects: xr.Dataset, units: Float[np.ndarray, " covariate"], n: int) -> pd.DataFrame:
+    """The `n` genes that each covariate changes most, as log2 fold changes.
+
+    Those come first whose effect is largest at the end of ±2 sd that is nearer to 0: a large
+    effect of which little is known is no strong one. Of numbers an effect is that of one standard
+    deviation.
+
+    Parameters
+    ----------
+    effects
+        ``mean`` and ``sd`` (gene, covariate), natural log, as `get_covariate_effects` gives them.
+    units
+        Standard deviation of the numbers in each covariate, 1 for categories.
+
+    Returns
+    -------
+    covariate, gene, log2_fold_change, sd.
+    """
+    mean, sd = (effects[name].values * units / np.log(2) for name in ("mean", "sd"))
+    order = np.argsort(2 * sd - np.abs(mean), axis=0, kind="stable")[:n]
+    genes = effects[names.GENE].values
+    tables = [
+        pd.DataFrame(
+            {
+                names.COVARIATE: covariate,
+                names.GENE: genes[order[:, j]],
+                "log2_fold_change": mean[order[:, j], j].astype(float),
+                "sd": sd[order[:, j], j].astype(float),
+            }
+        )
+        for j, covariate in enumerate(effects[names.COVARIATE].values)
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def check_fixed(formula: Formula | None) -> Formula:

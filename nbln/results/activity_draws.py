@@ -25,6 +25,10 @@ class ActivityDraws(EffectDraws):
     fitted: Fitted
     datasets: Datasets | None
 
+    @property
+    def has_activities(self) -> bool:
+        return self.datasets is not None
+
     def _levels(self, weights: Float[np.ndarray, "any level"]) -> Float[np.ndarray, "draw any k"]:
         """Sums of the effects of levels on log-activities, chains one after the other."""
         return np.einsum("hl,dlk->dhk", weights, self._flat(self.draws.activity.effects))

@@ -22,6 +22,16 @@ class Answers(abc.ABC):
     asked_by: ClassVar[str] = ""  # for draws by `fit`: the argument that gives them
     model: str
 
+    @property
+    def formula_words(self) -> tuple[str, ...]:
+        """The formula of the fit, then its columns in a few words each; empty without one."""
+        return ()
+
+    @property
+    def has_activities(self) -> bool:
+        """Whether programs have an activity in each of several data sets."""
+        return False
+
     def __getitem__(self, genes) -> subset.GeneSubset:
         """The same result, asked of some of its genes only.
 

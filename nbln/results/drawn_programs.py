@@ -44,7 +44,7 @@ class DrawnPrograms(Drawn):
     z_sd: Float[np.ndarray, "cell column"]
 
     def _repr_html_(self) -> str:
-        return notebook.of_draws(self)
+        return notebook.of_draws(self, self.reference.shape[1])
 
     @property
     def n_chains(self) -> int:

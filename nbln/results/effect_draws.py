@@ -18,6 +18,10 @@ class EffectDraws(DrawnPrograms):
     formula: Formula | None
 
     @property
+    def formula_words(self):
+        return () if self.formula is None else self.formula.words
+
+    @property
     def _effects(self) -> Float[np.ndarray, "draw gene covariate"]:
         """Of real genes, chains one after the other."""
         return self._real(self.draws.effects)

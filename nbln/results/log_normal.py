@@ -98,6 +98,14 @@ class LogNormalResult(CountedResult):
         return self.formula is not None and bool(self.formula.fixed)
 
     @property
+    def formula_words(self):
+        return () if self.formula is None else self.formula.words
+
+    @property
+    def has_activities(self) -> bool:
+        return self.datasets is not None
+
+    @property
     def _depth(self) -> Depth:
         return registry.find(self.model).program.depth
 

@@ -16,7 +16,7 @@ from nbln.inference.sampler.engine import Draws, without_activity, without_effec
 from nbln.priors.loadings import LoadingsPrior
 from nbln.questions import intervals, sampling
 from nbln.questions.chains import SAMPLE, Chains
-from nbln.results import files, io
+from nbln.results import files, io, notebook
 from nbln.results.drawn import Drawn
 from nbln.results.drawn_programs import LEVEL, DrawnPrograms
 
@@ -92,6 +92,9 @@ class MCMCGenes(DrawnSites, Drawn):
 
     def __repr__(self):
         return f"MCMCGenes({self._described()})"
+
+    def _repr_html_(self) -> str:
+        return notebook.of_draws(self)
 
     @property
     def n_chains(self):

@@ -6,8 +6,9 @@ from html import escape
 
 from nbln.data.fitted import Fitted
 from nbln.questions.diagnostics import doubts
-from nbln.text import visible
+from nbln.text import short, visible
 
+NAMED = 12  # genes of a subset that are named
 LEFT = 'style="text-align: left"'
 
 
@@ -17,6 +18,7 @@ def of_result(result) -> str:
     return _table(type(result).__name__, [
         ("Model", result.title),
         ("Data", _data(result.fitted)),
+        *_formula(result),
         *_programs(result),
         *_first(result.story()),
         ("Seconds", f"{seconds:,.1f}"),
@@ -24,20 +26,41 @@ def of_result(result) -> str:
     ])  # fmt: skip
 
 
-def of_draws(draws) -> str:
-    """Draws of the posterior as a table."""
+def of_draws(draws, n_programs: int | None = None) -> str:
+    """Draws of the posterior as a table; independent genes have no programs."""
+    programs = [] if n_programs is None else [("Programs", str(n_programs))]
     return _table(type(draws).__name__, [
         ("Model", draws.model),
         ("Data", _data(draws.fitted)),
+        *_formula(draws),
         ("Draws", f"{draws.n_chains} chains of {draws.n_draws:,}"),
-        ("Programs", str(draws.reference.shape[1])),
+        *programs,
         *_warnings(doubts(draws.summary())),
+    ])  # fmt: skip
+
+
+def of_subset(part) -> str:
+    """Some genes of a result as a table: which, and of what."""
+    genes, whole = part.gene_names, part.whole
+    more = len(genes) - NAMED
+    named = ", ".join(map(short, genes[:NAMED])) + (f" and {more:,} more" if more > 0 else "")
+    return _table(type(part).__name__, [
+        ("Genes", f"{len(genes):,}: {named}"),
+        ("Of", f"{type(whole).__name__}, model {whole.model}"),
+        ("Data", _data(whole.fitted)),
+        *_formula(whole),
+        ("", "parameters are those of all genes; .whole is the whole result"),
     ])  # fmt: skip
 
 
 def _data(fitted: Fitted) -> str:
     pool = " and the pool of the rarest" if fitted.has_other else ""
     return f"{fitted.n_cells:,} cells x {int(fitted.real_genes.sum()):,} genes{pool}"
+
+
+def _formula(answers) -> Iterator[tuple[str, str]]:
+    for i, words in enumerate(answers.formula_words):
+        yield "" if i else "Formula", words
 
 
 def _programs(result) -> Iterator[tuple[str, str]]:

@@ -19,6 +19,7 @@ from nbln.data.fitted import Fitted
 from nbln.questions import arviz, diagnostics, predictive
 from nbln.questions.checks import predictive_checks
 from nbln.questions.convergence import Convergence
+from nbln.questions.groups import Groups
 from nbln.results import io, notebook
 from nbln.results.answers import Answers
 from nbln.results.story import Line
@@ -213,6 +214,7 @@ class Result(Answers):
         genes: Sequence[str] | None = None,
         seed: int = 0,
         counts=None,
+        groupby: str | Sequence | None = None,
     ) -> xr.Dataset:
         """Predictive checks: what was counted beside what the model would count.
 
@@ -226,6 +228,10 @@ class Result(Answers):
         genes
             Genes whose pairwise correlations (of log-normalised counts) are checked; by default
             the 50 most abundant.
+        groupby
+            The same checks within each group of cells: a column of ``adata.obs`` that the fit knows
+            or that ``counts=adata`` has, or a value for each cell. `nbln.summarise_checks` makes a
+            table of them, a row a group. Memory grows with the number of groups.
 
         Returns
         -------
@@ -235,19 +241,28 @@ class Result(Answers):
         the draws), ``low`` and ``high`` (5 % and 95 % of the draws) and ``p_value`` (uniform where
         the model is right, ties randomised). ``residual_distance`` and ``residual_p_value``
         (gene,): Kolmogorov–Smirnov test of randomised quantile residuals. Large counts are
-        compared in bins of 2.5 %.
+        compared in bins of 2.5 %. With `groupby` all have a first dim ``group``; ``n_cells``.
 
         Raises
         ------
         ValueError
-            An unknown level, fewer than one draw, fewer than two genes.
+            An unknown level, fewer than one draw, fewer than two genes, a group of fewer than ten
+            cells; groups at ``marginal``, where draws are of cells like any of the fit.
         KeyError
-            An unknown gene.
+            An unknown gene or column.
         """
         self._check_counted("check")
-        data = self.fitted.data(counts)
+        data, groups = self.fitted.data(counts), None
+        if groupby is not None:
+            if ppc_level == predictive.MARGINAL:
+                raise ValueError(
+                    f"check(ppc_level={ppc_level!r}, groupby=): such draws are of cells like any "
+                    "of the fit, not of one group; leave ppc_level out, or give 'per_cell'"
+                )
+            groups = Groups.of(groupby, data, counts, "check")
         blocks = self._draws(ppc_level, n_samples, seed, data)
-        return predictive_checks(self.fitted, data, blocks, genes, ppc_level, n_samples, seed)
+        asked = genes, ppc_level, n_samples, seed
+        return predictive_checks(self.fitted, data, blocks, *asked, groups)
 
     def summary(self, checks: xr.Dataset | bool = True, counts=None, seed: int = 0) -> pd.DataFrame:
         """Whether to believe the fit: one row a quantity, with columns value, status and note.
@@ -257,9 +272,9 @@ class Result(Answers):
         Parameters
         ----------
         checks
-            What `check` gave; True makes checks of 40 draws; False leaves out all that needs the
-            counts: predictive checks and Pareto k̂ of the cells. Data that are no counts have
-            none of these checks.
+            What `check` gave, by group too; True makes checks of 40 draws; False leaves out all
+            that needs the counts: predictive checks and Pareto k̂ of the cells. Data that are no
+            counts have none of these checks.
         counts
             The AnnData of the fit; needed after loading, unless `checks` is False.
         """

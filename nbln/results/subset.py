@@ -8,6 +8,7 @@ from jaxtyping import Int
 
 from nbln import vocabulary as names
 from nbln.data.fitted import Fitted
+from nbln.results import notebook
 
 # Answers that are labelled by gene, of which those of the subset are taken.
 LABELLED = (
@@ -48,9 +49,12 @@ AS_FITTED = (
     "cell_converged",
     "converged",
     "eta",
+    "formula_words",
     "get_latent",
+    "differential_activity",
     "get_n_programs",
     "get_p_capture",
+    "get_program_activity",
     "get_program_stability",
     "latent_dim",
     "model",
@@ -83,6 +87,9 @@ class GeneSubset:
 
     def __repr__(self):
         return f"GeneSubset({len(self.gene_names)} genes of {self.whole!r})"
+
+    def _repr_html_(self) -> str:
+        return notebook.of_subset(self)
 
     def __dir__(self):
         answers = {*LABELLED, *ASKED, *AS_FITTED} & {*dir(self.whole)}

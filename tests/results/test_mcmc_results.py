@@ -59,6 +59,13 @@ def test_all_sites_are_drawn(result):
     assert str(result).startswith(f"{type(result).__name__}({result.model}, 2 chains of 8 draws")
 
 
+def test_a_table_for_notebooks(result):
+    page = result._repr_html_()
+    for words in (type(result).__name__, "2 chains of 8", "24 cells x 6 genes"):
+        assert words in page
+    assert ("Programs" in page) == (result.model in LOG_NORMAL)
+
+
 def test_save_and_load(result, tmp_path):
     result.save(tmp_path / "draws.nc")
     loaded = nbln.load(tmp_path / "draws.nc")

@@ -1,12 +1,16 @@
 """Answers by the names that the field's packages have for them, and tables in a notebook."""
 
 import dataclasses
+import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import xarray as xr
 
+import nbln
+from nbln import webpage
+from nbln.questions import effects
 from nbln.results import log_normal, notebook
 
 
@@ -97,7 +101,45 @@ def test_a_table_of_draws(nbln_latent):
     page = Tags(draws._repr_html_())
     assert {"PosteriorDraws", "1 chains of 4", "Programs"} <= {*page.texts}
     part = draws[["gene2", "gene7"]]
+    texts = Tags(part._repr_html_()).texts
+    assert {"GeneSubset", "2: gene2, gene7", "PosteriorDraws, model nbln"} <= {*texts}
     assert part.get_correlation()["mean"].shape == (2, 2)
     assert part.get_W_compositional().sizes["gene"] == 2
     assert {*part.pairs(min_abs=0.0, fdr=0.9)["gene_a"]} <= {"gene2", "gene7"}
     assert dataclasses.is_dataclass(part)
+
+
+def test_a_table_says_the_formula(adata):
+    given = dict(formula="~ batch + age", random=["donor"], latent_dim=2, progress=False)
+    adata = adata.copy()
+    adata.obs["donor"] = [f"d{i % 5}" for i in range(adata.n_obs)]
+    fit = nbln.fit(adata, model="pln", informative_priors_from=False, **given)
+    assert fit.formula_words == (
+        "~ batch + age",
+        "batch: 2 categories, compared with one",
+        "age: a number, mean 44.5, standard deviation 26",
+        "donor: random, 5 levels",
+    )
+    draws = fit.sample_posterior(4, 1, n_warmup=2, progress=False)
+    for asked in (fit, draws, fit[["gene2"]], draws[["gene2"]]):
+        texts = Tags(asked._repr_html_()).texts
+        assert texts[texts.index("Formula") + 1] == "~ batch + age"
+        assert "donor: random, 5 levels" in texts
+
+    shown = webpage.page(fit, fit.check(n_samples=4), fit.summary(checks=False), posterior=draws)
+    assert "batch: two over one" in shown
+    assert "age: 70.5 over 44.5" in shown
+    assert "say which genes are called" not in shown
+    assert len(re.findall("Calls are of changes", shown)) == 2
+
+
+def test_strongest_effects():
+    mean = np.log(2) * np.array([[3.0, 0.1], [-2.0, 0.4], [0.5, 0.0]])
+    sd = np.log(2) * np.array([[2.0, 0.01], [0.1, 0.01], [0.1, 0.01]])
+    dims = ("gene", "covariate")
+    coords = {"gene": ["a", "b", "c"], "covariate": ["x", "y"]}
+    given = xr.Dataset({"mean": (dims, mean), "sd": (dims, sd)}, coords)
+    table = effects.strongest(given, np.array([1.0, 2.0]), 2)
+    assert table["gene"].tolist() == ["b", "c", "b", "a"]  # of a's effect nothing is known
+    np.testing.assert_allclose(table["log2_fold_change"], [-2, 0.5, 0.8, 0.2])
+    np.testing.assert_allclose(table["sd"], [0.1, 0.1, 0.02, 0.02])
