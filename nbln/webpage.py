@@ -157,12 +157,12 @@ def _activities(result, posterior) -> dict[str, Any] | None:
     asked, compared = result if posterior is None else posterior, []
     title = "Programs that are more or less active"
     caption = (
-        "Standard deviation of a program's factor over the cells of a data set; 1 is typical of the "
-        "program. Points of one colour are data sets of one level."
+        "Standard deviation of a program's factor over the cells of a data set; 1 is typical of "
+        "the program. Points of one colour are data sets of one level."
     )
     (picture,) = _pictures([(title, caption, pl.plot_program_activity(asked))])
-    for key in () if posterior is None else result.datasets.keys:
-        if len(key.levels) == 2:
+    for key in result.datasets.keys:
+        if posterior is not None and len(key.levels) == 2:
             table = posterior.differential_activity(key.column, *key.levels)
             title = f"{key.column}: {key.levels[0]} over {key.levels[1]}"
             compared.append({"title": title, "programs": _table(table.reset_index())})

@@ -6,6 +6,7 @@ import re
 import unicodedata
 import warnings
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import anndata
 import jinja2
@@ -21,6 +22,9 @@ from typer.testing import CliRunner
 
 import nbln
 from nbln import cli, session, text, webpage
+from nbln.data.datasets import Datasets
+from nbln.data.design import Categories
+from nbln.questions import activity
 
 N_CELLS, N_GENES = 150, 80
 LONG = "L" * 299 + "x"
@@ -227,6 +231,13 @@ def test_figures_show_names_and_parse_none(fitted, folder, name):
         n = len(HOSTILE)
         given = pd.DataFrame({"lfc_mean": np.linspace(-2, 2, n), "q": 0.01}, index=HOSTILE)
         given, arguments = given.assign(is_de_fdr=True), dict(n_labels=n)
+    if name == "plot_program_activity":
+        datasets = Datasets(
+            (Categories("A$B$C", tuple(HOSTILE)),), tuple((one,) for one in HOSTILE)
+        )
+        values = activity.table(datasets, np.linspace(-1, 1, len(HOSTILE))[:, None])
+        given = SimpleNamespace(has_activities=True, datasets=datasets)
+        given.get_program_activity = lambda: values
     if name in ("plot_network", "plot_pair_intervals"):
         arguments = dict(pairs=pairs, n_pairs=2 * len(HOSTILE))
     if name in ("plot_ppc", "plot_gene_ppc", "plot_mean_variance", "plot_compositional_corner_ppc"):
@@ -244,7 +255,8 @@ def test_figures_show_names_and_parse_none(fitted, folder, name):
         assert harmless(drawn)
         assert len(drawn) <= 100
         assert "L" * 24 not in drawn
-    if name in (*FIGURES, "plot_effects", "plot_network", "plot_pair_intervals"):
+    of_names = "plot_effects", "plot_network", "plot_pair_intervals", "plot_program_activity"
+    if name in (*FIGURES, *of_names):
         for wanted in ("$\\frac{x", "A$B$C", "\\x1b[31mred", "=cmd|'/c calc'!A1"):
             assert any(wanted in one and not shown[one] for one in shown), wanted
     plt.close("all")

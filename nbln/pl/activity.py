@@ -18,10 +18,10 @@ def plot_program_activity(res, n_programs: int = 8, ax=None):
     res
         A fit with ``dataset_key=``, or its draws.
     n_programs
-        So many programs at most, the first ones, which are the largest.
+        So many programs at most, those whose activities differ most, in their order.
     """
     check_whole("n_programs", n_programs)
-    if getattr(res, "datasets", None) is None:
+    if not getattr(res, "has_activities", False):
         raise ValueError(
             "plot_program_activity(res=): it is of no several data sets; fit with "
             "dataset_key='column', and give the fit or its draws"
@@ -29,20 +29,24 @@ def plot_program_activity(res, n_programs: int = 8, ax=None):
     found, datasets = res.get_program_activity(), res.datasets
     drawn = isinstance(found, xr.Dataset)
     mean = found["mean"].values if drawn else found.values
-    active = np.flatnonzero(np.ptp(mean, axis=0) > 0)[:n_programs]
+    differ = np.log(mean).std(axis=0)
+    active = np.sort(np.argsort(-differ)[: min(n_programs, np.sum(differ > 0))])
     figure, ax = style.new_axes(ax, figsize=(1.5 + 0.9 * max(len(active), 2), 3.6))
     places = (np.arange(len(datasets)) + 0.5) / len(datasets) - 0.5
     colours = _colours(datasets)
     for i, j in enumerate(active):
-        x = 1 + j + WIDTH * places
+        x = i + WIDTH * places
         ax.scatter(x, mean[:, j], c=colours, s=22, zorder=3)
         if drawn:
             ax.vlines(x, found["low"][:, j], found["high"][:, j], colors=colours, lw=2)
         if i:
-            ax.axvline(j + 0.5, color=style.GREY, lw=0.4)
+            ax.axvline(i - 0.5, color=style.GREY, lw=0.4)
     ax.axhline(1, color="black", lw=0.6, zorder=0)
+    ax.set_yscale("log")
+    style.plain_log(ax.yaxis, "{x:g}")
     level = f", with {found.attrs['level']:.0%} intervals" if drawn else ""
-    ax.set(xlabel="program", ylabel="activity (sd of the factor)", xticks=1 + active)
+    ax.set(xlabel="program", ylabel="activity (sd of the factor)")
+    ax.set_xticks(np.arange(len(active)), [str(j + 1) for j in active])
     first = datasets.keys[0]
     ax.set_title(f"activity by {style.labels([first.column])[0]}{level}", fontsize=10)
     handles = [

@@ -139,12 +139,12 @@ def whole_numbers(axis):
     axis.set_major_locator(MaxNLocator(integer=True))
 
 
-def plain_log(axis):
+def plain_log(axis, written: str = "{x:,.0f}"):
     """Ticks of a logarithmic axis of a decade or two at 1, 2 and 5, written in full."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.set_major_formatter(StrMethodFormatter(written))
     axis.set_minor_formatter(NullFormatter())
 
 
