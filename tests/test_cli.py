@@ -78,7 +78,7 @@ def test_demo_reports_and_leaves_three_files(tmp_path):
     result = nbln.load(out / "fit.nc")
     assert result.fitted.n_cells == N_CELLS
     fitted = ad.read_h5ad(out / "fitted.h5ad")
-    np.testing.assert_allclose(fitted.obsm["X_nbln"], result.get_latent(), rtol=1e-6)
+    np.testing.assert_allclose(fitted.obsm["X_nbln"], result.get_embedding(), rtol=1e-6)
     assert "W" in fitted.varm  # the truth stays
     pairs = pd.read_csv(out / "top_pairs.csv")
     assert list(pairs.columns) == ["gene_a", "gene_b", "correlation"]

@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from jaxtyping import Float, Int
 
+from nbln import vocabulary as names
 from nbln.arguments import check_whole, choose
 from nbln.data.slices import slices
 
@@ -206,3 +208,9 @@ def top_pairs(
             "correlation": value[order],
         }
     )
+
+
+def gene_matrix(values: np.ndarray, genes: np.ndarray, name: str) -> xr.DataArray:
+    """Values for pairs of genes, labelled."""
+    dims = names.GENE, names.GENE_
+    return xr.DataArray(values, dims=dims, coords=dict.fromkeys(dims, genes), name=name)

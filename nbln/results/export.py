@@ -35,7 +35,7 @@ def write(
     notes
         For `uns`, beside settings.
     factors, loadings
-        (cell, factor) and (gene, factor), of a model with gene programs.
+        (cell, factor) coordinates of cells and (gene, factor), of a model with gene programs.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def write_laplace(result, adata: AnnData, key: str) -> None:
             "frozen": list(result.frozen),
             **shared,
         },
-        result.get_latent().values,
+        result.get_embedding().values,
         result.get_W_compositional().values,
     )
 

@@ -30,7 +30,7 @@ from nbln.questions import (
 )
 from nbln.questions.convergence import Convergence
 from nbln.results import export, files, io, one_dataset, sampling, story
-from nbln.results.log_normal import LogNormalResult, gene_matrix
+from nbln.results.log_normal import LogNormalResult
 from nbln.results.posterior import PosteriorDraws
 from nbln.results.svi import SVIResult
 
@@ -152,7 +152,7 @@ class LaplaceResult(LogNormalResult):
         """
         covariance, labels = self._covariance(kind)
         rows = self.fitted.find(genes, labels)
-        return gene_matrix(covariance.block(rows, rows), labels[rows], "covariance")
+        return correlation.gene_matrix(covariance.block(rows, rows), labels[rows], "covariance")
 
     def get_correlation(
         self, kind: str = "compositional", genes: Sequence[str] | None = None
@@ -161,7 +161,7 @@ class LaplaceResult(LogNormalResult):
         covariance, labels = self._covariance(kind)
         rows = self.fitted.find(genes, labels)
         values = covariance.correlation_block(rows, rows)
-        return gene_matrix(values, labels[rows], "correlation")
+        return correlation.gene_matrix(values, labels[rows], "correlation")
 
     def top_pairs(
         self, n: int = 100, kind: str = "compositional", genes: Sequence[str] | None = None

@@ -295,12 +295,23 @@ class LogNormalResult(CountedResult):
             )
         W, d = (np.asarray(x)[real] for x in (self.parameters.W, self.parameters.d))
         values = correlation.Covariance(W, d, "log_rate").block(rows, rows)
-        return gene_matrix(values, labels[rows], "sigma")
+        return correlation.gene_matrix(values, labels[rows], "sigma")
 
     def get_latent(self) -> xr.DataArray:
         """z, (cell, factor): posterior mode of each cell's factors."""
         z = self.cells.z[:, : self.latent_dim]
         return self.fitted.label(z, (names.CELL, names.FACTOR), "z")
+
+    def get_embedding(self) -> xr.DataArray:
+        """Where cells are for neighbours, clusters and maps, (cell, factor): z_j ‖w_⊥j‖.
+
+        Programs that carry signal, each as long as it moves log-rates over all genes (natural log):
+        by z alone a weak program would count as much as a strong one.
+        """
+        sizes = self.w_prior_diagnostics
+        norms = sizes["column_frobenius_compositional"][: sizes["effective_rank"]]
+        z = self.cells.z[:, : len(norms)] * np.asarray(norms)
+        return self.fitted.label(z, (names.CELL, names.FACTOR), "embedding")
 
     def get_W_compositional(self) -> xr.DataArray:
         """W_⊥, (gene, factor): loadings less their column means, which no capture loss changes."""
@@ -387,9 +398,3 @@ class LogNormalResult(CountedResult):
         deviation ``scale`` that was given (gaussian). Natural log.
         """
         return programs.column_diagnostics(np.asarray(self.parameters.W), self.loadings)
-
-
-def gene_matrix(values: np.ndarray, genes: np.ndarray, name: str) -> xr.DataArray:
-    """Values for pairs of genes, labelled."""
-    dims = names.GENE, names.GENE_
-    return xr.DataArray(values, dims=dims, coords=dict.fromkeys(dims, genes), name=name)

@@ -384,7 +384,7 @@ def test_write_to(kind, key, results, adata, tmp_path):
 def test_write_to_finds_cells_by_name(results, adata):
     reordered = adata[::-1, ::2].copy()
     results["pln"].write_to(reordered)
-    expected = results["pln"].get_latent().sel(cell=reordered.obs_names.to_numpy().astype(str))
+    expected = results["pln"].get_embedding().sel(cell=reordered.obs_names.to_numpy().astype(str))
     np.testing.assert_allclose(reordered.obsm["X_nbln"], expected, rtol=1e-6)
 
 
