@@ -125,6 +125,19 @@ class Summary(NamedTuple):
     prob_sign: np.ndarray
 
 
+class Weights(NamedTuple):
+    """How much draws count, (draw, row); over the draws of a row they sum to 1."""
+
+    every: Float[np.ndarray, "draw row"]
+    changed: Float[np.ndarray, "draw row"]  # the part of them where there is a change at all
+
+    @classmethod
+    def equal(cls, shape: tuple[int, ...]) -> "Weights":
+        """Of draws as they are."""
+        alike = np.broadcast_to(1 / shape[0], shape)
+        return cls(alike, alike)
+
+
 def check_level(level: float) -> float:
     """A probability that is inside 0 and 1."""
     return check_number("level", level, least=0.0, most=1.0, open_=True)
@@ -139,6 +152,22 @@ def summarise(draws: Float[np.ndarray, "draw ..."], level: float) -> Summary:
     negative = (draws < 0).mean(axis=0)
     sd = draws.std(axis=0, dtype=np.float64)
     return Summary(mean, sd, low, high, np.maximum(positive, negative))
+
+
+def summarise_weighted(
+    draws: Float[np.ndarray, "draw row"], weights: Weights, level: float
+) -> Summary:
+    """`summarise` of draws that count by their weight; no change has no sign."""
+    weight, changed = weights
+    mean = (weight * draws).sum(axis=0)
+    sd = np.sqrt((weight * (draws - mean) ** 2).sum(axis=0))
+    order = np.argsort(draws, axis=0)
+    ordered = np.take_along_axis(draws, order, axis=0)
+    below = np.cumsum(np.take_along_axis(weight, order, axis=0), axis=0)
+    places = [np.argmax(below >= tail, axis=0) for tail in ((1 - level) / 2, (1 + level) / 2)]
+    low, high = (np.take_along_axis(ordered, place[None], axis=0)[0] for place in places)
+    signs = [(changed * side).sum(axis=0) for side in (draws > 0, draws < 0)]
+    return Summary(mean, sd, low, high, np.maximum(*signs))
 
 
 def correlations(
@@ -270,15 +299,25 @@ def pairs(
 
 
 def changes(
-    draws: Float[np.ndarray, "draw row"], delta: float, fdr: float, level: float, index: pd.Index
+    draws: Float[np.ndarray, "draw row"],
+    weights: Weights | None,
+    delta: float,
+    fdr: float,
+    level: float,
+    index: pd.Index,
 ) -> pd.DataFrame:
     """Differences that are called at a Bayesian false discovery rate, surest first, one row each.
 
-    Draws are log2 fold changes; a call is wrong if the change is smaller than `delta` or has the
-    other sign. Columns are those of `PosteriorDraws.differential_expression`, but for the last.
+    Draws are log2 fold changes, which count by their `weights` where these are given; a call is
+    wrong if there is no change, it is smaller than `delta` or has the other sign. Columns are those
+    of `PosteriorDraws.differential_expression`, but for the last.
     """
-    summary, n = summarise(draws, check_level(level)), len(draws)
-    up, down = ((side > delta).mean(axis=0) for side in (draws, -draws))
+    n, level = len(draws), check_level(level)
+    if weights is None:
+        summary, weights = summarise(draws, level), Weights.equal(draws.shape)
+    else:
+        summary = summarise_weighted(draws, weights, level)
+    up, down = ((weights.changed * (side > delta)).sum(axis=0) for side in (draws, -draws))
     error = rest(np.maximum(up, down), n)
     columns = {f"lfc_{name}": getattr(summary, name) for name in ("mean", "sd", "low", "high")}
     lfsr = rest(summary.prob_sign, n)

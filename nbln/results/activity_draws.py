@@ -107,7 +107,7 @@ class ActivityDraws(EffectDraws):
         first, second = self._between(call, column, (group, reference)).swapaxes(0, 1)
         change = np.take_along_axis(first - second, self._alignment.order, axis=1) / np.log(2)
         index = pd.RangeIndex(1, 1 + change.shape[1], name="program")
-        table = intervals.changes(change, delta, fdr, level, index)
+        table = intervals.changes(change, None, delta, fdr, level, index)
         table["is_called"] = table["q"] <= fdr
         table.attrs |= {"column": column, "group": group, "reference": reference}
         return table

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from nbln import vocabulary as names
 from nbln.arguments import check_number
 from nbln.data.formula import Formula
-from nbln.questions import effects, intervals
+from nbln.questions import adaptive, effects, intervals
 from nbln.results.drawn_programs import LEVEL, DrawnPrograms
 
 
@@ -65,6 +65,11 @@ class EffectDraws(DrawnPrograms):
         `column`, the same covariates. With donors in ``fit(random=)`` groups of donors are compared
         with donors as replicates.
 
+        The change by one fixed covariate has a prior that is learned from all genes, with a part
+        for no effect (adaptive shrinkage, Stephens 2017), so that where few genes change, changes
+        of the others are shrunken to nothing. Changes between two categories of which neither is
+        the reference of the fit, and between donors, are as they were drawn.
+
         Parameters
         ----------
         column
@@ -97,7 +102,18 @@ class EffectDraws(DrawnPrograms):
         contrast = formula.contrast(column, group, reference)
         lfc = self._effects @ (contrast / np.log(2))
         genes = pd.Index(self.fitted.gene_names[self.fitted.real_genes], name=names.GENE)
-        table = intervals.changes(lfc, delta, fdr, level, genes)
+        weights = self._weights(formula, contrast)
+        table = intervals.changes(lfc, weights, delta, fdr, level, genes)
         table["is_de_fdr"] = table["q"] <= fdr
         table.attrs |= {"column": column, "group": group, "reference": reference}
         return table
+
+    def _weights(
+        self, formula: Formula, contrast: Float[np.ndarray, " covariate"]
+    ) -> intervals.Weights | None:
+        """Of draws, where a change is that of one fixed covariate."""
+        (places,) = np.nonzero(contrast)
+        if len(places) != 1 or places[0] >= len(formula.fixed):
+            return None
+        typical = self._flat(self.draws.effect_scales.typical)[:, places[0]]
+        return adaptive.learned(self._effects[..., places[0]], typical).weights
