@@ -3,8 +3,8 @@
 Most genes may not change at all, which the Student prior that effects are drawn under does not
 know. Here true effects have a symmetric mixture of Gaussians for a prior, one of them so narrow
 that it stands for no effect, with weights learned from all genes (adaptive shrinkage, Stephens
-2017). Where adaptive shrinkage has a Gaussian likelihood of estimates, here draws are weighted by the
-ratio of both priors, so that a posterior by few donors keeps its tails.
+2017). Where adaptive shrinkage has a Gaussian likelihood of estimates, here draws are weighted by
+the ratio of both priors, so that a posterior by few donors keeps its tails.
 """
 
 from typing import NamedTuple
