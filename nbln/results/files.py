@@ -21,6 +21,7 @@ from nbln.priors.shrinkage import Shrinkage
 from nbln.priors.univariate import Beta, Frozen, InverseGamma, LogNormal, Normal, Prior
 from nbln.questions.chains import Chains
 from nbln.questions.distributions import Spread
+from nbln.questions.effects import GeneEffects
 from nbln.results import io
 from nbln.results.history import History
 
@@ -290,11 +291,21 @@ def svi_groups(result) -> io.Groups:
     if posterior.eta is not None:
         loc, scale = posterior.eta
         sites |= {"eta_loc": (CELL, loc), "eta_scale": (CELL, scale)}
-    return {
+    groups = {
         "data": io.of_fitted(result.fitted),
         "fit": io.group(arrays, plain),
         "posterior": io.group(sites | spread),
     }
+    if result.gene_effects is not None:
+        formula, mean, sd, typical, values = result.gene_effects
+        arrays = {
+            names.EFFECTS: ((*GENE, *COVARIATE), mean),
+            f"{names.EFFECTS}_sd": ((*GENE, *COVARIATE), sd),
+            names.EFFECTS_TYPICAL: (TERM, typical),
+            "values": ((*CELL, *COVARIATE), values),
+        }
+        groups["covariates"] = io.group(arrays, formula.plain())
+    return groups
 
 
 def svi_parts(groups: io.Groups) -> dict:
@@ -314,7 +325,17 @@ def svi_parts(groups: io.Groups) -> dict:
         "losses": arrays["losses"],
         "converged": plain["converged"],
         "n_steps": plain["n_steps"],
+        "gene_effects": _gene_effects(groups.get("covariates")),
     }
+
+
+def _gene_effects(dataset) -> GeneEffects | None:
+    """Effects on independent genes; None for a file without any."""
+    if dataset is None:
+        return None
+    arrays, formula = io.arrays(dataset), Formula.restore(io.values(dataset))
+    stored = (names.EFFECTS, f"{names.EFFECTS}_sd", names.EFFECTS_TYPICAL, "values")
+    return GeneEffects(formula, *(arrays[name] for name in stored))
 
 
 def prior_values(prior) -> dict:

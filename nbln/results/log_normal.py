@@ -85,14 +85,6 @@ class LogNormalResult(CountedResult):
     totals: Totals | None = None
 
     @property
-    def has_effects(self) -> bool:
-        return self.formula is not None and bool(self.formula.fixed)
-
-    @property
-    def formula_words(self):
-        return () if self.formula is None else self.formula.words
-
-    @property
     def _depth(self) -> Depth:
         return registry.find(self.model).program.depth
 
