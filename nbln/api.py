@@ -149,7 +149,7 @@ def fit(
     svi, laplace, mcmc, vae, negbio
         Finer settings of the engines.
     formula
-        Of models with gene programs: covariates, as a formula over columns of ``adata.obs``:
+        Of models with gene programs and of nbvcp: covariates, as a formula over ``adata.obs``:
         ``"~ treatment + percent_mito"``, ``"~ C(treatment, Treatment('vehicle')) * sex"``. Their
         effects on the log-rate of each gene are learned beside the programs, which are then
         uncorrelated with them; see `LaplaceResult.get_covariate_effects`.

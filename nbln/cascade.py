@@ -16,6 +16,7 @@ import pandas as pd
 from nbln import vocabulary as names
 from nbln.arguments import find
 from nbln.data.counts import Counts
+from nbln.data.formula import Formula
 from nbln.posterior.mode import Parameters
 from nbln.priors.capture import Capture, KnownCapture, LatentCapture
 from nbln.priors.marginal import R_MAX, MarginalDispersion, MarginalMean
@@ -123,6 +124,30 @@ def cascade(source: SVIResult, counts: Counts, config: CascadeConfig, seed: int)
         config.freeze,
         source,
     )
+
+
+def check_formulas(source: SVIResult | None, formula: Formula | None) -> None:
+    """Whether a source of other covariates says of means what the model takes it for.
+
+    Raises
+    ------
+    ValueError
+        The source has a formula that the model has not.
+    """
+    if source is None:
+        return
+    theirs = source.formula
+    if theirs is None:
+        if formula is not None and formula.fixed:
+            log.info(
+                "the source of independent genes has no formula: its means are those of all cells, "
+                "and those of this model are at the reference"
+            )
+    elif formula is None or (theirs.text, theirs.fixed) != (formula.text, formula.fixed):
+        raise ValueError(
+            f"fit(informative_priors_from=): it was fitted with formula={theirs.text!r}, and its "
+            "means and capture losses know of these covariates; give the same formula="
+        )
 
 
 def report_matching(parameters: Parameters, config: CascadeConfig) -> None:

@@ -99,7 +99,7 @@ FormulaText = Annotated[
     typer.Option(
         "--formula",
         help="Covariates over columns of obs, as '~ treatment + percent_mito' (models of gene "
-        "programs).",
+        "programs, and nbvcp).",
         show_default="none",
     ),
 ]

@@ -101,7 +101,7 @@ class LaplacePlan(Plan):
             return plan
         svi = engine_settings(arguments, "svi", SVIConfig, svi_engine.RULES, ())
         starting = replace(cascade, tau=np.inf, freeze=(names.ETA,))
-        return replace(plan, source=SVIPlan.source_of(plan, svi), cascade=starting)
+        return replace(plan, source=SVIPlan.source_of(plan, svi, plan.formula), cascade=starting)
 
     @property
     def columns(self):
@@ -137,6 +137,7 @@ class LaplacePlan(Plan):
         source = self.source
         if isinstance(source, SVIPlan):
             source = source.run(counts, saver)
+        cascades.check_formulas(source, formula)
         began = time.perf_counter()
         beliefs = self._beliefs(counts, source)
         program: LogNormalModel = self.row.program(

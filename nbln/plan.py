@@ -16,12 +16,14 @@ from nbln import options, registry
 from nbln.arguments import choose, replace_settings, setting_of
 from nbln.data.doors import COUNTS, DOORS, Data
 from nbln.data.fitted import Fitted
+from nbln.data.formula import Formula, columns_of
 from nbln.inference.checkpoint import OFF, Saver
 from nbln.inference.svi import engine as svi_engine
 from nbln.inference.svi.engine import SVIConfig, fit_svi
 from nbln.models.nbvcp import NBVCP
 from nbln.options import Priors
 from nbln.priors.capture import KnownCapture
+from nbln.questions.effects import GeneEffects
 from nbln.registry import Row
 from nbln.results.drawn import Drawn
 from nbln.results.result import Result
@@ -113,10 +115,18 @@ class SVIPlan(Plan):
 
     engine: ClassVar[str] = registry.SVI
     title: ClassVar[str] = "SVI"
-    uses: ClassVar[tuple[str, ...]] = ("parameterization", "n_steps", "batch_size", "tol", "svi")
+    uses: ClassVar[tuple[str, ...]] = (
+        "parameterization", "n_steps", "batch_size", "tol", "svi", "formula",
+    )  # fmt: skip
     settings: ClassVar[tuple[str, type]] = ("svi", SVIConfig)
     parameterization: str
     config: SVIConfig
+    formula: str | None = None
+
+    @classmethod
+    def uses_of(cls, row):
+        takes = row.program.takes_covariates
+        return tuple(name for name in cls.uses if takes or name != "formula")
 
     @classmethod
     def of(cls, row, arguments):
@@ -126,16 +136,30 @@ class SVIPlan(Plan):
         config = engine_settings(
             arguments, "svi", SVIConfig, svi_engine.RULES, ("n_steps", "batch_size", "tol")
         )
-        return cls(**cls._common(row, arguments), parameterization=way, config=config)
+        common, formula = cls._common(row, arguments), arguments["formula"]
+        if formula is not None and way != next(iter(ways)):
+            raise ValueError(
+                f"fit(formula={formula!r}, parameterization={way!r}): it ties a gene's dispersion "
+                "to its mean, of which covariates make several; leave parameterization out"
+            )
+        return cls(**common, parameterization=way, config=config, formula=formula)
+
+    @property
+    def columns(self):
+        return () if self.formula is None else columns_of(self.formula)
 
     @classmethod
-    def source_of(cls, plan: Plan, config: SVIConfig) -> "SVIPlan":
-        """The first stage of the pipeline: default priors, but the capture prior of the target."""
+    def source_of(cls, plan: Plan, config: SVIConfig, formula: str | None = None) -> "SVIPlan":
+        """The first stage of the pipeline: default priors, but the capture prior of the target.
+
+        `formula` is that of the target, so that capture losses and means know of its covariates.
+        """
         row = registry.find(SOURCE)
         capture = plan.priors.capture_prior
         priors = replace(Priors.of(row, None), capture_prior=capture)
         common = (row, priors, plan.layer, plan.gene_coverage, plan.seed, plan.progress)
-        return cls(*common, parameterization=next(iter(row.parameterizations)), config=config)
+        way = next(iter(row.parameterizations))
+        return cls(*common, parameterization=way, config=config, formula=formula)
 
     def run(self, counts, saver=OFF):
         rule, note = self.priors.capture(counts.library_size)
@@ -143,11 +167,17 @@ class SVIPlan(Plan):
         capture = rule.of(counts.library_size)
         way = self.row.parameterizations[self.parameterization]()
         beliefs = self.priors.sites(counts.n_cells)
-        program = self.row.program(
-            {s.name: beliefs[s.name] for s in self.row.program.gene_sites(way)}, capture, way
-        )
+        priors = {s.name: beliefs[s.name] for s in self.row.program.gene_sites(way)}
+        formula = None if self.formula is None else Formula.of(self.formula, counts.obs)
+        covariates = None if formula is None else formula.matrix(counts.obs, "fit")
+        program = self.row.program(priors, capture, way, covariates)
         fit = fit_svi(program, counts, self.config, self.seed, self.progress, saver)
         settings = {"parameterization": self.parameterization, "guide": self.config.guide}
+        effects = None
+        if formula is not None and fit.effects is not None:
+            settings["formula"] = self.formula
+            mean, sd, scales = fit.effects
+            effects = GeneEffects(formula, mean, sd, scales.typical, covariates)
         return SVIResult(
             fitted=self.fitted(counts, settings, fit.seconds),
             model=self.row.name,
@@ -158,6 +188,7 @@ class SVIPlan(Plan):
             losses=fit.losses,
             converged=fit.converged,
             n_steps=fit.n_steps,
+            gene_effects=effects,
         )
 
 

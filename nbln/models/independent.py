@@ -1,6 +1,7 @@
 """What models of independent genes share; they differ in the channel and in capture."""
 
 import abc
+import dataclasses
 from typing import ClassVar
 
 import equinox as eqx
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float
 from nbln import vocabulary as names
 from nbln.channels.base import Channel
 from nbln.channels.negative_binomial import NegativeBinomial
+from nbln.linalg.products import dot
 from nbln.models.base import sample_capture, sample_site
 from nbln.models.depth import Depth, InCounts
 from nbln.posterior.mode import Augmentation
@@ -113,7 +115,10 @@ def by_name(*ways: type[Parameterization]) -> dict[str, type[Parameterization]]:
 
 
 class IndependentGenes(eqx.Module):
-    """u_cg ~ channel(log mean_g - η_c): genes have nothing in common but the capture loss.
+    """u_cg ~ channel(log mean_g + β_g x_c - η_c): genes share nothing but the capture loss.
+
+    Effects β of covariates x of the cells are there where a formula says so, and known to the
+    program: the regressions in which SVI starts learn them (`inference/svi/regression`).
 
     A model of this kind is a name, a channel and a docstring; `depth` says whether cells have
     capture losses. SVI fits it through its sites: the parameterization's, which stand for the mean
@@ -124,13 +129,21 @@ class IndependentGenes(eqx.Module):
     channel: ClassVar[type[Channel]] = NegativeBinomial
     depth: ClassVar[Depth] = InCounts()
     parameterizations: ClassVar[dict[str, type[Parameterization]]] = by_name(MeanDispersion)
+    takes_covariates: ClassVar[bool] = False  # whether SVI learns effects of covariates
     priors: dict[str, Prior]
     capture: Capture
     parameterization: Parameterization
+    covariates: Float[Array, "cell covariate"] | None = None
+    effects: Float[Array, "gene covariate"] | None = None  # β, known to the program
 
     def __call__(self, counts: Float[Array, "cell gene"]) -> None:
         """The NumPyro program."""
-        self.observe(counts, self.capture, *self.sample_genes(counts.shape[1]))
+        self.observe(counts, *self.sample_genes(counts.shape[1]))
+
+    def take(self, cells: Array) -> "IndependentGenes":
+        """The model of these cells alone."""
+        covariates = None if self.covariates is None else self.covariates[cells]
+        return dataclasses.replace(self, capture=self.capture.take(cells), covariates=covariates)
 
     def sample_genes(self, n_genes: int) -> tuple[jax.Array, Channel]:
         """Sample the sites of all genes; their means and the channel of their counts."""
@@ -141,11 +154,14 @@ class IndependentGenes(eqx.Module):
         mean, r = self.parameterization.expand(values)
         return mean, self.channel.of(values | {names.DISPERSION: r})
 
-    def observe(self, counts, capture: Capture, mean, channel: Channel) -> None:
-        """Sample the capture loss of these cells and observe their counts."""
+    def observe(self, counts, mean, channel: Channel) -> None:
+        """Sample the capture loss of the cells and observe their counts."""
+        capture = self.capture
         eta = sample_capture(names.ETA, capture) if self.depth.has_capture else capture.start()
         with numpyro.plate(names.CELL, counts.shape[0]):
             f = jnp.log(mean) - jnp.asarray(eta)[:, None]
+            if self.covariates is not None and self.effects is not None:
+                f = f + dot(self.covariates, self.effects.T)
             numpyro.sample(names.COUNTS, channel.distribution(f).to_event(1), obs=counts)
 
     @classmethod

@@ -12,7 +12,10 @@ from nbln.models.independent import (
 class NBVCP(IndependentGenes):
     """Counts of independent genes, each cell captured at its own efficiency.
 
-    u_cg ~ NB(mean μ̄_g exp(-η_c), r_g)
+    u_cg ~ NB(mean μ̄_g exp(β_g x_c - η_c), r_g)
+
+    Effects β_g of covariates x_c are there with a formula, and no site: they are held at the
+    mode of the regressions in which the fit starts (`inference/svi/regression`).
 
     ====== ===== ==========================================================
     site   shape meaning
@@ -27,4 +30,5 @@ class NBVCP(IndependentGenes):
     """
 
     name = "nbvcp"
+    takes_covariates = True
     parameterizations = by_name(MeanDispersion, MeanOdds, Canonical)

@@ -45,7 +45,7 @@ class Integral(NamedTuple):
 class _Posterior(NamedTuple):
     """The posterior of η up to a constant: log-density, and its slope and curvature."""
 
-    log_mean: Float[Array, " gene"]
+    log_mean: Float[Array, "*cell gene"]
     channel: Channel
     cells: Cells
     loc: Float[Array, " cell"]
@@ -65,9 +65,12 @@ class _Posterior(NamedTuple):
 
 
 def integrate(
-    log_mean: Float[Array, " gene"], channel: Channel, cells: Cells, columns: Columns
+    log_mean: Float[Array, "*cell gene"], channel: Channel, cells: Cells, columns: Columns
 ) -> Integral:
-    """Evidence of cells, and what it says of their capture losses; known ones are as they are."""
+    """Evidence of cells, and what it says of their capture losses; known ones are as they are.
+
+    Log means are those of all cells, or of each.
+    """
     if not columns.value:
         f = cells.mean(log_mean)
         log = channel.log_prob(cells.counts, f).sum(axis=1) * cells.mask

@@ -83,13 +83,15 @@ def log_prob_of_draws(
     mean: Float[np.ndarray, "draw gene"],
     channels: Sequence[Channel],
     eta: Float[np.ndarray, "draw cell"],
+    covariates: Float[np.ndarray, "cell covariate"],
+    effects: Float[np.ndarray, "gene covariate"],
 ) -> Float[np.ndarray, "draw cell"]:
     """Log-probability of each cell's counts at each draw of independent genes and η (nats)."""
     values = np.empty((len(mean), data.n_cells), np.float32)
     for block in slices(data.n_cells, block_cells(1, data.n_cells, data.n_genes)):
-        rows = data.rows(block)
+        rows, explained = data.rows(block), covariates[block] @ effects.T
         for i, channel in enumerate(channels):
-            f = np.log(mean[i]) - eta[i, block][:, None]
+            f = np.log(mean[i]) + explained - eta[i, block][:, None]
             values[i, block] = np.asarray(_log_prob(channel, rows, f))
     return values
 

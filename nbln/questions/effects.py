@@ -1,5 +1,7 @@
 """Effects of covariates on the log-rates of genes, in the units that users have."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -10,6 +12,33 @@ from nbln.arguments import choose
 from nbln.data.formula import Formula
 
 Effects = Float[np.ndarray, "gene covariate"]
+
+
+class GeneEffects(NamedTuple):
+    """Effects of covariates on independent genes, of numbers by their standard deviation.
+
+    Attributes
+    ----------
+    formula
+        What is known of the covariates.
+    mean, sd
+        Of each effect, natural log.
+    typical
+        τ², the squared width of the prior that was learned for each covariate.
+    covariates
+        Of the cells of the fit.
+    """
+
+    formula: Formula
+    mean: Effects
+    sd: Effects
+    typical: Float[np.ndarray, " covariate"]
+    covariates: Float[np.ndarray, "cell covariate"]
+
+    def take(self, cells: np.ndarray, genes: np.ndarray) -> "GeneEffects":
+        """The same for some cells and genes."""
+        kept = self.mean[genes], self.sd[genes], self.typical, self.covariates[cells]
+        return GeneEffects(self.formula, *kept)
 
 
 def of_covariates(beta: xr.DataArray, sd: Effects, formula: Formula | None) -> xr.Dataset:

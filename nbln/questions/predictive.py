@@ -190,18 +190,20 @@ def independent_sampler(
     mean: Float[np.ndarray, "draw gene"],
     channels: Sequence[Channel],
     eta: Float[np.ndarray, "draw cell"],
+    covariates: Float[np.ndarray, "cell covariate"],
+    effects: Float[np.ndarray, "gene covariate"],
     ppc_level: str,
 ) -> Sampler:
-    """Log-rates of independent genes, which do not vary between cells but for the capture loss."""
+    """Log-rates of independent genes: cells differ by capture losses and by covariates alone."""
 
     def rates(block, rng):
         n_cells = block.stop - block.start
         for log_mean, channel, losses in zip(np.log(mean), channels, eta, strict=True):
-            if ppc_level == ANCHORED:
-                yield np.broadcast_to(log_mean, (n_cells, len(log_mean))), channel
-            else:
-                own = losses[block] if ppc_level == PER_CELL else rng.choice(losses, n_cells)
-                yield log_mean - own[:, None], channel
+            # At the marginal level a cell is like any of the fit.
+            fresh = ppc_level == MARGINAL
+            like = rng.integers(len(losses), size=n_cells) if fresh else block
+            f = log_mean + covariates[like] @ effects.T
+            yield (f if ppc_level == ANCHORED else f - losses[like][:, None]), channel
 
     return rates
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from nbln.data.counts import Counts
 from nbln.data.fitted import Fitted
+from nbln.linalg.products import dot
 from nbln.posterior import evidence, importance, losses, mode
 from nbln.posterior.cells import blocks, over_blocks
 from nbln.posterior.mode import Augmentation, Cells, Columns, Parameters, Search
@@ -120,7 +121,10 @@ def _evidence(
 
 @eqx.filter_jit
 def _independent(parameters: Parameters, cells: Cells, columns: Columns):
-    found = losses.integrate(parameters.mu, parameters.channel, cells, columns)
+    log_mean = parameters.mu
+    if cells.covariates.shape[1]:
+        log_mean = log_mean + dot(cells.covariates, parameters.effects.T)
+    found = losses.integrate(log_mean, parameters.channel, cells, columns)
     return found.log, found.mean
 
 

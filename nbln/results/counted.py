@@ -10,6 +10,7 @@ from jaxtyping import Float
 from nbln import registry
 from nbln import vocabulary as names
 from nbln.data.counts import Counts
+from nbln.data.formula import Formula
 from nbln.posterior.mode import Augmentation, Parameters, Search
 from nbln.priors.capture import Capture, CaptureRule
 from nbln.questions import moments, outliers, scoring
@@ -48,12 +49,24 @@ class CountedResult(Result):
         del counts, caller
         return None
 
+    @property
+    def formula(self) -> Formula | None:
+        """What is known of the covariates; None where there are none."""
+        return None
+
+    @property
+    def has_effects(self):
+        return self.formula is not None and bool(self.formula.fixed)
+
+    @property
+    def formula_words(self):
+        return () if self.formula is None else self.formula.words
+
     def _covariates(
         self, counts: Counts, caller: str
     ) -> Float[np.ndarray, "cell covariate"] | None:
         """Covariates of any cells; None where the model has none. `caller` is for messages."""
-        del counts, caller
-        return None
+        return None if self.formula is None else self.formula.matrix(counts.obs, caller)
 
     @property
     def predicts_depth(self) -> bool:

@@ -10,6 +10,7 @@ from nbln.data.formula import Formula
 from nbln.inference.sampler.engine import without_activity, without_effects
 from nbln.priors.activity import Activity, ActivityPrior, FittedActivity
 from nbln.priors.effects import EffectScales, EffectsPrior, FittedEffects
+from nbln.questions.effects import GeneEffects
 from nbln.results import io
 
 CELL, GENE, FACTOR = (names.CELL,), (names.GENE,), (names.FACTOR,)
@@ -82,6 +83,30 @@ def parts_of_fit(groups: io.Groups) -> FitDesign:
             indicators=np.eye(len(datasets), dtype=np.float32)[arrays["code"].astype(int)],
         )
     return design
+
+
+def of_independent(result) -> io.Groups:
+    """The groups of an `SVIResult`."""
+    if result.gene_effects is None:
+        return {}
+    formula, mean, sd, typical, values = result.gene_effects
+    arrays = {
+        names.EFFECTS: ((*GENE, *COVARIATE), mean),
+        f"{names.EFFECTS}_sd": ((*GENE, *COVARIATE), sd),
+        names.EFFECTS_TYPICAL: (TERM, typical),
+        "values": ((*CELL, *COVARIATE), values),
+    }
+    return {COVARIATES: io.group(arrays, formula.plain())}
+
+
+def gene_effects(groups: io.Groups) -> GeneEffects | None:
+    """The reverse of `of_independent`; None for a file without any."""
+    if COVARIATES not in groups:
+        return None
+    dataset = groups[COVARIATES]
+    arrays, formula = io.arrays(dataset), Formula.restore(io.values(dataset))
+    stored = (names.EFFECTS, f"{names.EFFECTS}_sd", names.EFFECTS_TYPICAL, "values")
+    return GeneEffects(formula, *(arrays[name] for name in stored))
 
 
 def of_draws(posterior) -> io.Groups:

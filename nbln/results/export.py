@@ -59,15 +59,19 @@ def write(
     adata.uns[key] = {"settings": plain, **notes}
 
 
+def effect_columns(beta: xr.DataArray) -> dict[str, np.ndarray]:
+    """Effects (gene, covariate) as columns of `var`, one a covariate."""
+    covariates = beta[names.COVARIATE].values
+    return {f"{names.EFFECTS}_{x}": beta.values[:, i] for i, x in enumerate(covariates)}
+
+
 def write_laplace(result, adata: AnnData, key: str) -> None:
     """Write a Laplace result; see `LaplaceResult.write_to`."""
     channel = result.channel_parameters
     by_gene = {str(n): x.values for n, x in channel.items() if x.dims == (names.GENE,)}
     shared = {str(n): float(x) for n, x in result.get_map().items() if not x.dims}
     sizes = result.w_prior_diagnostics
-    beta = result.beta
-    for covariate, effects in zip(beta[names.COVARIATE].values, beta.values.T, strict=True):
-        by_gene[f"{names.EFFECTS}_{covariate}"] = effects
+    by_gene |= effect_columns(result.beta)
     write(
         adata,
         key,

@@ -256,11 +256,12 @@ def svi_groups(result) -> io.Groups:
     if posterior.eta is not None:
         loc, scale = posterior.eta
         sites |= {"eta_loc": (CELL, loc), "eta_scale": (CELL, scale)}
-    return {
+    groups = {
         "data": io.of_fitted(result.fitted),
         "fit": io.group(arrays, plain),
         "posterior": io.group(sites | spread),
     }
+    return groups | design_groups.of_independent(result)
 
 
 def svi_parts(groups: io.Groups) -> dict:
@@ -280,6 +281,7 @@ def svi_parts(groups: io.Groups) -> dict:
         "losses": arrays["losses"],
         "converged": plain["converged"],
         "n_steps": plain["n_steps"],
+        "gene_effects": design_groups.gene_effects(groups),
     }
 
 

@@ -94,14 +94,6 @@ class LogNormalResult(CountedResult):
     activity: FittedActivity | None = None
 
     @property
-    def has_effects(self) -> bool:
-        return self.formula is not None and bool(self.formula.fixed)
-
-    @property
-    def formula_words(self):
-        return () if self.formula is None else self.formula.words
-
-    @property
     def has_activities(self) -> bool:
         return self.datasets is not None
 

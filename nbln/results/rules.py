@@ -76,6 +76,7 @@ RULES = (
     Rule("parameters/W", (*GENE, *FACTOR), *FINITE),
     Rule("parameters/d", GENE, *POSITIVE),
     Rule("covariates/beta", (*GENE, names.COVARIATE), *FINITE),
+    Rule("covariates/beta_sd", (*GENE, names.COVARIATE), *POSITIVE),
     Rule("covariates/beta_variance", (*GENE, names.TERM), *POSITIVE),
     Rule("covariates/beta_typical", (names.TERM,), *POSITIVE),
     Rule("covariates/values", (*CELL, names.COVARIATE), *FINITE),

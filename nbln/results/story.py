@@ -72,6 +72,8 @@ def of_svi(result) -> Iterator[Line]:
     if result.has_capture:
         low, middle, high = np.quantile(np.exp(-result.eta), [0.05, 0.5, 0.95])
         yield "Capture", f"median efficiency {middle:.2g}; {low:.2g} to {high:.2g} in 90 % of cells"
+    if result.formula is not None:
+        yield from _covariates(result)
     low, middle, high = np.quantile(result.r, [0.05, 0.5, 0.95])
     yield "Dispersion r", f"median {middle:.2g}; {low:.2g} to {high:.2g} in 90 % of genes"
     yield "", "variance of a count = mean + mean² / r"

@@ -19,8 +19,9 @@ from nbln.models.independent import Parameterization
 from nbln.posterior.mode import SEARCH, Parameters
 from nbln.posterior.variational import Posterior
 from nbln.priors.coordinates import transform
-from nbln.questions import arviz, gates, predictive, scoring
+from nbln.questions import arviz, effects, gates, predictive, scoring
 from nbln.questions.convergence import Convergence, Curve
+from nbln.questions.effects import GeneEffects
 from nbln.results import export, files, story
 from nbln.results.counted import CountedResult
 
@@ -44,6 +45,8 @@ class SVIResult(CountedResult):
         (block,) negative evidence lower bound (nats) at the end of each block of steps.
     converged, n_steps
         Whether the locations settled, and after how many steps.
+    gene_effects
+        Effects of covariates; None where there are none.
     """
 
     kind: ClassVar[str] = registry.SVI
@@ -54,9 +57,45 @@ class SVIResult(CountedResult):
     losses: np.ndarray
     converged: bool
     n_steps: int
+    gene_effects: GeneEffects | None = None
 
     def __repr__(self):
         return story.svi_line(self)
+
+    @property
+    def formula(self):
+        return None if self.gene_effects is None else self.gene_effects.formula
+
+    @property
+    def covariates(self):
+        return super().covariates if self.gene_effects is None else self.gene_effects.covariates
+
+    @property
+    def _beta(self) -> np.ndarray:
+        none = np.zeros((self.fitted.n_genes, 0), np.float32)
+        return none if self.gene_effects is None else self.gene_effects.mean
+
+    @property
+    def beta(self) -> xr.DataArray:
+        """(gene, covariate) effects on the log mean; of numbers, by their standard deviation."""
+        own = [] if self.formula is None else list(self.formula.fixed)
+        labelled = self.fitted.label(self._beta, (names.GENE, names.COVARIATE), names.EFFECTS)
+        return labelled.assign_coords({names.COVARIATE: own})
+
+    def get_covariate_effects(self) -> xr.Dataset:
+        """Effect of each covariate on each gene's log mean: ``mean`` and ``sd``, (gene, covariate).
+
+        Units and prior are those of `LaplaceResult.get_covariate_effects`. The mode of the
+        regressions in which the fit starts, and ``sd`` by curvature there, at given capture losses,
+        dispersions and widths. Cells are taken for independent, also those of one donor.
+
+        Raises
+        ------
+        ValueError
+            The fit had no formula.
+        """
+        sd = self._beta if self.gene_effects is None else self.gene_effects.sd
+        return effects.of_covariates(self.beta, sd, self.formula)
 
     # What was fitted, labelled
 
@@ -96,7 +135,8 @@ class SVIResult(CountedResult):
 
     def get_map(self) -> xr.Dataset:
         """Location of the posterior of each site, and mean and dispersion of each gene."""
-        return self._dataset(self._complete(self.posterior.map()))
+        located = self._dataset(self._complete(self.posterior.map()))
+        return located.assign({names.EFFECTS: self.beta}) if self.has_effects else located
 
     def get_distributions(self) -> dict:
         """Marginal posterior of each site, as NumPyro distributions."""
@@ -172,7 +212,7 @@ class SVIResult(CountedResult):
 
     @property
     def n_parameters(self) -> int:
-        return self.fitted.n_genes * (1 + len(self._channel_sites))
+        return self.fitted.n_genes * (1 + len(self._channel_sites)) + self._beta.size
 
     @property
     def parameters(self) -> Parameters:
@@ -180,7 +220,8 @@ class SVIResult(CountedResult):
         located = self.get_map()
         mean = jnp.asarray(located[names.MEAN].values)
         channel = self._row.program.channel.of({str(n): x.values for n, x in located.items()})
-        return Parameters(jnp.log(mean), jnp.zeros((mean.size, 0)), jnp.zeros_like(mean), channel)
+        none = jnp.zeros((mean.size, 0)), jnp.zeros_like(mean)
+        return Parameters(jnp.log(mean), *none, channel, self._beta)
 
     def _located(self):
         return self.parameters, SEARCH
@@ -220,12 +261,19 @@ class SVIResult(CountedResult):
             has_other=counts.has_other,
             counts=counts,
         )
+        if len(pooled) and self.has_effects:
+            raise ValueError(
+                "informative_priors_from=: it has a formula, and genes that are pooled here; fit "
+                "it with the same gene_coverage"
+            )
+        own = None if self.gene_effects is None else self.gene_effects.take(cells, genes)
         eta = None if self.known_eta is None else self.known_eta[cells]
         posterior = self.posterior.take(cells, genes)
         if len(pooled):
             posterior = posterior.with_gene(pooled, self._pool, self.posterior)
         rule = self.capture_rule.of_part(share)
-        return replace(self, fitted=fitted, posterior=posterior, known_eta=eta, capture_rule=rule)
+        parts = {"posterior": posterior, "known_eta": eta, "capture_rule": rule}
+        return replace(self, fitted=fitted, gene_effects=own, **parts)
 
     def _pool(self, coordinates: dict) -> dict:
         """Coordinates of the sum of genes: a negative binomial of the same mean and variance."""
@@ -264,11 +312,8 @@ class SVIResult(CountedResult):
         """For each draw, the sites that a log-normal model has frozen."""
         drawn = self.get_posterior_samples(n_samples, seed).isel(chain=0)
         mean, r = self._counted({str(name): x.values for name, x in drawn.items()})
-        values = {
-            names.DISPERSION: np.asarray(r),
-            names.ETA: drawn[names.ETA].values,
-            names.MU: np.log(np.asarray(mean)),
-        }
+        values = {names.DISPERSION: np.asarray(r), names.MU: np.log(np.asarray(mean))}
+        values[names.ETA] = drawn[names.ETA].values
         return [{site: values[site][i] for site in sites} for i in range(n_samples)]
 
     def capture_losses(self, counts: Counts) -> Float[np.ndarray, " cell"]:
@@ -293,7 +338,8 @@ class SVIResult(CountedResult):
     def _sampler(self, ppc_level, n_samples, seed, counts):
         del counts
         posterior = self.get_posterior_samples(n_samples, seed)
-        return predictive.independent_sampler(*self._independent_draws(posterior), ppc_level)
+        drawn = *self._independent_draws(posterior), self.covariates, self._beta
+        return predictive.independent_sampler(*drawn, ppc_level)
 
     def _transform(self, counts):
         if not self.has_capture:
@@ -306,7 +352,8 @@ class SVIResult(CountedResult):
         return self.get_posterior_samples(n_samples, seed)
 
     def cell_log_likelihood(self, posterior, data):
-        return arviz.log_prob_of_draws(data, *self._independent_draws(posterior))
+        drawn = *self._independent_draws(posterior), self.covariates, self._beta
+        return arviz.log_prob_of_draws(data, *drawn)
 
     def _summary(self, counts, seed):
         del counts, seed
@@ -337,9 +384,10 @@ class SVIResult(CountedResult):
         return story.of_svi(self)
 
     def write_to(self, adata, key_added: str = "nbln") -> None:
-        """Write mean, dispersion and capture loss into `adata`: var, obs and uns."""
+        """Write mean, dispersion, effects and capture loss into `adata`: var, obs and uns."""
         located = self.get_map()
         genes = {name: located[name].values for name in (names.MEAN, *self._channel_sites)}
+        genes |= export.effect_columns(self.beta)
         eta = located[names.ETA].values if self.has_capture else None
         notes = {"converged": bool(self.converged)}
         export.write(adata, key_added, self.fitted, genes, eta, notes)

@@ -4,6 +4,7 @@ Steps run inside compiled blocks. Convergence is judged on the locations, in pos
 deviations: a change of the evidence bound by 0.05 % is thousands of nats, which says nothing.
 """
 
+import dataclasses
 import logging
 import time
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from nbln.inference.checkpoint import OFF, Saver, Snapshot, Stage
 from nbln.inference.stream import CellStream
 from nbln.inference.svi import regression
 from nbln.inference.svi.guides import GUIDES, Guide
+from nbln.inference.svi.regression import FoundEffects
 from nbln.linalg.dtypes import strong
 from nbln.models.independent import IndependentGenes
 from nbln.posterior.variational import Posterior
@@ -103,6 +105,7 @@ class SVIFit(NamedTuple):
     converged: bool
     n_steps: int
     seconds: dict[str, float]
+    effects: FoundEffects | None  # of covariates, where the model has them
 
 
 def fit_svi(
@@ -122,7 +125,9 @@ def fit_svi(
     """
     began = time.perf_counter()
     stage = saver.stage("svi", counts.fingerprint, model, config, seed)
-    guide = _start(model, counts, config)
+    guide, effects = _start(model, counts, config)
+    if effects is not None:
+        model = dataclasses.replace(model, effects=effects.mean)
     state = _init(model, guide, config, jax.random.key(seed))
     pool = _Pool(counts, config, seed)
     started = time.perf_counter()
@@ -151,6 +156,7 @@ def fit_svi(
         converged,
         len(blocks) * config.block_steps,
         {"start": started - began, "steps": time.perf_counter() - started},
+        None if effects is None else jax.tree.map(np.asarray, effects),
     )
 
 
@@ -168,11 +174,14 @@ def _restored(stage: Stage, state):
     return strong(saved.tree), blocks, [float(loss) for _, loss in saved.items]
 
 
-def _start(model: IndependentGenes, counts: Counts, config: SVIConfig) -> Guide:
-    """A guide at the mode of negative-binomial regressions, scaled by their curvature."""
-    stream = CellStream(counts, model.augment(model.capture), config.resident_bytes)
-    fitted = regression.fit(model, stream, stream.tails(), counts.gene_totals)
-    return GUIDES[config.guide](*_locations(model, *fitted))
+def _start(
+    model: IndependentGenes, counts: Counts, config: SVIConfig
+) -> tuple[Guide, FoundEffects | None]:
+    """A guide at the mode of negative-binomial regressions, scaled by their curvature; effects."""
+    added = model.augment(model.capture)._replace(covariates=model.covariates)
+    stream = CellStream(counts, added, config.resident_bytes)
+    *fitted, effects = regression.fit(model, stream, stream.tails(), counts.gene_totals)
+    return GUIDES[config.guide](*_locations(model, *fitted)), effects
 
 
 @eqx.filter_jit
@@ -200,7 +209,7 @@ def _program(model: IndependentGenes):
         mean, channel = model.sample_genes(counts.shape[1])
         n_cells = model.capture.start().shape[0]
         with handlers.scale(scale=n_cells / index.shape[0]):
-            model.observe(counts, model.capture.take(index), mean, channel)
+            model.take(index).observe(counts, mean, channel)
 
     return program
 
