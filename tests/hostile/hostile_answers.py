@@ -55,8 +55,9 @@ def questions(result) -> Iterator[tuple[str, Any]]:
             try:
                 yield name, value(**SMALL.get(name, {}))
             except ValueError as error:
-                # What a model does not have is refused in words that begin with the question.
-                if not str(error).startswith(f"{name}: model {result.model} has no"):
+                # What a model or a fit lacks is refused in words that begin with the question.
+                lacks = rf"{name}: model {result.model} has no|{name}\(\): this fit has no"
+                if not re.match(lacks, str(error)):
                     raise
 
 
