@@ -11,13 +11,14 @@ where dispersion is shared; the second, `dispersion_gap`, is an integral of elem
 """
 
 import abc
+from collections.abc import Callable
 from functools import partial
 from typing import ClassVar, Protocol
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Float
 
 from nbln.arguments import check_whole
@@ -30,10 +31,13 @@ from nbln.distributions.special import (
 )
 from nbln.vae.codes.relaxed import Relaxation
 
-# The integral ends where e^(−min(r_q, r_p) t) is e^−18: 2e-8 / 18 of D is above it.
-_END = 18.0
-# ... and begins where 1e-9 of D, or of a derivative in a logarithm, is below it.
-_BELOW = 1e-9
+# The integral ends where e^(−min(r_q, r_p) t) is e^−18: 2e-8 / 18 of D is above it; and begins
+# where 1e-9 of D, or of a derivative in a logarithm, is below it.
+_EXACT = 18.0, 1e-9
+# Few terms are better spent on the middle. Of 99 % of pairs with means of 0.03 to 100 and r of 0.1
+# to 150, 12 of them are right to 0.2 % where D is above 0.01 (derivatives to 1 %), and to 2e-5
+# nats where it is not; over the range of the exact sum, to 13 %.
+_COARSE, _MOST_COARSE = (8.0, 1e-4), 16
 
 
 class Counts(Protocol):
@@ -49,10 +53,9 @@ class Counts(Protocol):
 
 
 class _Integrand(eqx.Module):
-    """What value and derivatives of D share at each node."""
+    """What value and derivatives of D share at a node."""
 
     t: Array
-    step: Array
     decay_q: Array  # e^(−r_q t)
     decay_p: Array
     decay: Array  # e^(−r_p t) − e^(−r_q t)
@@ -63,55 +66,72 @@ class _Integrand(eqx.Module):
     generating: Array  # E e^(−z t)
     excess: Array  # e^(−m t) / E e^(−z t) − 1
 
+    @property
+    def value(self) -> Array:
+        """The integrand of D by log t."""
+        return self.decay * self.bracket
 
-def _integrand(log_mean: Array, log_q: Array, log_p: Array, n_terms: int) -> _Integrand:
-    m, q, p = jnp.exp(log_mean), jnp.exp(log_q), jnp.exp(log_p)
-    low = jnp.minimum(q, p)
-    end = jnp.log(_END / low)
-    rough = 0.5 * (jnp.log(4 * _BELOW) - jnp.maximum(log_q, log_p) - log_mean - jnp.log1p(m / q))
-    begin = jnp.minimum(rough, end - 1)
-    step = (end - begin) / (n_terms - 1)
-    j = jnp.arange(n_terms, dtype=step.dtype).reshape(-1, *[1] * step.ndim)
-    t = jnp.exp(begin + step * j)
+    @property
+    def slopes(self) -> tuple[Array, Array, Array]:
+        """Its derivatives by m, r_q and r_p."""
+        share = self.y / (1 + self.y)
+        by_mean = -self.decay * self.generating * (share + self.excess)
+        bend = self.curved + self.y * share  # log1p(y) − y / (1 + y)
+        by_q = self.t * self.decay_q * self.bracket + self.decay * self.generating * bend / self.s
+        return by_mean, by_q, -self.t * self.decay_p * self.bracket
+
+
+def _integrand(m: Array, q: Array, p: Array, distance: Array, t: Array) -> _Integrand:
     s = -jnp.expm1(-t)
     y = m * s / q
     curved = log1pmx(y)
-    exponent = q * (y + curved)
-    generating = jnp.exp(-exponent)
+    rise = -jnp.expm1(-q * (y + curved))
+    generating = 1 - rise
     between = inverse_gap(t, s)
     excess = jnp.expm1(q * curved - m * t * s * between)
-    bracket = generating * excess / t - jnp.expm1(-exponent) * between
+    bracket = generating * excess / t + rise * between
     # Of two exponentials the larger is factored out, which leaves no difference of near equals.
-    larger = jnp.exp(-low * t)
-    fall = larger * jnp.expm1(-low * jnp.expm1(jnp.abs(log_q - log_p)) * t)
-    decay_q = larger + jnp.where(log_q > log_p, fall, 0)
-    decay_p = larger + jnp.where(log_q > log_p, 0, fall)
-    decay = jnp.where(log_q > log_p, -fall, fall)
-    return _Integrand(t, step, decay_q, decay_p, decay, bracket, s, y, curved, generating, excess)
+    larger = jnp.exp(-jnp.minimum(q, p) * t)
+    fall = larger * jnp.expm1(-distance * t)
+    decay_q = larger + jnp.where(q > p, fall, 0)
+    decay_p = larger + jnp.where(q > p, 0, fall)
+    decay = jnp.where(q > p, -fall, fall)
+    return _Integrand(t, decay_q, decay_p, decay, bracket, s, y, curved, generating, excess)
+
+
+def _summed(of: Callable, log_mean: Array, log_q: Array, log_p: Array, n_terms: int):
+    """The integral of what `of` takes from each node, by the trapezoidal rule in log t."""
+    m, q, p = jnp.exp(log_mean), jnp.exp(log_q), jnp.exp(log_p)
+    low = jnp.minimum(q, p)
+    distance = low * jnp.expm1(jnp.abs(log_q - log_p))  # |r_q − r_p| of near equals, too
+    last, below = _COARSE if n_terms <= _MOST_COARSE else _EXACT
+    end = jnp.log(last / low)
+    rough = 0.5 * (jnp.log(4 * below) - jnp.maximum(log_q, log_p) - log_mean - jnp.log1p(m / q))
+    begin = jnp.minimum(rough, end - 1)
+    step = (end - begin) / (n_terms - 1)
+
+    # A node after the other, so that arrays stay in the cache.
+    def add(j, total):
+        node = _integrand(m, q, p, distance, jnp.exp(begin + step * j))
+        return jax.tree.map(jnp.add, total, of(node))
+
+    shapes = jax.eval_shape(lambda: of(_integrand(m, q, p, distance, m)))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total = lax.fori_loop(0, n_terms, add, zeros)
+    return jax.tree.map(lambda x: step * x, total)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _gap(log_mean: Array, log_q: Array, log_p: Array, n_terms: int) -> Array:
-    f = _integrand(log_mean, log_q, log_p, n_terms)
-    return f.step * jnp.sum(f.decay * f.bracket, axis=0)
+    return _summed(lambda node: node.value, log_mean, log_q, log_p, n_terms)
 
 
 @_gap.defjvp
 def _gap_jvp(n_terms, primals, tangents):
     log_mean, log_q, log_p = primals
-    f = _integrand(log_mean, log_q, log_p, n_terms)
-    value = f.step * jnp.sum(f.decay * f.bracket, axis=0)
-    share = f.y / (1 + f.y)
-    by_mean = -f.decay * f.generating * (share + f.excess)
-    bend = f.curved + f.y * share  # log1p(y) − y / (1 + y)
-    by_q = f.t * f.decay_q * f.bracket + f.decay * f.generating * bend / f.s
-    by_p = -f.t * f.decay_p * f.bracket
-    slopes = (jnp.exp(log_mean), by_mean), (jnp.exp(log_q), by_q), (jnp.exp(log_p), by_p)
-    tangent = sum(
-        scale * jnp.sum(slope, axis=0) * tangent
-        for (scale, slope), tangent in zip(slopes, tangents, strict=True)
-    )
-    return value, f.step * tangent
+    value, slopes = _summed(lambda node: (node.value, node.slopes), log_mean, log_q, log_p, n_terms)
+    given = zip(slopes, primals, tangents, strict=True)
+    return value, sum(slope * jnp.exp(log) * tangent for slope, log, tangent in given)
 
 
 def dispersion_gap(log_mean, log_r_q, log_r_p, n_terms: int = 48) -> Array:
@@ -133,7 +153,8 @@ def dispersion_gap(log_mean, log_r_q, log_r_p, n_terms: int = 48) -> Array:
         Natural logs of m, r_q and r_p.
     n_terms
         Nodes. The range of log t is 12 for numbers about 1, where 24 terms are exact to 1e-8; it
-        is 25 for m = 2e4 and r of 0.05 and 150, where 48 are exact to 1e-7.
+        is 25 for m = 2e4 and r of 0.05 and 150, where 48 are exact to 1e-7. Up to 16 terms cover
+        a shorter range, for training: 12 are right to 0.2 % of all but the smallest D.
     """
     log_mean, log_r_q, log_r_p = jnp.broadcast_arrays(*as_float(log_mean, log_r_q, log_r_p))
     return _gap(log_mean, log_r_q, log_r_p, n_terms)
@@ -214,9 +235,11 @@ class MonteCarlo(Divergence):
         check_whole("MonteCarlo(n_samples", self.n_samples, 1)
 
     def __call__(self, q, p, key, relaxation):
+        # One after the other: at once, each takes four times as long by continuous time, whose
+        # sums over arrivals are then no longer one product of matrices.
         keys = jax.random.split(key, self.n_samples)
-        z = jax.vmap(lambda one: q.draw(one, relaxation))(keys)
-        return jnp.mean(log_ratio(z, q, p), axis=0)
+        ratios = lax.map(lambda one: log_ratio(q.draw(one, relaxation), q, p), keys)
+        return jnp.mean(ratios, axis=0)
 
 
 class DispersionSharing(Divergence):

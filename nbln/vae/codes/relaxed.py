@@ -148,8 +148,9 @@ class ContinuousTime(Relaxation):
 
     def _few(self, key, log_rate):
         waits = random.exponential(key, (self.n_events, *log_rate.shape), log_rate.dtype)
-        # A product with ones is many times faster than a cumulative sum.
-        unit_times = jnp.tensordot(jnp.tri(self.n_events, dtype=waits.dtype), waits, 1)
+        # A product with ones is many times faster than a cumulative sum, if it is of matrices.
+        flat = jnp.tri(self.n_events, dtype=waits.dtype) @ waits.reshape(self.n_events, -1)
+        unit_times = flat.reshape(waits.shape)
         soft = _soft_arrivals(log_rate, unit_times, self.temperature)
         if not self.straight_through:
             return soft

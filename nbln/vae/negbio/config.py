@@ -53,7 +53,8 @@ class NegBioConfig(TrainingConfig):
     n_draws
         Draws of the Monte Carlo divergence (published: 5).
     n_terms
-        Terms of the exact divergence.
+        Terms of the exact divergence in training: 12 are right to 0.2 % of what is above 0.01,
+        24 to 1e-4; scores have 64, right to 1e-6.
     n_counts
         Places of a relaxed count: the largest count of Gumbel's relaxation and one more, or the
         events of continuous time.
@@ -88,7 +89,7 @@ class NegBioConfig(TrainingConfig):
     beta: float = 1.0
     dispersion: float = 1.0
     n_draws: int = 1
-    n_terms: int = 24
+    n_terms: int = 12
     n_counts: int = 16
     first_temperature: float = 1.0
     last_temperature: float = 0.05
