@@ -73,7 +73,7 @@ def parameters_of_draws(fitted: Parameters, posterior: xr.Dataset) -> list[Param
         values = {str(n): x.values[0, i].astype(np.float32) for n, x in posterior.items()}
         channel = fitted.channel.of({site: values[site] for site in channel_sites})
         rows = (values[names.MU], values[names.LOADINGS], values[names.RESIDUAL])
-        return Parameters(*rows, channel, values.get(names.EFFECTS))
+        return Parameters(*rows, channel, values.get(names.EFFECTS), fitted.log_activity)
 
     return [of_draw(i) for i in range(posterior.sizes[names.DRAW])]
 

@@ -33,6 +33,7 @@ QUANTITIES = {
     "overdispersion": "overdispersion of genes",
     "norms": "sizes of programs",
     "effects": "effects of covariates",
+    "activities": "activities of programs in data sets",
     "share": "how overdispersion splits, and with it the scale of correlations",
     "means": "mean log-rates of genes",
     "residuals": "variances d of genes",
@@ -98,6 +99,8 @@ def groups(posterior) -> dict[str, np.ndarray]:
     }
     if draws.effects.shape[-1]:
         found["effects"] = draws.effects[:, :, some].reshape(*draws.effects.shape[:2], -1)
+    if draws.activity.effects.shape[2]:
+        found["activities"] = draws.activity.effects.reshape(*draws.W.shape[:2], -1)
     if np.any(draws.pool[..., 2:] != 0):
         found["share"] = draws.pool[..., 2:]
     return found

@@ -33,6 +33,12 @@ class ActivityDraws(EffectDraws):
         """Sums of the effects of levels on log-activities, chains one after the other."""
         return np.einsum("hl,dlk->dhk", weights, self._flat(self.draws.activity.effects))
 
+    def _activities(self, datasets: Datasets) -> Float[np.ndarray, "draw dataset k"]:
+        """s of every data set, programs matched to those of the fit, chains after one another."""
+        design = np.asarray(ActivityPrior(datasets.levels, datasets.sizes).design)
+        s = np.exp(self._levels(design))
+        return np.take_along_axis(s, self._alignment.order[:, None], axis=2)
+
     def _between(self, call: str, column: str, levels: tuple[Any, Any]):
         """Log-activities at two levels of a column, (draw, 2, factor); programs as drawn."""
         datasets = activity.check_any(self.datasets, call)
@@ -53,9 +59,7 @@ class ActivityDraws(EffectDraws):
             The fit had no `dataset_key`.
         """
         datasets = activity.check_any(self.datasets, "get_program_activity()")
-        prior = ActivityPrior(datasets.levels, datasets.sizes)
-        drawn = np.exp(self._levels(np.asarray(prior.design)))
-        drawn = np.take_along_axis(drawn, self._alignment.order[:, None], axis=2)
+        drawn = self._activities(datasets)
         summary = intervals.summarise(drawn, intervals.check_level(level))._asdict()
         del summary["prob_sign"]  # a standard deviation is positive
         dims = (names.DATASET, names.FACTOR)

@@ -287,8 +287,8 @@ class DrawnPrograms(Drawn):
         """Effective draws (``ess``), ``ess_per_draw`` and ``r_hat`` of what matters, one row each.
 
         Correlations: of 200 pairs drawn at random and of the 200 strongest; total overdispersion of
-        genes, and its share; norms of the programs; effects of covariates. Of many numbers the
-        median of ess is given, and the r_hat that 95 % of them are below.
+        genes, and its share; norms of the programs; effects of covariates; activities in data
+        sets. Of many numbers the median of ess is given, and the r_hat that 95 % of them are below.
         """
         return sampling.diagnostics_table(self)
 

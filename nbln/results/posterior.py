@@ -72,8 +72,9 @@ class PosteriorDraws(ActivityDraws):
     def to_datatree(self) -> xr.DataTree:
         """Draws for ArviZ: groups ``posterior`` and ``sample_stats``.
 
-        ``posterior`` holds mu, W_compositional (matched), d, the channel's parameters and the
-        pool; ``sample_stats`` the shares of accepted proposals.
+        ``posterior`` holds mu, W_compositional (matched), d, the channel's parameters, effects of
+        covariates, activities in data sets and the pool; ``sample_stats`` the shares of accepted
+        proposals.
         """
         shape, gene = (names.CHAIN, names.DRAW), self.fitted.gene_names
         channel = {site: np.asarray(x) for site, x in self.channel.values().items()}
@@ -83,6 +84,10 @@ class PosteriorDraws(ActivityDraws):
         posterior["W_compositional"] = ((*shape, names.GENE, names.FACTOR), W)
         if self.formula is not None:
             posterior[names.EFFECTS] = (*shape, names.GENE, names.COVARIATE), self.draws.effects
+        if self.datasets is not None:
+            s = self._activities(self.datasets)
+            s = s.reshape(self.n_chains, self.n_draws, *s.shape[1:])
+            posterior["activity"] = (*shape, names.DATASET, names.FACTOR), s
         posterior |= {name: (shape, self.draws.pool[..., i]) for i, name in enumerate(POOL)}
         stats = {
             f"accepted_{step}": (shape, self.draws.accepted[..., i]) for i, step in enumerate(STEPS)
@@ -94,6 +99,8 @@ class PosteriorDraws(ActivityDraws):
         }
         if self.formula is not None:
             coords[names.COVARIATE] = np.array(self.formula.names)
+        if self.datasets is not None:
+            coords[names.DATASET] = np.array(self.datasets.names)
         numbers = {dim: coords[dim] for dim in shape}
         return xr.DataTree.from_dict(
             {

@@ -118,6 +118,18 @@ def test_the_figure_shows_programs_with_their_intervals(fit, post, adata):
         nbln.pl.plot_program_activity(fit.in_dataset("drug"))
 
 
+def test_draws_for_arviz_hold_activities(fit, post):
+    tree = post.to_datatree()
+    activity = tree["posterior"]["activity"]
+    assert activity.dims == ("chain", "draw", "dataset", "factor")
+    mean = post.get_program_activity()["mean"]
+    np.testing.assert_allclose(activity.mean(("chain", "draw")), mean, rtol=1e-4)
+    assert "activities" in post.get_diagnostics().index
+    # Evidence of cells at draws of the other parameters is under the prior of their data sets.
+    drawn = fit.cell_log_likelihood(fit.draw_parameters(3, 0), fit.fitted.data(None))
+    assert np.corrcoef(drawn.mean(axis=0), fit.log_evidence)[0, 1] > 0.99
+
+
 def test_new_cells_bring_their_data_set(fit, adata):
     some = adata[::40].copy()
     scores = fit.score(some)
