@@ -74,7 +74,7 @@ class ActivityDraws(EffectDraws):
         column: str,
         group: Any,
         reference: Any,
-        delta: float = 0.0,
+        delta: float = 0.25,
         fdr: float = 0.05,
         level: float = LEVEL,
     ) -> pd.DataFrame:
@@ -90,7 +90,8 @@ class ActivityDraws(EffectDraws):
         group, reference
             Two of its levels.
         delta
-            Smallest change that matters, log2; 0 asks for the sign alone.
+            Smallest change that matters, log2. 0 asks for the sign alone, which programs have that
+            do not differ at all.
         fdr, level
             As in `differential_expression`.
 
