@@ -251,10 +251,10 @@ def fit(
 
         given = dict(
             model=model, layer=layer, latent_dim=latent_dim, formula=formula, random=random or None,
-            batch_key=batch_key, covariates=covariate or None, labels_key=labels_key,
-            gene_likelihood=gene_likelihood, dispersion=dispersion, decoder=decoder,
-            library=library, vae=None if epochs is None else nbln.VAEConfig(n_epochs=epochs),
-            gene_coverage=gene_coverage, n_steps=n_steps,
+            dataset_key=dataset_key or None, batch_key=batch_key, covariates=covariate or None,
+            labels_key=labels_key, gene_likelihood=gene_likelihood, dispersion=dispersion,
+            decoder=decoder, library=library, gene_coverage=gene_coverage, n_steps=n_steps,
+            vae=None if epochs is None else nbln.VAEConfig(n_epochs=epochs),
         )  # fmt: skip
         targets = None if split_by is not None else _targets(out, counts)
         say(f"Read {adata.n_obs:,} cells x {adata.n_vars:,} genes from {counts}.")

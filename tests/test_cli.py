@@ -289,6 +289,7 @@ def test_effects_of_a_formula_are_a_table(h5ad, tmp_path):
     adata.obs["donor"] = [f"d{i % 4}" for i in range(adata.n_obs)]
     adata.write_h5ad(tmp_path / "with_columns.h5ad")
     given = ("--formula", "~ side", "--random", "donor", "--latent-dim", 2, "--no-progress")
+    given = (*given, "--dataset-key", "side")
     code, text = run("fit", tmp_path / "with_columns.h5ad", "--out", tmp_path, *given)
     assert code == 0, text
     table = pd.read_csv(tmp_path / "covariate_effects.csv")
@@ -302,5 +303,9 @@ def test_effects_of_a_formula_are_a_table(h5ad, tmp_path):
         "donor: random, 4 levels",
         "<td>side[T.right]</td>",
         "say which genes are called",
+        "Programs that are more or less active",
     ):
         assert words in page
+    activity = pd.read_csv(tmp_path / "program_activity.csv")
+    assert list(activity.columns) == ["dataset", "factor", "activity"]
+    assert set(activity["dataset"]) == {"left", "right"}

@@ -131,10 +131,30 @@ class Datasets:
         """1 in the column of a cell's data set."""
         return np.eye(len(self), dtype=np.float32)[self.codes(obs, caller)]
 
-    def find(self, name: Any, shown: str) -> int:
-        """The number of a data set; `shown` is how the user gave it."""
+    def weights(self, name: Any, call: str) -> Float[np.ndarray, " level"]:
+        """What log-activities of a data set, or at a level of a column, are of effects of levels.
+
+        Parameters
+        ----------
+        name
+            A data set, or a level that one column alone has.
+        call
+            How the user asked, for messages.
+
+        Raises
+        ------
+        ValueError
+            Neither; the message lists both.
+        """
         text = name if isinstance(name, str) else str(name)
-        return self.names.index(choose_from(list(self.names), text, shown, "data set"))
+        if text in self.names:
+            return (self.levels - self.levels.mean(axis=0))[self.names.index(text)]
+        columns = [key.column for key in self.keys if text in key.levels]
+        if len(columns) == 1:
+            return self.contrast(call, columns[0], text)
+        known = [*(level for key in self.keys for level in key.levels), *self.names]
+        choose_from(list(dict.fromkeys(known)), text, call, "data set or level")
+        raise ValueError(f"{call}: {', '.join(columns)} have this level; name a data set")
 
     def contrast(self, call: str, column: str, level: Any) -> Float[np.ndarray, " level"]:
         """What log-activities at a level of a column are of the effects of all levels.

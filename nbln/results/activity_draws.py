@@ -163,7 +163,9 @@ class ActivityDraws(EffectDraws):
     def in_dataset(self, name: str) -> Self:
         """The same draws as the cells of one data set have them, with programs of its size.
 
-        What they answer is of that data set: correlations, pairs, loadings.
+        What they answer is of that data set: correlations, pairs, loadings. `name` is that of a
+        data set, as in `get_program_activity`, or a level of a column, a condition over all of its
+        donors.
 
         Raises
         ------
@@ -172,9 +174,7 @@ class ActivityDraws(EffectDraws):
         """
         call = f"in_dataset({name!r})"
         datasets = activity.check_any(self.datasets, call)
-        prior = ActivityPrior(datasets.levels, datasets.sizes)
-        row = np.asarray(prior.design)[[datasets.find(name, call)]]
-        return self._scaled(self._levels(row)[:, 0])
+        return self._scaled(self._levels(datasets.weights(name, call)[None])[:, 0])
 
     def _scaled(self, log_activity: Float[np.ndarray, "draw factor"]) -> Self:
         """Draws whose programs are as large as in a data set of these activities."""

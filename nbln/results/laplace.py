@@ -93,6 +93,8 @@ class LaplaceResult(LogNormalResult):
         """The same fit as the cells of one data set have it, with programs of its size.
 
         What it answers is of that data set: correlations, covariances, loadings, predictive draws.
+        `name` is that of a data set, as in `get_program_activity`, or a level of a column, a
+        condition over all of its donors.
 
         Raises
         ------

@@ -15,7 +15,8 @@ def alone(result: Fit, name: str) -> Fit:
     """See `LaplaceResult.in_dataset`."""
     call = f"in_dataset({name!r})"
     datasets = activity.check_any(result.datasets, call)
-    log_s = np.asarray(result.parameters.log_activity)[datasets.find(name, call)]
+    assert result.activity is not None, "several data sets have activities"
+    log_s = datasets.weights(name, call) @ np.asarray(result.activity.activity.effects)
     precision = result.loadings.precision * np.exp(-2 * log_s)
     z = result.cells.z.copy()
     z[:, : len(log_s)] *= np.exp(-log_s)

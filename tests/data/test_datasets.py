@@ -49,7 +49,7 @@ def test_numbers_are_names_of_levels_too():
     obs = NESTED.assign(batch=np.repeat([1, 2], 20))
     datasets = Datasets.of(obs, ["batch"])
     assert datasets.names == ("1", "2")
-    assert datasets.find(2, "x") == 1
+    np.testing.assert_array_equal(datasets.weights(2, "x"), [-0.5, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,11 @@ def test_unknown_data_sets_and_levels_are_named():
     datasets = Datasets.of(NESTED, ["condition", "donor"])
     with pytest.raises(ValueError, match=r"score\(adata\): a cell is of 'drug / c'"):
         datasets.codes(NESTED.assign(condition="drug"), "score")
-    with pytest.raises(ValueError, match="unknown data set.*did you mean 'drug / a'"):
-        datasets.find("drug/a", "in_dataset('drug/a')")
+    with pytest.raises(ValueError, match="unknown data set or level.*did you mean 'drug / a'"):
+        datasets.weights("drug/a", "in_dataset('drug/a')")
+    both = Datasets.of(NESTED.assign(donor=["drug"] * 20 + ["c"] * 20), ["condition", "donor"])
+    with pytest.raises(ValueError, match="condition, donor have this level"):
+        both.weights("drug", "in_dataset('drug')")
     with pytest.raises(ValueError, match="unknown level of condition"):
         datasets.contrast("call", "condition", "placebo")
     with pytest.raises(ValueError, match="unknown column"):
