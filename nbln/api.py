@@ -160,8 +160,9 @@ def fit(
     dataset_key
         Of models with gene programs: a column of ``adata.obs``, or several, such as condition and
         donor. Programs are the same in all data sets that they tell apart, but more or less active,
-        by a factor that is learned; see `LaplaceResult.get_program_activity`. Levels have means of
-        their own: those that are in neither `formula` nor `random` as random effects.
+        by a factor that is learned; see `LaplaceResult.get_program_activity`. Data sets have means
+        of their own, as random effects of the columns that are in neither `formula` nor `random`,
+        and of all columns together where these cross.
     batch_key
         Of scvi: a column of ``adata.obs`` with the batch of each cell, which the decoder is told
         of, so that factors need not hold it.

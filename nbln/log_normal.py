@@ -114,17 +114,17 @@ class LaplacePlan(Plan):
                 )
         return tuple(dict.fromkeys((*fixed, *self.random, *self.dataset_key)))
 
-    @property
-    def _levels(self) -> tuple[str, ...]:
+    def _levels(self, datasets: Datasets | None) -> tuple[str, ...]:
         """Columns of random intercepts: means of data sets, where the formula has them not."""
-        fixed = () if self.formula is None else columns_of(self.formula)
-        return (*self.random, *(c for c in self.dataset_key if c not in (*fixed, *self.random)))
+        given = (*self.random, *(() if self.formula is None else columns_of(self.formula)))
+        terms = () if datasets is None else (name for name, _ in datasets.terms)
+        return (*self.random, *(name for name in terms if name not in given))
 
     def run(self, counts, saver=OFF):
         datasets = Datasets.of(counts.obs, self.dataset_key) if self.dataset_key else None
         formula = None
         if self.columns:
-            formula = Formula.of(self.formula, counts.obs, self._levels)
+            formula = Formula.of(self.formula, counts.obs, self._levels(datasets))
             for covariate, column in formula.without_replicates(counts.obs):
                 log.warning(
                     "there are no replicates: %s does not vary within a level of %s, and of these "

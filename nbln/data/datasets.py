@@ -6,7 +6,6 @@ so is their combination where no column tells all of them apart.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,9 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from nbln.arguments import choose_from, hint
-from nbln.data.design import Categories, part_of
+from nbln.data.design import BETWEEN, CROSSED, Categories, part_of, texts
 from nbln.text import visible
 
-BETWEEN = " / "  # the levels in the name of a data set
 # A data set has scales of all programs: with more than these, effects of donors say the same.
 MOST_DATASETS = 50
 # Of a data set: the spread of a factor over fewer cells is not known to a quarter of itself.
@@ -91,7 +89,7 @@ class Datasets:
         own = tuple((key.column, key.levels) for key in self.keys)
         if any(len(levels) == len(self) for _, levels in own):
             return own
-        return (*own, (":".join(self.columns), self.names))
+        return (*own, (CROSSED.join(self.columns), self.names))
 
     @property
     def levels(self) -> Float[np.ndarray, "dataset level"]:
@@ -116,8 +114,7 @@ class Datasets:
         ValueError
             Cells of a data set that the fit did not have.
         """
-        first, *others = (obs[column].astype(str) for column in self.columns)
-        found = reduce(lambda joined, further: joined + BETWEEN + further, others, first)
+        found = texts(obs[list(self.columns)], CROSSED.join(self.columns))
         codes = pd.Index(self.names).get_indexer(pd.Index(found))
         if (codes < 0).any():
             new = found.iloc[int(np.argmax(codes < 0))]

@@ -5,6 +5,7 @@ A `Design` is what a fit makes of them, so that new cells are read as its own we
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from jaxtyping import Float, Int
 
 from nbln.arguments import hint
 from nbln.text import visible
+
+CROSSED = ":"  # joins columns whose levels together are categories
+BETWEEN = " / "  # joins those levels
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,8 @@ class Categories:
 
     @classmethod
     def of(cls, obs: pd.DataFrame, column: str) -> "Categories":
-        """The categories that cells have."""
-        return cls(column, tuple(sorted(set(obs[column].astype(str)))))
+        """The categories that cells have; of columns joined by colons, those of both together."""
+        return cls(column, tuple(sorted(set(texts(obs, column)))))
 
     @property
     def width(self) -> int:
@@ -195,6 +199,14 @@ def holds_numbers(values: pd.Series) -> bool:
     """Whether a column holds numbers: truth values are categories."""
     dtypes = pd.api.types
     return dtypes.is_numeric_dtype(values) and not dtypes.is_bool_dtype(values)
+
+
+def texts(obs: pd.DataFrame, column: str) -> pd.Series:
+    """The category of each cell; of columns joined by colons, their levels together."""
+    if column in obs:
+        return pd.Series(obs[column]).astype(str)
+    first, *others = (pd.Series(obs[one]).astype(str) for one in column.split(CROSSED))
+    return reduce(lambda joined, further: joined + BETWEEN + further, others, first)
 
 
 def part_of(plain: Mapping[str, Any]) -> Any:

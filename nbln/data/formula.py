@@ -21,7 +21,7 @@ from formulaic.errors import FormulaicError
 from jaxtyping import Float
 
 from nbln.arguments import choose, choose_from
-from nbln.data.design import Categories, Numbers, holds_numbers, part_of
+from nbln.data.design import Categories, Numbers, holds_numbers, part_of, texts
 from nbln.text import visible
 
 # C(column), C(column, Treatment("reference")): a column of categories, and which is the reference.
@@ -340,7 +340,7 @@ def _random(obs: pd.DataFrame, columns: Sequence[str]) -> tuple[Categories, ...]
 
 def _indicators(part: Categories, obs: pd.DataFrame) -> Float[np.ndarray, "cell level"]:
     """1 in the column of a cell's level; nothing for a level that is not known."""
-    codes = pd.Index(part.levels).get_indexer(pd.Index(obs[part.column].astype(str)))
+    codes = pd.Index(part.levels).get_indexer(pd.Index(texts(obs, part.column)))
     return (codes[:, None] == np.arange(len(part.levels))).astype(np.float32)
 
 

@@ -132,7 +132,7 @@ def capture_density(capture, eta):
 
 def of_counts(model, values, counts):
     """Log-probability of the counts given log-rates, as the engine has it."""
-    offset, scale, columns, _ = model.augmentation
+    offset, scale, columns, *_ = model.augmentation
     if model.depth.has_totals:
         return shares_density(model, values, counts) + totals_density(model, values, counts)
     f = values["x"] - values["eta"][:, None]
@@ -148,7 +148,7 @@ def of_counts(model, values, counts):
 
 def shares_density(model, values, counts):
     """Through the engine's flat column: times L, the integral over κ of all genes' counts."""
-    _, scale, columns, _ = model.augmentation
+    _, scale, columns, *_ = model.augmentation
     assert (columns.value, columns.precision, columns.truncated) == ((1.0,), (0.0,), (False,))
     np.testing.assert_array_equal(scale, 1)
     channel = model.channel.of(values)

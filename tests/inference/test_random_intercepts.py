@@ -86,11 +86,12 @@ def test_draws_say_which_genes_differ(post, donors):
     both = table["lfc_mean"], back.loc[table.index, "lfc_mean"]
     np.testing.assert_allclose(both[0], -both[1], rtol=1e-5)
     assert (np.diff(table["q"]) >= 0).all()
-    effects = post.get_covariate_effects()
-    np.testing.assert_allclose(
-        effects["mean"].sel(covariate="group[T.drug]", gene=table.index) / np.log(2),
-        table["lfc_mean"], rtol=1e-4, atol=1e-5,
-    )  # fmt: skip
+    # Where most genes do not change, changes are shrunken, those that are called hardly.
+    effects = post.get_covariate_effects()["mean"].sel(covariate="group[T.drug]")
+    drawn = effects.sel(gene=table.index).values / np.log(2)
+    np.testing.assert_allclose(drawn[:3], table["lfc_mean"].iloc[:3], rtol=0.15)
+    rest = ~table["is_de_fdr"].to_numpy()
+    assert np.abs(table["lfc_mean"][rest]).mean() < np.abs(drawn[rest]).mean()
     with pytest.raises(ValueError, match="unknown category of group.*did you mean 'drug'"):
         post.differential_expression("group", "druk")
 

@@ -17,7 +17,7 @@ from scipy import optimize, stats
 
 from nbln.channels.negative_binomial import LOG_R_MAX, NegativeBinomial
 from nbln.posterior import evidence, mode
-from nbln.posterior.mode import Cells, Columns, Search
+from nbln.posterior.mode import Columns, Search
 
 TOLERANCE = {"float32": 2e-3, "float64": 1e-7}
 both_precisions = pytest.mark.parametrize("dtype", TOLERANCE)
@@ -159,7 +159,7 @@ def test_corrected_moves_by_the_third_derivative(columns):
 def test_padding_changes_nothing(channel, columns):
     p = random_problem(channel, columns)
     parameters, cells = p.kernel("float32")
-    padded = Cells(*(jnp.concatenate([x, jnp.zeros_like(x[:3])]) for x in cells))
+    padded = jax.tree.map(lambda x: jnp.concatenate([x, jnp.zeros_like(x[:3])]), cells)
     f = jnp.concatenate([p.start("float32"), jnp.zeros((3, len(p.mu)))])
     at = find(parameters, cells, p.columns, p.start("float32"), Search(1e-3, 50))
     with_padding = find(parameters, padded, p.columns, f, Search(1e-3, 50))

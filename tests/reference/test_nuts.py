@@ -67,7 +67,7 @@ def test_posterior_of_a_cell(capture):
     model = model_of(capture)
     mu, loadings, d, r = (jnp.asarray(x, jnp.float32) for x in (MU, W, D, R))
     parameters = Parameters(mu, loadings, d, model.channel.of({"r": r}))
-    offset, scale, columns, _ = model.augmentation
+    offset, scale, columns, *_ = model.augmentation
     counts = jnp.asarray(COUNTS, jnp.float32)
     cells = Cells(counts, jnp.ones(1), offset, scale, jnp.zeros((1, 0)))
     at = mode.find(parameters, cells, columns, jnp.log(counts + 0.5))
@@ -98,7 +98,7 @@ def test_posterior_of_shares():
     x = np.asarray(mcmc.get_samples(True)["x"], np.float64)[:, :, 0]
     parts = (jnp.asarray(value, jnp.float32) for value in (mu, loadings, D))
     parameters = Parameters(*parts, model.channel.of({}))
-    offset, scale, columns, _ = model.augmentation
+    offset, scale, columns, *_ = model.augmentation
     counts = jnp.asarray(COUNTS, jnp.float32)
     cells = Cells(counts, jnp.ones(1), offset, scale, jnp.zeros((1, 0)))
     at = mode.find(parameters, cells, columns, jnp.log(counts + 0.5))
