@@ -24,6 +24,7 @@ from nbln.channels.negative_binomial import LOG_R_MAX, LOG_R_MIN, TYPICAL_R, Neg
 from nbln.data.histogram import CountTails
 from nbln.inference import inflation
 from nbln.inference.stream import CellStream
+from nbln.linalg import small
 from nbln.linalg.dtypes import strong
 from nbln.linalg.products import dot
 from nbln.models.independent import IndependentGenes
@@ -83,10 +84,12 @@ class Joint(NamedTuple):
         """From sums, with the effects' prior precisions; `h_mean` is the log mean's curvature."""
         within = sums.within + precision[:, :, None] * jnp.eye(precision.shape[1])
         right = sums.effects_score - precision * effects
-        solved = jnp.linalg.solve(within, jnp.stack([right, sums.across], axis=-1))
-        profiled = within - sums.across[:, :, None] * (sums.across / h_mean[:, None])[:, None, :]
-        variance = jnp.diagonal(jnp.linalg.inv(profiled), axis1=1, axis2=2)
-        return cls(solved[..., 0], solved[..., 1], variance)
+        inverse, _ = small.inverse_and_log_det(jnp.moveaxis(within, 0, 2))
+        base, slope = (small.multiply(inverse, x.T).T for x in (right, sums.across))
+        # Of within - across acrossᵀ / h_mean, by Sherman and Morrison.
+        left = h_mean - jnp.sum(sums.across * slope, axis=1)
+        variance = jnp.einsum("iig->gi", inverse) + slope**2 / left[:, None]
+        return cls(base, slope, variance)
 
 
 def visit(genes: Genes, columns: Columns, cells: Cells, z: Float[Array, "2 cell"]):
