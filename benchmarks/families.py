@@ -7,7 +7,7 @@ Counts are simulated from each of pln, nbln, lnm and nbvcp, all four are fitted 
 cells, and scored by the others, ``nbln.compare(..., depth="population")``. Totals of lnm are
 negative binomial, depths of the other three log-normal, with the same mean and variance.
 Dispersions of nbln and nbvcp have a median of e^0.5. The table counts which model was ``chosen``:
-of those whose score is within two standard errors of the best, the one of fewest parameters, since
+of those whose score is within 2.5 standard errors of the best, the one of fewest parameters, since
 nbln contains pln (large r) and independent genes (no programs), and its held-out score is then
 theirs, give or take.
 
