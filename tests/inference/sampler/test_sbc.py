@@ -22,6 +22,7 @@ from nbln.inference.sampler.cells import CellState, Genes, Move
 from nbln.inference.sampler.sweep import State, Target
 from nbln.inference.stream import CHUNK_BYTES, CellStream
 from nbln.posterior.mode import Augmentation
+from nbln.priors.activity import FittedActivity
 from nbln.priors.columnwise import Gaussian
 from nbln.priors.effects import FittedEffects
 from nbln.priors.univariate import Normal
@@ -55,8 +56,9 @@ def rank(seed):
     rng = np.random.default_rng(seed)
     mu, W, psi = draw_truth(rng)
     coordinates = of_channel(NegativeBinomial(jnp.zeros(N_GENES)), held=False)
-    none = FittedEffects.none(N_GENES)
-    genes = Genes(*(jnp.float32(x) for x in (mu, np.zeros((N_GENES, 0)), W, psi)))
+    none, same = FittedEffects.none(N_GENES), FittedActivity.none(1)
+    parts = mu, np.zeros((N_GENES, 0)), W, psi, same.log_activity
+    genes = Genes(*(jnp.float32(x) for x in parts))
     d, channel = coordinates.parameters(genes.psi)
     d, r = np.asarray(d, float), np.asarray(channel.r, float)
     z = rng.normal(size=(N_CELLS, 1))
@@ -68,7 +70,7 @@ def rank(seed):
     truth = quantities(mu, W, d, np.log(r), z)
     added = Augmentation.of_offset(jnp.zeros(N_CELLS))
     stream = CellStream(Counts.from_anndata(ad.AnnData(counts)), added, 2**30, CHUNK_BYTES)
-    given = none.prior, Gaussian(SD), coordinates, POOLING, stream.tails()
+    given = none.prior, same.prior, Gaussian(SD), coordinates, POOLING, stream.tails()
     target = Target(Normal(1.5, 0.5), *given)
     state = State(
         genes,
@@ -78,6 +80,7 @@ def rank(seed):
         columns.first_steps(target.loadings, 1),
         POOLING.start(genes.psi),
         none.scales,
+        same.activity,
         Move(jnp.eye(1), jnp.zeros((1, 0))),
     )
     parameters = genes.parameters(coordinates)
@@ -98,7 +101,7 @@ def rank(seed):
 
 @pytest.mark.slow
 def test_ranks_are_uniform(monkeypatch):
-    monkeypatch.setattr(columns, "mix", lambda key, basis, precision, n_cells: basis)
+    monkeypatch.setattr(columns, "mix", lambda key, basis, *given: basis)
     monkeypatch.setattr(columns, "draw_centre", lambda key, W, precision: jnp.zeros(1))
     # What is asked of the counts, not of the truth, leaves ranks uniform.
     seen = (r for r in map(rank, itertools.count()) if r is not None)

@@ -72,7 +72,7 @@ def test_draws_are_those_of_nuts(monkeypatch):
     )
     mcmc.run(jax.random.key(0), problem.counts)
     theirs = mcmc.get_samples(group_by_chain=True)
-    monkeypatch.setattr(columns, "mix", lambda key, basis, precision, n_cells: basis)
+    monkeypatch.setattr(columns, "mix", lambda key, basis, *given: basis)
     monkeypatch.setattr(columns, "draw_centre", lambda key, W, precision: jnp.zeros(1))
     state, cells, kept = problem.state, problem.cells(), []
     for i in range(N_WARMUP + N_KEPT):
