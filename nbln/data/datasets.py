@@ -102,6 +102,11 @@ class Datasets:
         return np.concatenate(parts, axis=1).astype(np.float32)
 
     @property
+    def centred(self) -> Float[np.ndarray, "dataset level"]:
+        """What log-activities of the data sets are of effects of levels: less their mean."""
+        return self.levels - self.levels.mean(axis=0)
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """Number of levels of each term."""
         return tuple(len(levels) for _, levels in self.terms)
@@ -145,7 +150,7 @@ class Datasets:
         """
         text = name if isinstance(name, str) else str(name)
         if text in self.names:
-            return (self.levels - self.levels.mean(axis=0))[self.names.index(text)]
+            return self.centred[self.names.index(text)]
         columns = [key.column for key in self.keys if text in key.levels]
         if len(columns) == 1:
             return self.contrast(call, columns[0], text)

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from scipy.stats import norm, t
 
 from nbln.priors.effects import FIXED_DEGREES
+from nbln.questions.differences import learned_shares
 from nbln.questions.intervals import Weights
 
 # Standard deviation of what counts as no effect (natural log): 5 %, far below what matters, and
@@ -30,9 +31,6 @@ PARTS = np.array(
         *((size, 0.25 * size) for size in np.geomspace(0.5, 3.0, 6)),
     ]
 )
-N_ROUNDS = 200  # of expectation and maximisation, which converge in some fifty
-# Weight of the prior of no effect, in genes, as adaptive shrinkage has it.
-NULL_GENES = 10.0
 
 
 class Learned(NamedTuple):
@@ -56,12 +54,7 @@ def learned(
     drawn_under = t.pdf(effects / scale, FIXED_DEGREES) / scale
     ratio = np.stack([_density(effects, *part) / drawn_under for part in PARTS])
     likelihood = ratio.mean(axis=1)
-    share = np.full(len(PARTS), 1 / len(PARTS))
-    for _ in range(N_ROUNDS):
-        member = likelihood * share[:, None]
-        share = (member / member.sum(axis=0)).sum(axis=1)
-        share[0] += NULL_GENES
-        share /= share.sum()
+    share = learned_shares(likelihood.T)
     parts = share[:, None, None] * ratio
     total = parts.sum(axis=(0, 1))
     return Learned(share, Weights(parts.sum(axis=0) / total, parts[1:].sum(axis=0) / total))

@@ -24,11 +24,22 @@ from nbln.questions.intervals import TILE, CorrelationDraws, q_values, tile
 MOST_LEARNED = 200_000
 N_WIDTHS = 12  # of the mixture, beside 0
 N_ROUNDS = 200  # of expectation and maximisation, which converge in some fifty
-# Weight of the prior of no difference, in pairs, as adaptive shrinkage has it: where the estimates
-# do not decide between none and little, it is none.
-NULL_PAIRS = 10.0
+# Weight of the prior of no difference, in pairs or genes, as adaptive shrinkage has it: where the
+# estimates do not decide between none and little, it is none.
+NULL_ROWS = 10.0
 HALVINGS = 40  # of an interval's end, to float32
 ROUNDING = 1e-9  # an end that bisection finds this near 0 is at the difference that is none
+
+
+def learned_shares(likelihood: Float[np.ndarray, "row part"]) -> Float[np.ndarray, " part"]:
+    """Weights of the parts of a mixture, the first of them no change, by their likelihoods."""
+    weight = np.full(likelihood.shape[1], 1 / likelihood.shape[1])
+    for _ in range(N_ROUNDS):
+        share = likelihood * weight
+        weight = (share / share.sum(axis=1, keepdims=True)).sum(axis=0)
+        weight[0] += NULL_ROWS
+        weight /= weight.sum()
+    return weight
 
 
 class Prior(NamedTuple):
@@ -44,13 +55,7 @@ class Prior(NamedTuple):
         width = np.concatenate([[0.0], np.geomspace(least, max(most, 2 * least), N_WIDTHS)])
         likelihood = norm.pdf(mean[:, None], 0, np.hypot(width, sd[:, None]))
         likelihood /= likelihood.max(axis=1, keepdims=True)
-        weight = np.full(len(width), 1 / len(width))
-        for _ in range(N_ROUNDS):
-            share = likelihood * weight
-            weight = (share / share.sum(axis=1, keepdims=True)).sum(axis=0)
-            weight[0] += NULL_PAIRS
-            weight /= weight.sum()
-        return cls(weight, width)
+        return cls(learned_shares(likelihood), width)
 
     def posterior(self, mean: Float[np.ndarray, " pair"], sd: Float[np.ndarray, " pair"]):
         """Weights, means and standard deviations (pair, width) of each pair's own mixture."""

@@ -12,7 +12,6 @@ from nbln import vocabulary as names
 from nbln.arguments import check_number
 from nbln.data.datasets import Datasets
 from nbln.data.fitted import Fitted
-from nbln.priors.activity import ActivityPrior
 from nbln.questions import activity, intervals
 from nbln.questions.intervals import DifferenceDraws
 from nbln.results.drawn_programs import LEVEL, checked
@@ -35,8 +34,7 @@ class ActivityDraws(EffectDraws):
 
     def _activities(self, datasets: Datasets) -> Float[np.ndarray, "draw dataset k"]:
         """s of every data set, programs matched to those of the fit, chains after one another."""
-        design = np.asarray(ActivityPrior(datasets.levels, datasets.sizes).design)
-        s = np.exp(self._levels(design))
+        s = np.exp(self._levels(datasets.centred))
         return np.take_along_axis(s, self._alignment.order[:, None], axis=2)
 
     def _between(self, call: str, column: str, levels: tuple[Any, Any]):
