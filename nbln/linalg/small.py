@@ -97,11 +97,24 @@ def unpack(P: Float[Array, "p n"]) -> Float[Array, "k k n"]:
     return P[_packing(int((2 * P.shape[0]) ** 0.5))[2]]
 
 
+def bordered_rows(n_moments: int) -> int:
+    """How many rows a matrix has whose distinct entries are so many."""
+    return int((2 * n_moments) ** 0.5)
+
+
 def unpack_bordered(P: Float[Array, "n p"]) -> Float[Array, "row row n"]:
     """Symmetric matrices from rows [corner, border, inner part packed], batch last."""
-    k = int((2 * P.shape[1]) ** 0.5) - 1
+    k = bordered_rows(P.shape[1]) - 1
     border, inner = P[:, : k + 1].T, unpack(P[:, k + 1 :].T)
     return jnp.concatenate([border[None], jnp.concatenate([border[1:, None], inner], axis=1)])
+
+
+def bordered_products(v: Float[np.ndarray, " row"]) -> Float[np.ndarray, " p"]:
+    """The outer product of a vector with itself as a row that `unpack_bordered` takes.
+
+    Rows times it are those of diag(v) A diag(v).
+    """
+    return np.concatenate([v[0] * v, row_products(v[None, 1:])[0]])
 
 
 def pack(A: Float[Array, "k k n"]) -> Float[Array, "p n"]:

@@ -39,9 +39,6 @@ def scaled_normal(
     normal: Float[np.ndarray, "gene moment"], log_activity: Float[np.ndarray, " factor"]
 ) -> Float[np.ndarray, "gene moment"]:
     """Precisions of [μ, β, W], packed, of the same loadings scaled."""
-    matrix = np.asarray(small.unpack_bordered(np.asarray(normal)))
-    known = len(matrix) - len(log_activity)
+    known = small.bordered_rows(normal.shape[1]) - len(log_activity)
     by = np.concatenate([np.ones(known), np.exp(-log_activity)])
-    matrix = matrix * by[:, None, None] * by[None, :, None]
-    packed = np.asarray(small.pack(matrix[1:, 1:]))
-    return np.concatenate([matrix[0].T, packed.T], axis=1).astype(np.float32)
+    return (np.asarray(normal) * small.bordered_products(by)).astype(np.float32)

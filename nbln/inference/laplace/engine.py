@@ -24,6 +24,7 @@ from nbln.data.histogram import CountTails
 from nbln.inference.checkpoint import OFF, Saver, Stage
 from nbln.inference.laplace import pooled, start, statistics
 from nbln.inference.laplace.basis import Rotation
+from nbln.inference.laplace.orientation import Signed
 from nbln.inference.laplace.rows import Damping
 from nbln.inference.laplace.run import CONVERGED, FITTING, LEARNING, REFITTING, STOPPED, Run
 from nbln.inference.laplace.stalled import stalled
@@ -154,11 +155,9 @@ def fit_laplace(
         "iterations": iterated - started,
         "cells": time.perf_counter() - iterated,
     }
+    loadings = FittedLoadings(model.loadings, state.scales, state.precision)
     return LaplaceFit(
-        state.parameters,
-        FittedLoadings(model.loadings, state.scales, state.precision),
-        cells,
-        sums.normal,
+        *Signed(state.parameters, loadings, cells, sums.normal).oriented(),
         state.effects,
         state.activity,
         _channel_sd(model, state.parameters, sums.channel, task.tails),
