@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pandas as pd
 import xarray as xr
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from nbln import vocabulary as names
 from nbln.arguments import check_whole
@@ -200,11 +200,20 @@ def _misfit_of(checks: xr.Dataset, remedy: str) -> Iterator[Row]:
     yield _misfit("misfit_residuals", share, f"{what}; {remedy}", RESIDUAL_SHARE)
 
 
-def _far_genes(checks: xr.Dataset):
+def far_genes(checks: xr.Dataset) -> Bool[np.ndarray, " gene"]:
     """Genes that a fresh cell would have far more or far less of than the data have."""
+    return misfits(checks, "mean") & (_distance(checks) > np.log(FAR))
+
+
+def _distance(checks: xr.Dataset) -> Float[np.ndarray, " gene"]:
+    """Of predicted from observed means (natural log)."""
     observed, predicted = (checks["mean"].sel(quantity=q).values for q in ("observed", "predicted"))
-    distance = np.abs(np.log(np.maximum(predicted, TINY_MEAN) / np.maximum(observed, TINY_MEAN)))
-    far = np.flatnonzero(misfits(checks, "mean") & (distance > np.log(FAR)))
+    return np.abs(np.log(np.maximum(predicted, TINY_MEAN) / np.maximum(observed, TINY_MEAN)))
+
+
+def _far_genes(checks: xr.Dataset):
+    """The row about `far_genes`."""
+    distance, far = _distance(checks), np.flatnonzero(far_genes(checks))
     if not len(far):
         return Row("far_genes", 0)
     worst = far[np.argsort(-distance[far], kind="stable")][:N_NAMED]

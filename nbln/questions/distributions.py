@@ -89,13 +89,10 @@ def of_totals(totals: Totals | None) -> dict[str, dist.Distribution]:
 
 def membership(
     parameters: Parameters, spread: Spread, loadings: FittedLoadings, rank: int
-) -> Float[np.ndarray, "gene factor"]:
+) -> Float[np.ndarray, "gene factor"] | None:
     """Posterior probability that each gene belongs to each program; 0 in columns without signal.
 
-    Raises
-    ------
-    ValueError
-        Under the fit's loadings prior all genes belong to all programs.
+    None where under the fit's loadings prior all genes belong to all programs.
     """
     W = np.asarray(parameters.W)
     centre = loadings.scales.get("centre", 0.0) + W.mean(axis=0)
@@ -104,10 +101,7 @@ def membership(
     scales = {name: jnp.asarray(value) for name, value in loadings.scales.items()}
     probability = loadings.prior.membership(scales, rows.entries())
     if probability is None:
-        raise ValueError(
-            "get_membership(): this fit's loadings prior has no spike and slab; fit with "
-            "priors={'loadings': 'horseshoe_sparse'}, the default"
-        )
+        return None
     signal = np.arange(W.shape[1]) < rank
     return np.where(signal, np.asarray(probability), 0.0)
 

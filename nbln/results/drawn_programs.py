@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,13 @@ from nbln import vocabulary as names
 from nbln.arguments import check_number
 from nbln.inference.sampler.engine import Draws
 from nbln.priors.loadings import LoadingsPrior
-from nbln.questions import intervals, sampling, stability
+from nbln.questions import intervals, network, sampling, stability
 from nbln.questions.intervals import CorrelationDraws
 from nbln.results import notebook
 from nbln.results.drawn import Drawn
+
+if TYPE_CHECKING:
+    import networkx
 
 LEVEL = 0.9  # of an interval unless another is asked for
 
@@ -181,6 +185,32 @@ class DrawnPrograms(Drawn):
         draws = self.correlation_draws(kind)
         row = self.fitted.find([gene], draws.gene_names)
         return intervals.pairs(draws, *checked("partners", min_abs, fdr, level), rows=row)
+
+    def to_graph(
+        self,
+        min_abs: float = 0.3,
+        fdr: float = 0.05,
+        kind: str = "compositional",
+        genes: Sequence[str] | None = None,
+    ) -> "networkx.Graph":
+        """The called pairs as a NetworkX graph, for `networkx.write_graphml` and other tools.
+
+        Arguments are those of `pairs`.
+
+        Returns
+        -------
+        Genes that are in a called pair as nodes, with ``mu`` (mean log-rate) and ``program`` (of
+        the fit, that varies the gene most, from 1); edges with ``correlation``, ``low``, ``high``,
+        ``lfsr``, ``error_probability``, ``q``, ``weight`` (size of the correlation) and ``sign``.
+        """
+        real = self.fitted.real_genes
+        W = self.reference[real] - self.reference.mean(axis=0)
+        return network.graph(
+            self.pairs(min_abs, fdr, kind, genes=genes),
+            self._real(self.draws.mu).mean(axis=0),
+            1 + np.argmax(np.abs(W), axis=1),
+            self.fitted.gene_names[real],
+        )
 
     # Programs
 

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-import pandas as pd
 import xarray as xr
 
 from nbln import registry
@@ -18,25 +17,22 @@ from nbln.posterior.cells import CellsAtMode
 from nbln.posterior.totals import Totals
 from nbln.priors.capture import KnownCapture
 from nbln.questions import (
-    alr,
     arviz,
-    correlation,
     denoised,
     diagnostics,
     distributions,
     predictive,
-    programs,
     scoring,
 )
 from nbln.questions.convergence import Convergence
 from nbln.results import export, files, io, one_dataset, sampling, story
-from nbln.results.log_normal import LogNormalResult
+from nbln.results.fitted_programs import FittedPrograms
 from nbln.results.posterior import PosteriorDraws
 from nbln.results.svi import SVIResult
 
 
 @dataclass(frozen=True, eq=False)
-class LaplaceResult(LogNormalResult):
+class LaplaceResult(FittedPrograms):
     """A log-normal model fitted by the Laplace engine, and what it answers."""
 
     kind: ClassVar[str] = registry.LAPLACE
@@ -103,105 +99,6 @@ class LaplaceResult(LogNormalResult):
         """
         return one_dataset.alone(self, name)
 
-    def get_membership(self) -> xr.DataArray:
-        """Posterior probability that each gene belongs to each program, (gene, factor).
-
-        A gene belongs where its loading comes from the slab, conditional on the cells' factors and
-        on the scales. Programs that do not carry signal have probability 0.
-
-        Raises
-        ------
-        ValueError
-            The fit had another loadings prior than ``horseshoe_sparse``.
-        """
-        rank = self.w_prior_diagnostics["effective_rank"]
-        probability = distributions.membership(self.parameters, self.spread, self.loadings, rank)
-        return self.fitted.label(probability, (names.GENE, names.FACTOR), "membership")
-
-    def get_gauge_diagnostics(self) -> dict[str, float]:
-        """Frobenius norms of W_⊥ and of the all-ones part 1w̄ᵀ, and the second over the first.
-
-        The ratio is NaN where W_⊥ is nothing but rounding: there is no program to compare with.
-        """
-        return programs.gauge_diagnostics(np.asarray(self.parameters.W))
-
-    def _covariance(self, kind: str):
-        """Over real genes: the pool of the rarest is left out, and the rest is centred again."""
-        real, fitted = self.fitted.real_genes, self.parameters
-        noise = np.broadcast_to(fitted.channel.noise(), len(real))
-        parts = (np.asarray(x)[real] for x in (fitted.W, fitted.d, fitted.mu, noise))
-        return correlation.of_kind(kind, *parts), self.fitted.gene_names[real]
-
-    def get_covariance(
-        self, kind: str = "compositional", genes: Sequence[str] | None = None
-    ) -> xr.DataArray:
-        """Covariance of log-rates or expression, (gene, gene_); of the given genes, or of all.
-
-        Parameters
-        ----------
-        kind
-            Of log-rates: ``"compositional"``, ``"log_rate"`` or ``"clr"``; of expression at full
-            capture, with the channel's own variation: ``"expression"``.
-        genes
-            Names; all genes by default, which forms a matrix of their number squared.
-
-        Raises
-        ------
-        ValueError
-            An unknown kind.
-        KeyError
-            An unknown gene.
-        """
-        covariance, labels = self._covariance(kind)
-        rows = self.fitted.find(genes, labels)
-        return correlation.gene_matrix(covariance.block(rows, rows), labels[rows], "covariance")
-
-    def get_correlation(
-        self, kind: str = "compositional", genes: Sequence[str] | None = None
-    ) -> xr.DataArray:
-        """Correlation of log-rates or expression, (gene, gene_); as in `get_covariance`."""
-        covariance, labels = self._covariance(kind)
-        rows = self.fitted.find(genes, labels)
-        values = covariance.correlation_block(rows, rows)
-        return correlation.gene_matrix(values, labels[rows], "correlation")
-
-    def top_pairs(
-        self, n: int = 100, kind: str = "compositional", genes: Sequence[str] | None = None
-    ) -> pd.DataFrame:
-        """The `n` most correlated pairs: gene_a, gene_b, correlation; strongest first.
-
-        `genes` are those whose pairs are looked at; all by default.
-        """
-        covariance, labels = self._covariance(kind)
-        return correlation.top_pairs(covariance, labels, n, self.fitted.find(genes, labels))
-
-    def get_alr(
-        self, reference: str | None = None, genes: Sequence[str] | None = None
-    ) -> xr.Dataset:
-        """Log-rates relative to one gene's, whatever a cell's depth: additive log-ratios.
-
-        Parameters
-        ----------
-        reference
-            Name of the gene; by default the one of the highest mean expression.
-        genes
-            Names of the others; all by default, which forms a matrix of their number squared.
-
-        Returns
-        -------
-        ``mu`` (gene,) and ``Sigma`` (gene, gene_), mean and covariance of log-ratios (natural log);
-        its factors ``W`` (gene, factor), ``d`` (gene,) and ``d_reference``, of which Sigma is W Wᵀ
-        + diag(d) + d_reference. ``attrs["reference"]`` names the gene.
-
-        Raises
-        ------
-        KeyError
-            An unknown gene.
-        TypeError, ValueError
-            A reference that is no name, or is among `genes`.
-        """
-        return alr.alr(self.fitted, self.parameters, reference, genes)
-
     def get_distributions(self) -> dict:
         """Posterior of each parameter and of η, as NumPyro distributions.
 
@@ -253,16 +150,6 @@ class LaplaceResult(LogNormalResult):
         at_mode = self._at_mode(counts)
         moved = None if at is None else self._moved_to(at, at_mode.counts)
         return denoised.denoised(self.fitted, self.parameters, at_mode, scale, genes, moved)
-
-    def get_variance_shares(self) -> xr.Dataset:
-        """Shares of each gene's variance of counts at median depth, (gene,).
-
-        ``programs``: what the gene programs explain; ``own``: the gene's own variation d;
-        ``counting``: the channel's noise; with a formula also ``covariates``. They add up to 1
-        (law of total variance).
-        """
-        given = self.fitted, self.parameters, self._losses, self.design
-        return diagnostics.variance_shares(*given)
 
     def get_pareto_k(self, n_cells: int = 40, seed: int = 0, counts=None) -> xr.DataArray:
         """Pareto k̂ of importance ratios in z, (cell,), of a random sample of cells.

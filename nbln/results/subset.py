@@ -41,6 +41,7 @@ ASKED = (
     "get_ppc_samples",
     "get_sigma",
     "pairs",
+    "to_graph",
     "top_pairs",
 )
 # Answers about cells, or about the fit itself, which stay what they are.
