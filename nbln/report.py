@@ -8,7 +8,9 @@ import pandas as pd
 
 from nbln.data.fitted import Fitted
 from nbln.questions.correlation import Covariance
+from nbln.questions.diagnostics import WARNING
 from nbln.results.laplace import LaplaceResult
+from nbln.results.log_normal import LogNormalResult
 from nbln.results.result import Result
 from nbln.results.story import Line
 
@@ -37,6 +39,57 @@ class Truth(NamedTuple):
         fitted = result.get_correlation(genes=self.correlation.index.to_list()).to_numpy()[upper]
         true = self.correlation.to_numpy()[upper]
         return float(np.corrcoef(fitted, true)[0, 1]), float(fitted @ true / (true @ true))
+
+
+# What warnings of a summary mean for a reader, by how their quantities begin; the gravest first.
+MEANS = {
+    "source_converged": "its first stage did not converge",
+    "converged": "it did not converge",
+    "best_epoch_at_the_end": "it was still improving when it stopped",
+    "effective_rank": "all programs that were offered are used, so that there may be more",
+    "unconverged_cells": "the factors of some cells were not found",
+    "wild_count_cells": "some counts are like no other",
+    "far_genes": "the model is far off for a few genes, which are named below",
+    "misfit": "the model does not describe the counts of many genes well",
+    "pareto_k": "factors of many cells are approximate",
+    "gauge": "most of what genes share is a cell's depth",
+}
+GRAVE = ("source_converged", "converged")
+GOOD, CAUTION, BAD = "good", "caution", "bad"
+
+
+class Verdict(NamedTuple):
+    """Whether to believe a fit, in a word and in a sentence or two."""
+
+    level: str  # good, caution or bad
+    sentence: str
+
+
+def verdict(result: Result, summary: pd.DataFrame) -> Verdict:
+    """What was found, and whether it is to be believed; `summary` is what it gave."""
+    cells = f"{result.fitted.n_cells:,} {'cells' if result.fitted.counted else 'samples'}"
+    found = f"{result.title} was fitted to {cells} and {result.fitted.n_genes:,} genes."
+    rank = None
+    if isinstance(result, LogNormalResult):
+        rank = result.w_prior_diagnostics["effective_rank"]
+    if rank is not None:
+        many = "One gene program was" if rank == 1 else f"{rank or 'No'} gene programs were"
+        found = f"{many} found in {cells} and {int(result.fitted.real_genes.sum()):,} genes."
+    warned = summary.index[summary["status"] == WARNING].tolist()
+    if rank == 0:
+        warned = [name for name in warned if name != "effective_rank"]
+        found += " So all correlations are 0; more cells or more genes may show some."
+    reasons = [
+        meaning for start, meaning in MEANS.items() if any(x.startswith(start) for x in warned)
+    ]
+    if any(name in GRAVE for name in warned):
+        return Verdict(BAD, f"{found} Do not rely on it yet: {'; '.join(reasons[:3])}.")
+    if warned:
+        told = "; ".join(reasons[:3]) or ", ".join(warned[:3])
+        return Verdict(CAUTION, f"{found} Read it with caution: {told}.")
+    if "misfit_mean" not in summary.index:
+        return Verdict(GOOD, f"{found} Nothing speaks against it.")
+    return Verdict(GOOD, f"{found} It converged, and the model describes the counts.")
 
 
 def lines(result: Result, truth: Truth | None = None) -> Iterator[Line]:

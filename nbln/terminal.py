@@ -13,11 +13,18 @@ from nbln.session import say
 from nbln.text import visible
 
 SHOWN_PAIRS = 10
+STYLES = {report.GOOD: "bold green", report.CAUTION: "bold yellow", report.BAD: "bold red"}
 
 
-def show(result, summary, truth, posterior, pairs_file: str) -> None:
-    """Print it; `pairs_file` is the name of the table of pairs."""
+LEADING = 6  # genes of a program
+
+
+def show(result, summary, truth, posterior, pairs_file: str, named) -> None:
+    """Print it; `pairs_file` is the name of the table of pairs, `named` are the programs."""
     console = rich.get_console()
+    console.print()
+    level, sentence = report.verdict(result, summary)
+    say(sentence, STYLES[level])
     console.print()
     table = Table.grid(padding=(0, 2))
     for label, sentence in report.lines(result, truth):
@@ -29,10 +36,25 @@ def show(result, summary, truth, posterior, pairs_file: str) -> None:
     console.print()
     if not result.has_programs:
         say(f"Model {result.model} has no correlations between genes, so there is no {pairs_file}.")
-    elif result.w_prior_diagnostics["effective_rank"]:
+    elif len(named):
+        console.print(programs_table(named))
+        console.print()
         console.print(pairs_table(result.top_pairs(SHOWN_PAIRS), truth))
     else:
         say("No gene program was found: the correlations of all pairs of genes are 0.")
+
+
+def programs_table(named) -> Table:
+    """The programs: number, name, leading genes, cells that use it."""
+    table = Table(title="Gene programs", title_justify="left", title_style="bold", box=None)
+    for name in ("", "name", "leading genes"):
+        table.add_column(name)
+    table.add_column("cells that use it", justify="right", no_wrap=True)
+    for number, row in named.iterrows():
+        genes = ", ".join(row["top_genes"].split(", ")[:LEADING])
+        texts = (Text(visible(x), overflow="fold") for x in (number, row["name"], genes))
+        table.add_row(*texts, f"{row['n_cells']:,}")
+    return table
 
 
 def pairs_table(pairs, truth) -> Table:

@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 from typer.testing import CliRunner
 
 import nbln
-from nbln import cli, session, text, webpage
+from nbln import cli, outputs, session, text, webpage
 from nbln.data.datasets import Datasets
 from nbln.data.design import Categories
 from nbln.questions import activity
@@ -79,8 +79,8 @@ def printed(folder):
 
 @pytest.fixture(scope="module")
 def fitted(folder, printed):
-    result = nbln.load(folder / "out" / cli.FIT)
-    return result, nbln.load(folder / "out" / cli.DRAWS)
+    result = nbln.load(folder / "out" / outputs.FIT)
+    return result, nbln.load(folder / "out" / outputs.DRAWS)
 
 
 def harmless(output):
@@ -153,7 +153,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_shows_names_as_text(folder, printed):
-    source = (folder / "out" / cli.REPORT).read_text()
+    source = (folder / "out" / outputs.REPORT).read_text()
     page = Page(source)
     assert "script" not in page.tags
     assert not any(name.startswith("on") for _, name, _ in page.attributes)
@@ -169,7 +169,7 @@ def test_the_page_shows_names_as_text(folder, printed):
 
 def test_tables_for_spreadsheets(folder, printed, fitted):
     result, posterior = fitted
-    tables = {cli.PAIRS: result.top_pairs(3160), cli.CALLS: posterior.pairs()}
+    tables = {outputs.PAIRS: result.top_pairs(3160), outputs.CALLS: posterior.pairs()}
     for name, table in tables.items():
         back = pd.read_csv(folder / "out" / name, keep_default_na=False)
         assert back.shape == table.shape
@@ -181,7 +181,7 @@ def test_tables_for_spreadsheets(folder, printed, fitted):
             assert not back[column].str.startswith(("=", "+", "-", "@", "\t", "\r")).any()
             undone = back[column].str.removeprefix("'")
             assert undone.tolist() == table[column].tolist()
-    pairs = pd.read_csv(folder / "out" / cli.PAIRS)
+    pairs = pd.read_csv(folder / "out" / outputs.PAIRS)
     assert (pairs["correlation"] < 0).any()
     assert "'=cmd|'/c calc'!A1" in {*pairs["gene_a"], *pairs["gene_b"]}
 

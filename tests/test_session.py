@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import nbln
-from nbln import cli
+from nbln import cli, outputs
 from nbln.session import Outputs
 
 N_CELLS, N_GENES = 150, 80
@@ -38,17 +38,17 @@ def broken(*arguments, **keywords):
 @pytest.mark.parametrize(
     ("owner", "name", "lost"),
     [
-        (cli.webpage, "page", cli.REPORT),
-        pytest.param(nbln.LaplaceResult, "top_pairs", cli.PAIRS, marks=pytest.mark.slow),
-        pytest.param(nbln.LaplaceResult, "sample_posterior", cli.DRAWS, marks=pytest.mark.slow),
-        pytest.param(nbln.LaplaceResult, "save", cli.FIT, marks=pytest.mark.slow),
-        pytest.param(nbln.LaplaceResult, "write_to", cli.FITTED, marks=pytest.mark.slow),
+        (outputs.webpage, "page", outputs.REPORT),
+        pytest.param(nbln.LaplaceResult, "top_pairs", outputs.PAIRS, marks=pytest.mark.slow),
+        pytest.param(nbln.LaplaceResult, "sample_posterior", outputs.DRAWS, marks=pytest.mark.slow),
+        pytest.param(nbln.LaplaceResult, "save", outputs.FIT, marks=pytest.mark.slow),
+        pytest.param(nbln.LaplaceResult, "write_to", outputs.FITTED, marks=pytest.mark.slow),
     ],
 )
 def test_a_file_that_fails_takes_no_other_along(h5ad, tmp_path, monkeypatch, owner, name, lost):
     command = ["fit", h5ad, "--out", tmp_path, "--latent-dim", 3, "--no-progress"]
-    wanted = {cli.FIT, cli.FITTED, cli.PAIRS, cli.REPORT} - {lost}
-    if lost == cli.DRAWS:
+    wanted = {outputs.FIT, outputs.FITTED, outputs.PAIRS, outputs.REPORT} - {lost}
+    if lost == outputs.DRAWS:
         command += ["--draws", 5]
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, broken)
@@ -57,7 +57,7 @@ def test_a_file_that_fails_takes_no_other_along(h5ad, tmp_path, monkeypatch, own
     assert re.search(r"NOT written .*RuntimeError: no font", text)
     left = {path.name for path in tmp_path.iterdir()}
     if name == "top_pairs":
-        wanted -= {cli.REPORT}  # which shows them
+        wanted -= {outputs.REPORT}  # which shows them
     assert wanted <= left
     assert lost not in left
     # What was computed is kept for another try.
@@ -86,7 +86,7 @@ def test_a_directory_that_cannot_be_written_to_is_told_before_the_fit(h5ad, tmp_
     def full(**keywords):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cli.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(outputs.tempfile, "TemporaryFile", full)
     monkeypatch.setattr(nbln, "fit", None)
     code, text = invoke("fit", h5ad, "--out", tmp_path)
     assert code == 1

@@ -7,7 +7,6 @@ from nbln.arguments import check_whole
 from nbln.pl import style
 
 WIDTH = 0.7  # of a program's place on the axis, over which its data sets stand
-COLOURS = style.BLUE, style.ORANGE, style.GREEN, style.RED, "#CC79A7", "#56B4E9", "#F0E442"
 
 
 def plot_program_activity(res, n_programs: int = 8, ax=None):
@@ -65,4 +64,4 @@ def _colours(datasets) -> list[str]:
 
 
 def _colour(i: int) -> str:
-    return COLOURS[i % len(COLOURS)]
+    return style.KINDS[i % len(style.KINDS)]

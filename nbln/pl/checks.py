@@ -46,7 +46,7 @@ def plot_ppc(
     groups = _worst_groups(dict(by_group(checks)))
     n = len(PANELS) + 1
     grouped = None not in groups
-    figure, axes = style.new_grid(ax, n * len(groups), n if grouped else 3)
+    figure, axes = style.new_grid(ax, n * len(groups), n if grouped else 2)
     for i, (group, one) in enumerate(groups.items()):
         panels = axes[i * n : (i + 1) * n]
         for panel, (name, (label, log)) in zip(panels, PANELS.items(), strict=False):

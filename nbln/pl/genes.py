@@ -26,7 +26,7 @@ def plot_correlation(
     Parameters
     ----------
     genes
-        Names; by default the `n_genes` that the gene programs vary most.
+        Names; by default `n_genes`, of each program in turn those that it varies most.
     kind
         As in `get_correlation`.
     """
@@ -35,7 +35,7 @@ def plot_correlation(
 
     style.need_programs(res)
     if genes is None:
-        genes = list(strongest_genes(res, check_whole("n_genes", n_genes, 2)))
+        genes = list(genes_in_turn(res, check_whole("n_genes", n_genes, 2)))
     correlation = res.get_correlation(kind=kind, genes=genes)
     values = correlation.values
     if len(values) > 2:
@@ -72,8 +72,22 @@ def strongest_genes(res, n: int) -> np.ndarray:
     return res.fitted.gene_names[real[np.argsort(-strength, kind="stable")[:n]]]
 
 
+def genes_in_turn(res, n: int) -> np.ndarray:
+    """Of each program that carries signal in turn the gene that it varies most; `n` in all."""
+    weight = np.abs(res.program_genes.weight)
+    order = np.argsort(-weight, axis=0, kind="stable")[:n]
+    used = np.take_along_axis(weight, order, axis=0) > 0
+    chosen = list(dict.fromkeys(order[used].tolist()))[:n]  # row by row: programs take turns
+    spare = len(chosen) < min(n, 2)  # no program, or one gene
+    return strongest_genes(res, n) if spare else res.program_genes.names[chosen]
+
+
 def plot_gene_programs(res, n_top: int = 12, n_programs: int | None = None, ax=None):
-    """The genes with the largest loadings of each program that carries signal.
+    """The leading genes of each program that carries signal, with their loadings.
+
+    They lead by the share of the variance of their counts that the program makes, as in
+    `get_program_table`: the largest loadings are often those of rare genes. A third of them go
+    down with the program.
 
     Parameters
     ----------
@@ -93,9 +107,10 @@ def plot_gene_programs(res, n_top: int = 12, n_programs: int | None = None, ax=N
     W = np.asarray(res.get_W_compositional())[real]
     genes = res.fitted.gene_names[real]
     n_top = min(check_whole("n_top", n_top), MOST_TOP, len(genes))
-    figure, axes = style.new_grid(ax, n_programs, 3, size=(3.0, 0.19 * n_top + 0.9))
+    heaviest = _heaviest(res, W, n_top)
+    figure, axes = style.new_grid(ax, n_programs, 2, size=(3.2, 0.19 * n_top + 0.9))
     for k, panel in enumerate(axes):
-        top = np.argsort(-np.abs(W[:, k]), kind="stable")[:n_top]
+        top = heaviest[:, k]
         top = top[np.argsort(W[top, k], kind="stable")]
         colours = np.where(W[top, k] > 0, style.RED, style.BLUE)
         panel.barh(range(n_top), W[top, k], color=colours)
@@ -104,3 +119,20 @@ def plot_gene_programs(res, n_top: int = 12, n_programs: int | None = None, ax=N
         panel.set_title(f"program {k + 1}", fontsize="medium")
         panel.set_xlabel("loading (natural log)")
     return figure
+
+
+def _heaviest(res, W: np.ndarray, n: int) -> np.ndarray:
+    """(rank, factor) the `n` genes of most weight in each program, both ways as far as there are.
+
+    Two of three go up with it, where so many do.
+    """
+    weight = np.zeros(W.shape)
+    known = res.program_genes.weight
+    weight[:, : known.shape[1]] = known
+    chosen = []
+    for w, x in zip(W.T, weight.T, strict=True):
+        order = np.lexsort([-np.abs(w), -np.abs(x)])
+        up, down = order[w[order] > 0], order[w[order] <= 0]
+        n_down = min(len(down), max(n // 3, n - len(up)))
+        chosen.append(np.concatenate([up[: n - n_down], down[:n_down]]))
+    return np.stack(chosen, axis=1)

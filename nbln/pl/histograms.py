@@ -11,7 +11,7 @@ from nbln.questions.groups import Groups
 
 MOST_BINS = 16  # of a histogram: what a panel has room for, zeros and the last bin included
 TAIL = 0.995  # share of cells below the last bin, which holds all larger counts
-COLUMNS = 3
+COLUMNS = 2
 LABELS = 4  # of bins, below a panel
 RARE = 0.05  # mean count below which a histogram is nearly all zeros
 
@@ -58,7 +58,7 @@ def plot_gene_ppc(
     groups = _groups(groupby, data, counts)
     n_columns = COLUMNS if groupby is None else len(groups)
     panels = [(i, group) for i in range(len(names)) for group in groups]
-    figure, axes = style.new_grid(ax, len(panels), n_columns, size=(2.6, 2.2))
+    figure, axes = style.new_grid(ax, len(panels), n_columns, size=(3.2, 2.2))
     drawn = res.get_ppc_samples(ppc_level, n_samples, counts=data, genes=names).values[0]
     rows, labels = counts_of(data, positions).astype(np.int64), style.labels(names)
     for place, (panel, (i, group)) in enumerate(zip(axes, panels, strict=True)):

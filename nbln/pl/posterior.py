@@ -1,4 +1,4 @@
-"""Figures of how sure the answers are: intervals of pairs, calls, the network of called pairs."""
+"""Figures of how sure the answers are: intervals of pairs, and calls."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,6 @@ import pandas as pd
 from nbln.arguments import check_whole
 from nbln.pl import style
 
-LABELLED_NODES = 80  # genes whose names fit in a network: those with most partners
 NOMINAL = np.array([0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3])
 
 
@@ -88,45 +87,4 @@ def plot_calls(post, min_abs: Sequence[float] = (0.0, 0.1, 0.3), ax=None):
     left.legend(frameon=False, fontsize=8)
     style.identity(right, np.array([0.0, NOMINAL.max()]), log=False)
     right.set(xlabel="false discovery rate asked for", ylabel="expected share of wrong calls")
-    return figure
-
-
-def plot_network(
-    post, pairs: pd.DataFrame | None = None, n_pairs: int = 200, seed: int = 0, ax=None
-):
-    """The called pairs as a network: genes as nodes, correlations as edges, red where positive.
-
-    Parameters
-    ----------
-    pairs
-        What `PosteriorDraws.pairs` gave, or a part of it; by default it is asked.
-    n_pairs
-        The strongest of them so many, so that the picture can be read.
-    seed
-        Of the layout.
-    """
-    import networkx as nx
-
-    style.need_draws(post)
-    pairs = post.pairs() if pairs is None else pairs
-    order = np.argsort(-np.abs(pairs["mean"].to_numpy()), kind="stable")
-    shown = pairs.iloc[order[: check_whole("n_pairs", n_pairs)]]
-    figure, ax = style.new_axes(ax, figsize=(6.0, 6.0))
-    ax.axis("off")
-    if not len(shown):
-        ax.text(0.5, 0.5, "no pair is called", ha="center", va="center", transform=ax.transAxes)
-        return figure
-    graph = nx.from_pandas_edgelist(shown, "gene_a", "gene_b", edge_attr="mean")
-    weights = np.array([graph.edges[edge]["mean"] for edge in graph.edges])
-    # Springs of one strength, and long: genes of a program would lie on top of each other.
-    place = nx.spring_layout(graph, weight=None, seed=seed, k=5 / np.sqrt(len(graph)))
-    colours = [style.RED if weight > 0 else style.BLUE for weight in weights]
-    nx.draw_networkx_edges(
-        graph, place, ax=ax, edge_color=colours, width=0.4 + 1.6 * np.abs(weights), alpha=0.6
-    )
-    degree = np.array([graph.degree[node] for node in graph])
-    nx.draw_networkx_nodes(graph, place, ax=ax, node_size=15 + 6 * degree, node_color=style.GREY)
-    named = sorted(graph, key=lambda node: -graph.degree[node])[:LABELLED_NODES]
-    labels = dict(zip(named, style.labels(named), strict=True))
-    nx.draw_networkx_labels(graph, place, labels, ax=ax, font_size=7, verticalalignment="bottom")
     return figure

@@ -9,6 +9,9 @@ from nbln.text import short
 
 # Okabe & Ito (2008).
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
+# For kinds of cells: those and lighter and darker ones, as many as are told apart in small dots.
+KINDS = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#F0E442", "#5B3A8C", "#8C564B", "#17BECF",
+         "#BCBD22", "#000000")  # fmt: skip
 DIVERGING = "RdBu_r"
 POINTS = dict(s=9, alpha=0.6, linewidths=0)
 # What TeX would act on, for those who let it set the text of their figures.
@@ -34,6 +37,12 @@ def need_programs(res) -> None:
         raise ValueError(
             f"model {res.model} has no programs or correlations between genes; fit model='nbln'"
         )
+
+
+def need_programs_or_draws(res) -> None:
+    """Raise for what is neither draws of programs nor a fit of them."""
+    if not hasattr(res, "pairs"):
+        need_programs(res)
 
 
 def need_factors(res) -> None:

@@ -31,6 +31,11 @@ N_GENES = 50
 RESIDUAL_BINS = 500  # ten for each two per cent: finer than the distances that tests resolve
 QUANTITIES = ("observed", "predicted", "low", "high", "p_value")
 GROUP = "group"
+# What the panels of `nbln.pl.plot_ppc` compare, for a caption.
+PANELS_SAY = (
+    "they compare mean, variance, share of cells without a count, and the count that one cell in a "
+    "hundred exceeds"
+)
 JUDGED = ("mean", "variance", "zero_fraction", "quantile_99", "residuals", "correlation")
 LIBRARY = ("mean", "sd", "quantile_05", "median", "quantile_95")
 

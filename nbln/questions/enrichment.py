@@ -13,18 +13,18 @@ from scipy import stats
 from nbln.arguments import check_whole
 from nbln.questions.program_table import DIRECTIONS, ProgramGenes
 
-GeneSets = Mapping[str, Iterable[str]]
+NamedSets = Mapping[str, Iterable[str]]
+GeneSets = NamedSets | str | Path  # by name, or in a GMT file
 COLUMNS = ["program", "direction", "term", "overlap", "size", "odds_ratio", "p_value", "q_value",
            "genes"]  # fmt: skip
 LEAST_OVERLAP = 2  # one gene in common is no enrichment
 NONE = pd.DataFrame(columns=COLUMNS)
 
 
-def enriched(genes: ProgramGenes, gene_sets: "GeneSets | str | Path", n_genes: int) -> pd.DataFrame:
+def enriched(genes: ProgramGenes, gene_sets: GeneSets, n_genes: int) -> pd.DataFrame:
     """See `LaplaceResult.enrichment`."""
     check_whole("enrichment(n_genes", n_genes)
-    gseapy = _gseapy()
-    sets = _within(read(gene_sets), genes.names)
+    gseapy, sets = _gseapy(), within(gene_sets, genes.names)
     found, n_tests = [], 0
     for program in range(genes.loading.shape[1]):
         for direction in DIRECTIONS:
@@ -46,7 +46,7 @@ def enriched(genes: ProgramGenes, gene_sets: "GeneSets | str | Path", n_genes: i
     return every.sort_values(["program", "p_value", "term"], ignore_index=True).loc[:, COLUMNS]
 
 
-def read(gene_sets: "GeneSets | str | Path") -> dict[str, list[str]]:
+def read(gene_sets: GeneSets) -> dict[str, list[str]]:
     """Gene sets by name, from a GMT file or as they are given.
 
     Raises
@@ -78,17 +78,24 @@ def read(gene_sets: "GeneSets | str | Path") -> dict[str, list[str]]:
     return sets
 
 
-def _within(sets: dict[str, list[str]], names: np.ndarray) -> dict[str, list[str]]:
-    """The sets as far as they are genes of the fit."""
-    known = set(names)
+def within(gene_sets: GeneSets, names: np.ndarray) -> dict[str, list[str]]:
+    """Gene sets as far as they are of these genes; needs GSEApy, as what is done with them does.
+
+    Raises
+    ------
+    ImportError, ValueError
+        It is not installed; no gene of any set is among these.
+    """
+    _gseapy()
+    known, sets = set(names), read(gene_sets)
     here = {name: sorted(known.intersection(genes)) for name, genes in sets.items()}
     here = {name: genes for name, genes in here.items() if genes}
     if here:
         return here
     theirs = next((gene for genes in sets.values() for gene in genes), "nothing")
     raise ValueError(
-        f"gene_sets=: none of their genes is in the fit: they are called {theirs!r} there, and "
-        f"{names[0]!r} here; fit with names of the same kind (nbln fit --symbols COLUMN)"
+        f"gene_sets=: none of their genes is in the data: they are called {theirs!r} there, and "
+        f"{names[0]!r} here; give names of the same kind (nbln fit --symbols COLUMN)"
     )
 
 

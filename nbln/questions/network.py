@@ -1,14 +1,18 @@
 """Correlated genes as a graph, for tools that read networks."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from nbln import atomic
 from nbln import vocabulary as names
 from nbln.data.slices import slices
 from nbln.questions.correlation import BLOCK, Covariance, ExpressionCovariance
+from nbln.text import visible
 
 if TYPE_CHECKING:
     import networkx
@@ -76,3 +80,31 @@ def graph(
         i = place[gene]
         node |= {names.MU: float(mean[i]), "program": int(program[i])}
     return made
+
+
+def _write_graphml(graph: "networkx.Graph", path: Path) -> None:
+    import networkx as nx
+
+    _write(nx.generate_graphml(_printable(graph)), path)
+
+
+def _write_gml(graph: "networkx.Graph", path: Path) -> None:
+    import networkx as nx
+
+    _write(nx.generate_gml(_printable(graph)), path)
+
+
+def _write(lines: Iterable[str], path: Path) -> None:
+    atomic.write(path, "\n".join(lines).encode())
+
+
+def _printable(graph: "networkx.Graph") -> "networkx.Graph":
+    """Names that a file of text can hold: XML has no control characters."""
+    import networkx as nx
+
+    return nx.relabel_nodes(graph, {gene: visible(gene) for gene in graph})
+
+
+# How a graph is written, by the end of a file's name: GraphML for Cytoscape and Gephi, GML for
+# igraph.
+FORMATS = {".graphml": _write_graphml, ".gml": _write_gml}

@@ -203,10 +203,14 @@ class DrawnPrograms(Drawn):
         the fit, that varies the gene most, from 1); edges with ``correlation``, ``low``, ``high``,
         ``lfsr``, ``error_probability``, ``q``, ``weight`` (size of the correlation) and ``sign``.
         """
+        return self.graph_of(self.pairs(min_abs, fdr, kind, genes=genes))
+
+    def graph_of(self, pairs: pd.DataFrame) -> "networkx.Graph":
+        """Pairs that `pairs` or `partners` gave as a graph; see `to_graph`."""
         real = self.fitted.real_genes
         W = self.reference[real] - self.reference.mean(axis=0)
         return network.graph(
-            self.pairs(min_abs, fdr, kind, genes=genes),
+            pairs,
             self._real(self.draws.mu).mean(axis=0),
             1 + np.argmax(np.abs(W), axis=1),
             self.fitted.gene_names[real],

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,9 +54,7 @@ class FittedPrograms(LogNormalResult):
             self.get_variance_shares()["programs"].values[real],
         )
 
-    def get_program_table(
-        self, n_top: int = 10, gene_sets: "GeneSets | str | Path | None" = None
-    ) -> pd.DataFrame:
+    def get_program_table(self, n_top: int = 10, gene_sets: GeneSets | None = None) -> pd.DataFrame:
         """The programs that carry signal, one row each, numbered from 1, largest first.
 
         Programs are turned so that the heavier tail of their factor is positive: the cells that
@@ -97,7 +94,7 @@ class FittedPrograms(LogNormalResult):
         z = self.get_latent().values[:, : genes.loading.shape[1]]
         return program_table.table(genes, z, n_top, terms)
 
-    def enrichment(self, gene_sets: "GeneSets | str | Path", n_genes: int = 100) -> pd.DataFrame:
+    def enrichment(self, gene_sets: GeneSets, n_genes: int = 100) -> pd.DataFrame:
         """Gene sets in which the leading genes of each program are enriched, surest first.
 
         One-sided hypergeometric tests by GSEApy, offline, against all genes of the fit.
@@ -309,8 +306,13 @@ class FittedPrograms(LogNormalResult):
         covariance, labels = self._covariance(kind)
         rows = np.unique(self.fitted.find(genes, labels))
         found = network.strongest_partners(covariance, labels, rows, rows, most, least)
+        return self.graph_of(found)
+
+    def graph_of(self, pairs: pd.DataFrame) -> "networkx.Graph":
+        """Pairs that `top_pairs` or `partners` gave as a graph; see `to_graph`."""
+        genes = self.program_genes
         mean = self.mu.values[self.fitted.real_genes]
-        return network.graph(found, mean, self.program_genes.strongest(), labels)
+        return network.graph(pairs, mean, genes.strongest(), genes.names)
 
     def mark_pairs(self, pairs: pd.DataFrame, checks: xr.Dataset | None = None) -> pd.DataFrame:
         """The same table with a column ``note``: why a pair is to be distrusted, '' as a rule.
