@@ -143,9 +143,9 @@ class Leaving:
         return posterior
 
     def _tables(self) -> None:
-        result, asked, named = self.result, self._asked, self._named
+        result, asked = self.result, self._asked
         sure = result if self.posterior is None else self.posterior
-        if self._called is not None:
+        if self.posterior is not None:
             with self._writing(CALLS):
                 self._table(CALLS, self._marked(self._called))
                 say(f"{len(self._called):,} pairs of genes are called.")
@@ -155,9 +155,9 @@ class Leaving:
         if result.has_activities:
             with self._writing(ACTIVITIES):
                 self._table(ACTIVITIES, sure.get_program_activity().to_dataframe().reset_index())
-        if named is not None:
+        if result.has_programs:
             with self._writing(PROGRAMS):
-                self._table(PROGRAMS, named.reset_index())
+                self._table(PROGRAMS, self._named.reset_index())
             with self._writing(PAIRS):
                 self._table(PAIRS, self._marked(result.top_pairs(asked.pairs)))
             if asked.gene_sets is not None:
@@ -205,15 +205,17 @@ class Leaving:
         return self.result.summary(checks=self._checks, counts=self._data)
 
     @cached_property
-    def _called(self) -> pd.DataFrame | None:
+    def _called(self) -> pd.DataFrame:
+        """The pairs that the draws call; empty without draws."""
         if self.posterior is None:
-            return None
+            return pd.DataFrame()
         return self.posterior.pairs(self._asked.min_abs, self._asked.fdr)
 
     @cached_property
-    def _named(self) -> pd.DataFrame | None:
+    def _named(self) -> pd.DataFrame:
+        """The programs; empty of a model without."""
         if not self.result.has_programs:
-            return None
+            return pd.DataFrame()
         return self.result.get_program_table(gene_sets=self._asked.gene_sets)
 
     @property

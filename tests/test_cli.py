@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anndata as ad
 import h5py
+import networkx as nx
 import numpy as np
 import pandas as pd
 import pytest
@@ -309,3 +310,75 @@ def test_effects_of_a_formula_are_a_table(h5ad, tmp_path):
     activity = pd.read_csv(tmp_path / "program_activity.csv")
     assert list(activity.columns) == ["dataset", "factor", "activity"]
     assert set(activity["dataset"]) == {"left", "right"}
+
+
+def test_symbols_gene_sets_colours_and_a_network(counts, tmp_path):
+    """Genes are called by a column of var everywhere; each option leaves what it promises."""
+    named = counts.copy()
+    named.var["symbol"] = [None, "TWICE", "TWICE", *[f"S{i}" for i in range(3, N_GENES)]]
+    named.obs["kind"] = ["a", "b"] * (N_CELLS // 2)
+    named.write_h5ad(tmp_path / "named.h5ad")
+    (tmp_path / "sets.gmt").write_text("all\tx\t" + "\t".join(f"S{i}" for i in range(3, 30)))
+    options = ["--symbols", "symbol", "--gene-sets", tmp_path / "sets.gmt", "--color", "kind"]
+    network = tmp_path / "net.graphml"
+    command = ["fit", tmp_path / "named.h5ad", "--out", tmp_path / "out", "--latent-dim", 3]
+    code, text = run(*command, *options, "--network", network, "--min-abs", 0.1, "--no-progress")
+    assert code == 0, text
+    assert "gene programs were found" in text
+    genes = set(nx.read_graphml(network))
+    assert genes <= {"gene0", "TWICE", "TWICE (gene2)", *[f"S{i}" for i in range(3, N_GENES)]}
+    assert len(genes) > N_GENES / 2
+    programs = pd.read_csv(tmp_path / "out" / "gene_programs.csv")
+    assert programs["program"].tolist() == [1, 2, 3][: len(programs)]
+    assert set(pd.read_csv(tmp_path / "out" / "gene_sets.csv")["term"]) <= {"all"}
+    assert {"note"} <= set(pd.read_csv(tmp_path / "out" / "top_pairs.csv"))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.index("Map of cells, by program") < page.index('id="programs"')
+    assert page.index('id="pairs"') < page.index('id="checks"') < page.index('id="settings"')
+    assert "Map of cells, by column" in page
+    fitted = ad.read_h5ad(tmp_path / "out" / "fitted.h5ad")
+    assert fitted.var["nbln_gene_id"].tolist() == counts.var_names.tolist()
+
+
+def test_symbols_of_a_file_left_on_disk(counts, tmp_path):
+    named = counts.copy()
+    named.var["symbol"] = [f"S{i}" for i in range(N_GENES)]
+    named.write_h5ad(tmp_path / "named.h5ad")
+    command = ["fit", tmp_path / "named.h5ad", "--out", tmp_path / "out", "--latent-dim", 3]
+    code, text = run(*command, "--symbols", "symbol", "--backed", "--no-progress")
+    assert code == 0, text
+    fitted = ad.read_h5ad(tmp_path / "out" / "fitted.h5ad")
+    assert fitted.var_names[0] == "S0"
+    assert fitted.obsm["X_nbln"].shape[0] == N_CELLS
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--symbols", "nothing"], "--symbols nothing: no such column of var"),
+        (["--color", "nothing"], "--color nothing: no such column of obs"),
+        (["--gene-sets", "nothing.gmt"], "no such file"),
+        (["--network", "net.txt"], "must end with .graphml or .gml"),
+        (["--network", "nowhere/net.gml"], "no directory nowhere"),
+    ],
+)
+def test_what_is_not_there_is_told_before_the_fit(h5ad, tmp_path, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(nbln, "fit", None)
+    code, text = run("fit", h5ad, *options)
+    assert code == 1
+    assert words in text
+
+
+def test_identifiers_with_symbols_beside_them_are_told(counts, tmp_path, monkeypatch):
+    named = counts.copy()
+    named.var_names = [f"ENSG{i:011d}" for i in range(N_GENES)]
+    named.var["feature_name"] = "x"
+    named.write_h5ad(tmp_path / "named.h5ad")
+
+    def stop(*args, **kwargs):
+        raise ValueError("enough")
+
+    monkeypatch.setattr(nbln, "fit", stop)
+    _, text = run("fit", tmp_path / "named.h5ad", "--out", tmp_path / "out")
+    assert "--symbols feature_name shows symbols" in text

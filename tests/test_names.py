@@ -158,7 +158,7 @@ def test_the_page_shows_names_as_text(folder, printed):
     assert "script" not in page.tags
     assert not any(name.startswith("on") for _, name, _ in page.attributes)
     links = [value for _, name, value in page.attributes if name in ("src", "href")]
-    assert all(value.startswith("data:image/png;base64,") for value in links)
+    assert all(value.startswith(("data:image/png;base64,", "#")) for value in links)
     policies = [value for _, name, value in page.attributes if name == "content"]
     assert any("default-src 'none'" in value for value in policies)
     for name in ("<script>alert(1)</script>", "A&B", "\\x1b[31mred", "a\\u202eb"):
@@ -171,7 +171,7 @@ def test_tables_for_spreadsheets(folder, printed, fitted):
     result, posterior = fitted
     tables = {outputs.PAIRS: result.top_pairs(3160), outputs.CALLS: posterior.pairs()}
     for name, table in tables.items():
-        back = pd.read_csv(folder / "out" / name, keep_default_na=False)
+        back = pd.read_csv(folder / "out" / name, keep_default_na=False).drop(columns="note")
         assert back.shape == table.shape
         assert len(table)
         for column in back:

@@ -51,7 +51,7 @@ def plot_network(
     nx.draw_networkx_edges(
         graph, place, ax=ax, edge_color=colours, width=0.4 + 1.6 * np.abs(weights), alpha=0.5
     )
-    programs = dict(graph.nodes(data="program"))
+    programs = dict(graph.nodes(data="program", default=0))
     for program in sorted(set(programs.values())):
         nodes = [gene for gene in graph if programs[gene] == program]
         nx.draw_networkx_nodes(
@@ -76,7 +76,7 @@ def _in_turn(graph, n: int) -> list[tuple]:
     by_program: dict[int, list] = {}
     order = sorted(graph.edges(data="weight"), key=lambda edge: -edge[2])
     for a, b, _ in order:
-        by_program.setdefault(graph.nodes[a]["program"], []).append((a, b))
+        by_program.setdefault(graph.nodes[a].get("program", 0), []).append((a, b))
     ranked = sorted(
         (rank, -graph.edges[pair]["weight"], pair)
         for pairs in by_program.values()

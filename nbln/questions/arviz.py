@@ -45,6 +45,19 @@ def datatree(
     )
 
 
+def described(tree: xr.DataTree, fitted: Fitted, model: str) -> xr.DataTree:
+    """The tree with what ArviZ tells where draws come from, and the data that are given."""
+    attrs = {"inference_library": "nbln", "modeling_interface": "nbln", "model": model}
+    for name in ("posterior", "posterior_predictive", "sample_stats"):
+        if name in tree.children:
+            tree[name].attrs.update(attrs)
+    tree.attrs.update(attrs)
+    if fitted.counted:
+        given = fitted.label(fitted.library_size, (names.CELL,), "library_size")
+        tree["constant_data"] = xr.DataTree(given.to_dataset())
+    return tree
+
+
 def to_arviz(tree: xr.DataTree):
     """What the installed ArviZ works on: InferenceData before 1.0, the DataTree itself since."""
     import arviz

@@ -57,7 +57,7 @@ def graph(
     program: np.ndarray,
     gene_names: np.ndarray,
 ) -> "networkx.Graph":
-    """Genes that are in a pair as nodes, pairs as edges.
+    """Genes that are in a pair as nodes, pairs as edges; genes that nothing is known of are bare.
 
     Parameters
     ----------
@@ -76,9 +76,9 @@ def graph(
     )
     made = nx.from_pandas_edgelist(table, "gene_a", "gene_b", edge_attr=True)
     place = {str(gene): i for i, gene in enumerate(gene_names)}
-    for gene, node in made.nodes(data=True):
+    for gene in made.nodes & place.keys():
         i = place[gene]
-        node |= {names.MU: float(mean[i]), "program": int(program[i])}
+        made.nodes[gene].update({names.MU: float(mean[i]), "program": int(program[i])})
     return made
 
 

@@ -60,7 +60,8 @@ class Drawn(Answers):
 
     def to_arviz(self):
         """`to_datatree` as the installed ArviZ wants it: InferenceData before ArviZ 1.0."""
-        return arviz.to_arviz(self.to_datatree())
+        tree = arviz.described(self.to_datatree(), self.fitted, self.model)
+        return arviz.to_arviz(tree)
 
     def save(self, path) -> None:
         """Save as NetCDF; `nbln.load` reads it. The counts are not in the file."""

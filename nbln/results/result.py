@@ -354,7 +354,8 @@ class Result(Answers):
         """Draws for ArviZ.
 
         Groups ``posterior``, ``posterior_predictive`` (`n_predictive` draws, level ``per_cell``),
-        ``observed_data``, ``log_likelihood`` (one observation a cell) and ``sample_stats``.
+        ``observed_data``, ``constant_data`` (library sizes), ``log_likelihood`` (one observation a
+        cell) and ``sample_stats``.
 
         Parameters
         ----------
@@ -371,7 +372,8 @@ class Result(Answers):
         posterior = self.draw_parameters(n_samples, seed)
         likelihood = self.cell_log_likelihood(posterior, data)
         drawn = self.get_ppc_samples(predictive.PER_CELL, n_predictive, seed, data)
-        return arviz.datatree(self.fitted, data, posterior, likelihood, drawn)
+        tree = arviz.datatree(self.fitted, data, posterior, likelihood, drawn)
+        return arviz.described(tree, self.fitted, self.model)
 
     def to_arviz(self, n_samples: int = 100, n_predictive: int = 20, seed: int = 0, counts=None):
         """`to_datatree` as the installed ArviZ wants it: InferenceData before ArviZ 1.0."""

@@ -68,10 +68,8 @@ def page(
         What `get_program_table` gave; by default it is asked.
     """
     level = extreme(checks)
-    if named is None and result.has_programs:
-        named = result.get_program_table()
-    if named is not None and not len(named):
-        named = None
+    if named is None:
+        named = result.get_program_table() if result.has_programs else pd.DataFrame()
     colors = dict(colors or {})
     if result.batches is not None:
         colors.setdefault("batch", result.batches)
@@ -99,7 +97,7 @@ def page(
 
 def _of_programs(result, checks, posterior, called, named) -> dict:
     """The sections of a model with gene programs; none where no program was found."""
-    if named is None:
+    if not len(named):
         return {**dict.fromkeys(("programs", "strongest", "certainty")), "correlations": []}
     sure = None
     if posterior is not None:

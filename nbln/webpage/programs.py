@@ -15,15 +15,15 @@ SHOWN_PAIRS = 30  # of calls
 SHOWN_PROGRAMS, PAIRS_EACH = 8, 5  # of a fit: the strongest pairs of each of its programs
 LEADING = 30  # genes of a program among which its strongest pairs are looked for
 MAP_PROGRAMS = 4
-LONGEST = 18  # characters of a program's name above its map
+LONGEST = 22  # characters of a program's name above its map
 HEAT_MAP = 24  # genes whose names can be read on a narrow page
 AROUND = "Cells that use the same programs are near each other."
 
 
-def cell_map(result, named: pd.DataFrame | None, colors) -> list:
+def cell_map(result, named: pd.DataFrame, colors) -> list:
     """The map of cells, by programs and by columns of the data."""
     figures: list[tuple[str, str, Any]] = []
-    if named is not None:
+    if len(named):
         caption = (
             f"{AROUND} Red cells use a program, blue ones have less of it than the average cell."
         )

@@ -11,22 +11,25 @@ import matplotlib.pyplot as plt
 
 import nbln
 from nbln.pl.corner import DENSITIES, highest_density
-from nbln.pl.genes import strongest_genes
+from nbln.pl.genes import genes_in_turn, strongest_genes
 
 PANELS = {
     "plot_ppc": 5,
     "plot_compositional_corner_ppc": 4,
     "plot_gene_ppc": 6,
     "plot_gene_programs": 2,
+    "plot_cell_map": 2,
 }
 LAPLACE_ONLY = {
+    "plot_cell_map",
+    "plot_network",
     "plot_compositional_corner_ppc",
     "plot_correlation",
     "plot_gene_programs",
     "plot_latent",
     "plot_w_shrinkage_spectrum",
 }
-OF_DRAWS = ("plot_calls", "plot_network", "plot_pair_intervals")
+OF_DRAWS = ("plot_calls", "plot_pair_intervals")
 OF_CODES = ("plot_latent_mean_variance", "plot_prior_samples", "plot_reconstructions")
 OF_TABLES = ("plot_effects", "plot_program_activity")
 OF_FITS = [n for n in nbln.pl.__all__ if n not in (*OF_DRAWS, *OF_CODES, *OF_TABLES)]
@@ -34,6 +37,7 @@ ARGUMENTS = {
     "plot_compositional_corner_ppc": {"genes": ["gene1", "gene4"]},
     "plot_gene_ppc": {"n_samples": 3},
     "plot_gene_programs": {"n_programs": 2},
+    "plot_cell_map": {"n_programs": 2},
     "plot_ppc": {"n_samples": 3},
 }
 
@@ -209,3 +213,43 @@ def test_effects():
     with pytest.raises(ValueError, match="no column 'q'"):
         nbln.pl.plot_effects(table.drop(columns="q"))
     plt.close("all")
+
+
+def test_maps_are_coloured_by_columns(nbln_fit, adata):
+    titles = [f"{i}: a program" for i in (1, 2)]
+    figure = nbln.pl.plot_cell_map(nbln_fit, n_programs=2, titles=["a program"] * 2)
+    assert [ax.get_title() for ax in figure.axes[:2]] == titles
+    kinds = adata.obs["batch"].astype("category").cat.add_categories("third")
+    kinds = kinds.where(np.arange(len(kinds)) > 3)
+    figure = nbln.pl.plot_cell_map(nbln_fit, {"batch": kinds, "age": adata.obs["age"]})
+    assert [ax.get_title() for ax in figure.axes[:2]] == ["batch", "age"]
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert legend == ["missing", "one", "two"]
+    with pytest.raises(ValueError, match=r"one value for each of 90 cells, given \(3,\) for 'x'"):
+        nbln.pl.plot_cell_map(nbln_fit, {"x": [1, 2, 3]})
+
+
+def test_many_kinds_of_cells_share_a_colour(nbln_fit):
+    figure = nbln.pl.plot_cell_map(nbln_fit, [f"kind {i // 5:02d}" for i in range(90)])
+    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert len(texts) == 13
+    assert texts[-1] == "others"
+
+
+def test_programs_take_turns(nbln_fit):
+    """Each program has a gene among the first so many as there are programs."""
+    genes = nbln_fit.program_genes
+    rank = genes.loading.shape[1]
+    first = genes_in_turn(nbln_fit, rank)
+    heaviest = genes.names[np.argmax(np.abs(genes.weight), axis=0)]
+    assert set(heaviest) <= set(genes_in_turn(nbln_fit, 2 * rank))
+    assert first[0] == heaviest[0]
+
+
+def test_a_network_of_given_pairs(nbln_fit):
+    pairs = nbln_fit.top_pairs(5)
+    figure = nbln.pl.plot_network(nbln_fit, pairs)
+    shown = {text.get_text() for text in figure.axes[0].texts}
+    assert shown == {*pairs["gene_a"], *pairs["gene_b"]}
+    figure = nbln.pl.plot_network(nbln_fit, pairs.head(0))
+    assert figure.axes[0].texts[0].get_text() == "no such pair"

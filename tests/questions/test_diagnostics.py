@@ -90,7 +90,9 @@ def test_arviz(results, kind):
     result = results[kind]
     tree = result.to_datatree(n_samples=20, n_predictive=3)
     groups = {"posterior", "posterior_predictive", "observed_data", "log_likelihood"}
-    assert set(tree.children) == groups | {"sample_stats"}
+    assert set(tree.children) == groups | {"sample_stats", "constant_data"}
+    assert tree["posterior"].attrs["inference_library"] == "nbln"
+    np.testing.assert_array_equal(tree["constant_data"]["library_size"], result.fitted.library_size)
     likelihood = tree["log_likelihood"]["counts"]
     assert likelihood.dims == ("chain", "draw", "cell")
     assert tree["observed_data"]["counts"].dims == ("cell", "gene")
