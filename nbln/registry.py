@@ -20,6 +20,20 @@ from nbln.priors.columnwise import Flat, Gaussian, HorseshoeColumnwise, NegColum
 from nbln.priors.loadings import LoadingsPrior
 from nbln.priors.sparse import HorseshoeSparse
 
+__all__ = [
+    "AE",
+    "CODE_VAE",
+    "LAPLACE",
+    "LOADINGS_PRIORS",
+    "MCMC",
+    "MODELS",
+    "SVI",
+    "VAE",
+    "Row",
+    "add",
+    "find",
+]
+
 # Names of the engines, as in ``fit(inference_method=...)``.
 LAPLACE, SVI, VAE, AE, CODE_VAE = "laplace", "svi", "vae", "ae", "code_vae"
 MCMC = "mcmc"

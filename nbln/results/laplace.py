@@ -135,7 +135,7 @@ class LaplaceResult(LogNormalResult):
     def get_covariance(
         self, kind: str = "compositional", genes: Sequence[str] | None = None
     ) -> xr.DataArray:
-        """Covariance of log-rates or expression, (gene, gene_); of the given genes, or of all.
+        """Covariance of log-rates or expression, ``(gene, gene_)``; of the given genes, or of all.
 
         Parameters
         ----------
@@ -159,7 +159,7 @@ class LaplaceResult(LogNormalResult):
     def get_correlation(
         self, kind: str = "compositional", genes: Sequence[str] | None = None
     ) -> xr.DataArray:
-        """Correlation of log-rates or expression, (gene, gene_); as in `get_covariance`."""
+        """Correlation of log-rates or expression, ``(gene, gene_)``; as in `get_covariance`."""
         covariance, labels = self._covariance(kind)
         rows = self.fitted.find(genes, labels)
         values = covariance.correlation_block(rows, rows)
@@ -189,9 +189,9 @@ class LaplaceResult(LogNormalResult):
 
         Returns
         -------
-        ``mu`` (gene,) and ``Sigma`` (gene, gene_), mean and covariance of log-ratios (natural log);
-        its factors ``W`` (gene, factor), ``d`` (gene,) and ``d_reference``, of which Sigma is W Wᵀ
-        + diag(d) + d_reference. ``attrs["reference"]`` names the gene.
+        ``mu`` (gene,) and ``Sigma`` ``(gene, gene_)``, mean and covariance of log-ratios (natural
+        log); its factors ``W`` (gene, factor), ``d`` (gene,) and ``d_reference``, of which Sigma is
+        W Wᵀ + diag(d) + d_reference. ``attrs["reference"]`` names the gene.
 
         Raises
         ------
