@@ -34,8 +34,9 @@ __all__ = [
     "find",
 ]
 
-# Names of the engines, as in ``fit(inference_method=...)``.
+#: Name of an engine, as in ``fit(inference_method=...)``.
 LAPLACE, SVI, VAE, AE, CODE_VAE = "laplace", "svi", "vae", "ae", "code_vae"
+#: Name of an engine, of draws by NUTS.
 MCMC = "mcmc"
 NEEDS_CONCAVE = (LAPLACE,)  # engines that look for the mode of a cell's log-rates
 
@@ -89,6 +90,7 @@ class Row:
         return self.aliases.get(key, names.ALIASES.get(key, key))
 
 
+#: A row for each name that ``fit(model=)`` knows.
 MODELS: dict[str, Row] = {}
 
 
@@ -199,6 +201,7 @@ add(
     )
 )
 
+#: A class for each name that ``priors={"loadings": {"type": ...}}`` knows.
 LOADINGS_PRIORS: dict[str, type[LoadingsPrior]] = {
     "none": Flat,
     "gaussian": Gaussian,

@@ -3,6 +3,7 @@
 import inspect
 import re
 import sys
+import tomllib
 import unicodedata
 from functools import cached_property
 from pathlib import Path
@@ -134,6 +135,24 @@ def test_figures_exist():
 
 
 def test_links_lead_somewhere():
-    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"(?<!!)\[[^]]*\]\(([^)#:]+\.md)\)", page.read_text()):
             assert (page.parent / target).exists(), (page.name, target)
+
+
+def test_versions_and_requirements_agree():
+    """Of the package, its changelog and the conda recipe."""
+    recipe = (ROOT / "recipe" / "meta.yaml").read_text()
+    assert f'version = "{nbln.__version__}"' in recipe
+    changelog = (ROOT / "docs" / "changelog.md").read_text()
+    assert f"## {nbln.__version__} " in changelog
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    listed = recipe[recipe.index("  run:") : recipe.index("\ntest:")]
+    for requirement in (*wanted, "python>=3.11"):
+        name, _, version = requirement.partition(">=")
+        assert re.search(rf"- {name}(-base)? >={re.escape(version)}\n", listed), requirement
+
+
+def test_pages_name_no_place_of_one_machine():
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        assert not re.search(r"(?<![\w.])/(home|tmp|root|work|Users)/", page.read_text()), page
