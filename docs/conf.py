@@ -1,5 +1,6 @@
 """How Sphinx makes the pages: `make docs` leaves them in site/html."""
 
+import os
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ html_theme_options = {
     "max_navbar_depth": 2,  # methods are in the tables of a page, not in the sidebar
     "use_download_button": False,
     "use_fullscreen_button": False,
+    "navbar_persistent": [],  # the search is in the sidebar
 }
 
 # Markdown and notebooks
@@ -44,6 +46,8 @@ nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300  # seconds a cell
 nb_merge_streams = True
+# Of kernels: without widgets tqdm says so, with the path of the machine.
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
 
 # Docstrings: sections of numpydoc without types; single backticks are names of this package
 
@@ -54,6 +58,7 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 autodoc_default_options = {"show-inheritance": False}
 python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 80
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 # Here these hold sentences, which napoleon would take for names of types.

@@ -49,8 +49,8 @@ def documented():
                 found.add(named[1])
             elif word.startswith(".. "):
                 listing = word == ".. autosummary::"
-            elif listing and re.fullmatch(r"[\w.]+", word):
-                found.add(f"{module}.{word}")
+            elif listing and re.fullmatch(r"~?[\w.]+", word):
+                found.add(f"{module}.{word.lstrip('~')}")
     return found
 
 
