@@ -1,11 +1,15 @@
 """How Sphinx makes the pages: `make docs` leaves them in site/html."""
 
+import inspect
 import os
+import re
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 
 import nbln
+from nbln.results.answers import Answers
 
 project = "nbln"
 author = "The nbln developers"
@@ -56,11 +60,11 @@ autosummary_generate = True
 autosummary_ignore_module_all = False
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-autodoc_default_options = {"show-inheritance": False}
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
 napoleon_google_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True  # a list of fields, in which types are those of the signature
 # Here these hold sentences, which napoleon would take for names of types.
 napoleon_custom_sections = ["Returns", "Reference"]
 
@@ -99,3 +103,39 @@ with ThreadPoolExecutor(len(INVENTORIES)) as asked:
     found = dict(zip(INVENTORIES, asked.map(is_there, INVENTORIES.values()), strict=True))
 intersphinx_mapping = {name: (url, None) for name, url in INVENTORIES.items() if found[name]}
 intersphinx_timeout = 10
+
+# Results come from `fit`: nobody calls their class, and their fields are told by several classes.
+
+FIELDS = "Attributes\n----------\n"
+
+
+def is_result(kind: object) -> bool:
+    """Whether it is a class of results."""
+    return inspect.isclass(kind) and issubclass(kind, Answers)
+
+
+def without_signature(app, what, name, kind, options, signature, returned):
+    """No arguments for a class that `fit` makes."""
+    return ("", None) if is_result(kind) else None
+
+
+def with_all_fields(app, what, name, kind, options, lines):
+    """Fields that the bases of a result describe, after its own."""
+    if not is_result(kind):
+        return
+    said = [inspect.cleandoc(base.__doc__ or "").partition(FIELDS) for base in kind.__mro__]
+    asked = (property, cached_property)  # which have pages of their own
+    told = {n for n in dir(kind) if isinstance(inspect.getattr_static(kind, n), asked)}
+    lines[:] = [*said[0][0].splitlines(), "", *FIELDS.splitlines()]
+    for entry in re.findall(r"^\S.*(?:\n(?: .*)?)*", "\n".join(x[2] for x in said), re.M):
+        names = set(entry.partition("\n")[0].split(", "))
+        if not names & told:
+            lines.extend(entry.splitlines())
+        told |= names
+    lines.append("")
+
+
+def setup(app):
+    """Hooks of autodoc, before napoleon reads a docstring."""
+    app.connect("autodoc-process-signature", without_signature)
+    app.connect("autodoc-process-docstring", with_all_fields, priority=100)
