@@ -119,20 +119,32 @@ def without_signature(app, what, name, kind, options, signature, returned):
     return ("", None) if is_result(kind) else None
 
 
+def parted(doc: str) -> tuple[str, list[tuple[str, str]], str]:
+    """What a docstring says before its fields, the fields as (names, text), and what follows."""
+    before, _, rest = doc.partition(FIELDS)
+    section = re.search(r"^\w+\n-{3,}$", rest, re.M)
+    end = section.start() if section else len(rest)
+    return before, re.findall(r"^(\S.*)\n((?: .*\n?|\n)*)", rest[:end], re.M), rest[end:]
+
+
 def with_all_fields(app, what, name, kind, options, lines):
-    """Fields that the bases of a result describe, after its own."""
-    if not is_result(kind):
+    """Fields that the bases of a result describe, after its own; each by itself."""
+    if not inspect.isclass(kind):
         return
-    said = [inspect.cleandoc(base.__doc__ or "").partition(FIELDS) for base in kind.__mro__]
+    before, fields, after = parted("\n".join(lines) + "\n")
+    if is_result(kind):
+        for base in kind.__mro__[1:]:
+            fields += parted(inspect.cleandoc(base.__doc__ or "") + "\n")[1]
     asked = (property, cached_property)  # which have pages of their own
     told = {n for n in dir(kind) if isinstance(inspect.getattr_static(kind, n), asked)}
-    lines[:] = [*said[0][0].splitlines(), "", *FIELDS.splitlines()]
-    for entry in re.findall(r"^\S.*(?:\n(?: .*)?)*", "\n".join(x[2] for x in said), re.M):
-        names = set(entry.partition("\n")[0].split(", "))
-        if not names & told:
-            lines.extend(entry.splitlines())
-        told |= names
-    lines.append("")
+    if fields:
+        lines[:] = [*before.splitlines(), "", *FIELDS.splitlines()]
+    for names, text in fields:
+        for one in (one for one in names.split(", ") if one not in told):
+            lines += [one, *text.strip("\n").splitlines()]
+            told.add(one)
+    if fields:
+        lines += ["", *after.splitlines(), ""]
 
 
 def setup(app):
