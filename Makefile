@@ -11,7 +11,8 @@ LESS := --xla_backend_optimization_level=0
 QUICK := $(LESS) --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow lint peers peers-scvi bench bench-vae bench-negbio docs
+.PHONY: help venv demo test test-slow lint peers peers-scvi bench bench-vae bench-negbio \
+	docs figures package
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -52,9 +53,21 @@ bench-vae: $(VENV)/.test ## measure scVI beside scvi-tools: make bench-vae COUNT
 bench-negbio: $(VENV)/.test ## measure codes of counts beside Gaussian, Poisson and other codes
 	$(BIN)/python benchmarks/negbio.py cost replicate
 
-docs: $(VENV)/.docs ## make the figures of the documentation, and its pages in site/
+docs: $(VENV)/.docs ## make the documentation in site/html; a warning is an error
+	$(BIN)/sphinx-build -W --keep-going -b html docs site/html
+
+figures: $(VENV)/.test ## make the figures of the documentation anew
 	$(BIN)/python docs/figures.py
-	$(BIN)/mkdocs build --quiet
+
+package: ## build the package, install the wheel in an environment of its own, and use it
+	$(PYTHON) -m venv --clear .venv-package
+	.venv-package/bin/python -m pip install --quiet --disable-pip-version-check build twine
+	rm -rf dist
+	.venv-package/bin/python -m build --quiet
+	.venv-package/bin/python -m twine check --strict dist/*
+	.venv-package/bin/python -m pip install --quiet --disable-pip-version-check dist/nbln-*.whl
+	.venv-package/bin/nbln --help > /dev/null
+	.venv-package/bin/python -I .ci/packaged.py dist
 
 # Stamps: installed again only when pyproject.toml has changed.
 $(VENV)/.test: pyproject.toml

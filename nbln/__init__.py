@@ -18,7 +18,7 @@ from nbln.vae.negbio.config import NegBioConfig
 from nbln.vae.negbio.result import NegBioResult
 from nbln.vae.result import VAEResult
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Checkpoint",
     "LaplaceConfig",

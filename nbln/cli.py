@@ -108,17 +108,17 @@ def fit(
 ) -> None:
     """Fit a file of counts and leave the fit, an annotated copy and the strongest gene pairs."""
     asked = Asked(pairs, draws, min_abs, fdr, seed, progress, checkpoint, tuple(color or ()))
-    given = dict(
-        model=model, layer=layer, latent_dim=latent_dim, formula=formula, random=random or None,
-        dataset_key=dataset_key or None, batch_key=batch_key, covariates=covariate or None,
-        labels_key=labels_key, gene_likelihood=gene_likelihood, dispersion=dispersion,
-        decoder=decoder, library=library, gene_coverage=gene_coverage, n_steps=n_steps,
-        vae=None if epochs is None else nbln.VAEConfig(n_epochs=epochs),
-    )  # fmt: skip
     with session(debug) as outputs:
         adata = files.read(counts, backed)
         sets = _names(adata, symbol_column, gene_sets, asked.colors)
         asked = asked._replace(gene_sets=sets, symbols=symbol_column)
+        given = dict(
+            model=model, layer=layer, latent_dim=latent_dim, formula=formula, random=random or None,
+            dataset_key=dataset_key or None, batch_key=batch_key, covariates=covariate or None,
+            labels_key=labels_key, gene_likelihood=gene_likelihood, dispersion=dispersion,
+            decoder=decoder, library=library, gene_coverage=gene_coverage, n_steps=n_steps,
+            vae=None if epochs is None else nbln.VAEConfig(n_epochs=epochs),
+        )  # fmt: skip
         say(f"Read {adata.n_obs:,} cells x {adata.n_vars:,} genes from {counts}.")
         if split_by is None:
             _fit(adata, given, outputs, targets(out, counts, network), asked)

@@ -7,6 +7,8 @@ import scipy.sparse as sp
 
 from nbln.distributions.sampling import gamma_rates
 
+__all__ = ["simulate"]
+
 
 def simulate(
     n_cells: int = 1000,

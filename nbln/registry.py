@@ -20,8 +20,23 @@ from nbln.priors.columnwise import Flat, Gaussian, HorseshoeColumnwise, NegColum
 from nbln.priors.loadings import LoadingsPrior
 from nbln.priors.sparse import HorseshoeSparse
 
-# Names of the engines, as in ``fit(inference_method=...)``.
+__all__ = [
+    "AE",
+    "CODE_VAE",
+    "LAPLACE",
+    "LOADINGS_PRIORS",
+    "MCMC",
+    "MODELS",
+    "SVI",
+    "VAE",
+    "Row",
+    "add",
+    "find",
+]
+
+#: Name of an engine, as in ``fit(inference_method=...)``.
 LAPLACE, SVI, VAE, AE, CODE_VAE = "laplace", "svi", "vae", "ae", "code_vae"
+#: Name of an engine, of draws by NUTS.
 MCMC = "mcmc"
 NEEDS_CONCAVE = (LAPLACE,)  # engines that look for the mode of a cell's log-rates
 
@@ -75,6 +90,7 @@ class Row:
         return self.aliases.get(key, names.ALIASES.get(key, key))
 
 
+#: A row for each name that ``fit(model=)`` knows.
 MODELS: dict[str, Row] = {}
 
 
@@ -185,6 +201,7 @@ add(
     )
 )
 
+#: A class for each name that ``priors={"loadings": {"type": ...}}`` knows.
 LOADINGS_PRIORS: dict[str, type[LoadingsPrior]] = {
     "none": Flat,
     "gaussian": Gaussian,

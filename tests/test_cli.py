@@ -82,7 +82,8 @@ def test_demo_reports_and_leaves_three_files(tmp_path):
     np.testing.assert_allclose(fitted.obsm["X_nbln"], result.get_embedding(), rtol=1e-6)
     assert "W" in fitted.varm  # the truth stays
     pairs = pd.read_csv(out / "top_pairs.csv")
-    assert list(pairs.columns) == ["gene_a", "gene_b", "correlation"]
+    assert list(pairs.columns) == ["gene_a", "gene_b", "correlation", "note"]
+    assert (out / "gene_programs.csv").exists()
 
 
 def test_the_log_is_left_as_it_was(h5ad, tmp_path):

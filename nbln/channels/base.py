@@ -96,7 +96,7 @@ class Channel(eqx.Module):
         return self
 
     def own_log_volume(self) -> Float[Array, " gene"] | float:
-        """log |∂ parameters/∂ω|, the parameters on their natural scale."""
+        """``log |∂ parameters/∂ω|``, the parameters on their natural scale."""
         return 0.0
 
     def own_slope(

@@ -91,7 +91,7 @@ class DrawnPrograms(Drawn):
     def get_correlation(
         self, kind: str = "compositional", genes: Sequence[str] | None = None, level: float = LEVEL
     ) -> xr.Dataset:
-        """Correlations with their uncertainty, (gene, gene_).
+        """Correlations with their uncertainty, ``(gene, gene_)``.
 
         Parameters
         ----------

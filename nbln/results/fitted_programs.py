@@ -171,7 +171,7 @@ class FittedPrograms(LogNormalResult):
     def get_covariance(
         self, kind: str = "compositional", genes: Sequence[str] | None = None
     ) -> xr.DataArray:
-        """Covariance of log-rates or expression, (gene, gene_); of the given genes, or of all.
+        """Covariance of log-rates or expression, ``(gene, gene_)``; of the given genes, or of all.
 
         Parameters
         ----------
@@ -195,7 +195,7 @@ class FittedPrograms(LogNormalResult):
     def get_correlation(
         self, kind: str = "compositional", genes: Sequence[str] | None = None
     ) -> xr.DataArray:
-        """Correlation of log-rates or expression, (gene, gene_); as in `get_covariance`."""
+        """Correlation of log-rates or expression, ``(gene, gene_)``; as in `get_covariance`."""
         covariance, labels = self._covariance(kind)
         rows = self.fitted.find(genes, labels)
         values = covariance.correlation_block(rows, rows)
@@ -225,9 +225,9 @@ class FittedPrograms(LogNormalResult):
 
         Returns
         -------
-        ``mu`` (gene,) and ``Sigma`` (gene, gene_), mean and covariance of log-ratios (natural log);
-        its factors ``W`` (gene, factor), ``d`` (gene,) and ``d_reference``, of which Sigma is W Wᵀ
-        + diag(d) + d_reference. ``attrs["reference"]`` names the gene.
+        ``mu`` (gene,) and ``Sigma`` ``(gene, gene_)``, mean and covariance of log-ratios (natural
+        log); its factors ``W`` (gene, factor), ``d`` (gene,) and ``d_reference``, of which Sigma is
+        W Wᵀ + diag(d) + d_reference. ``attrs["reference"]`` names the gene.
 
         Raises
         ------

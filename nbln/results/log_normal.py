@@ -258,7 +258,7 @@ class LogNormalResult(CountedResult):
         return self.d
 
     def get_sigma(self, genes: Sequence[str] | None = None) -> xr.DataArray:
-        """Covariance W Wᵀ + diag(d) of log-rates as fitted, (gene, gene_), natural log squared.
+        """Covariance W Wᵀ + diag(d) of log-rates as fitted, ``(gene, gene_)``, natural log squared.
 
         It holds the part that all genes share, which capture cannot be told from;
         ``get_covariance()`` leaves it out, and knows other kinds.
