@@ -75,10 +75,10 @@ def plot_gene_ppc(
 
 
 def _drawn(res, names, groups, ppc_level, n_samples, data) -> dict[str, np.ndarray]:
-    """(gene, draw, count) numbers of cells of each group; of all cells they may be there already."""
+    """(gene, draw, count) numbers of cells of each group; of all they may be there already."""
     if len(groups) == 1:
-        found = res.get_count_histograms(names, ppc_level, n_samples, counts=data)
-        return {name: found for name in groups}
+        (name,) = groups
+        return {name: res.get_count_histograms(names, ppc_level, n_samples, counts=data)}
     drawn = res.get_ppc_samples(ppc_level, n_samples, counts=data, genes=names).values[0]
     return {name: _numbers(drawn[:, cells]) for name, cells in groups.items()}
 

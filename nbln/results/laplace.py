@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pandas as pd
@@ -16,7 +15,6 @@ from nbln import vocabulary as names
 from nbln.inference.sampler.engine import SamplerConfig
 from nbln.posterior.cells import CellsAtMode
 from nbln.posterior.totals import Totals
-from nbln.priors.capture import KnownCapture
 from nbln.questions import (
     alr,
     arviz,
@@ -26,10 +24,9 @@ from nbln.questions import (
     distributions,
     predictive,
     programs,
-    scoring,
 )
 from nbln.questions.convergence import Convergence
-from nbln.results import export, files, io, one_dataset, sampling, story
+from nbln.results import export, files, halves, io, new_cells, one_dataset, sampling, story
 from nbln.results.log_normal import LogNormalResult
 from nbln.results.posterior import PosteriorDraws
 from nbln.results.svi import SVIResult
@@ -117,6 +114,26 @@ class LaplaceResult(LogNormalResult):
         rank = self.w_prior_diagnostics["effective_rank"]
         probability = distributions.membership(self.parameters, self.spread, self.loadings, rank)
         return self.fitted.label(probability, (names.GENE, names.FACTOR), "membership")
+
+    def rank_stability(self, n_halves: int = 3, seed: int = 0, counts=None) -> xr.Dataset:
+        """The same fit of random halves of the cells: which programs are found again.
+
+        Each half costs about half of the fit. Settings and seed are those of the fit, `seed` is of
+        the halves; `counts` the AnnData of the fit, where it is not held.
+
+        Returns
+        -------
+        ``effective_rank``, ``converged`` (half,); ``cosine`` and ``span`` (half, program): of the
+        fit's column of W_⊥ with its match in the half, and with the space of all programs there
+        (1: found again; 0: not). ``attrs["effective_rank"]`` is that of the fit.
+
+        Raises
+        ------
+        ValueError
+            A result that was loaded, which has not all settings; too few cells; not half of them
+            can be fitted, with the reason.
+        """
+        return halves.rank_stability(self, n_halves, seed, counts)
 
     def get_gauge_diagnostics(self) -> dict[str, float]:
         """Frobenius norms of W_⊥ and of the all-ones part 1w̄ᵀ, and the second over the first.
@@ -306,18 +323,7 @@ class LaplaceResult(LogNormalResult):
         return predictive.fresh_sampler(*given, frozen, ppc_level, self.totals)
 
     def _transform(self, counts):
-        capture, source = self.capture_rule.of(counts.library_size), self.cascade_source
-        if source is not None and source.has_capture and not np.any(self.cells.eta_sd):
-            # Capture losses are frozen: new cells have what the source says of them.
-            capture = KnownCapture(jnp.asarray(source.capture_losses(counts)))
-        added = self._augment(counts, "transform", capture)
-        added = scoring.with_own_cells(self.fitted, self.augmentation, counts, added)
-        z, eta = scoring.modes(self.parameters, counts, added, self.search)
-        z = z[:, : self.latent_dim]
-        if self.totals is not None and self.has_capture:
-            eta = self.totals.capture_losses(counts.library_size, capture).mean
-            place, same = scoring.places(self.fitted, counts)
-            eta[same] = self.cells.eta[place[same]]
+        z, eta = new_cells.latent(self, counts)
         return {names.ETA: ((names.CELL,), eta), "z": ((names.CELL, names.FACTOR), z)}
 
     def draw_parameters(self, n_samples: int, seed: int) -> xr.Dataset:
