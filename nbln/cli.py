@@ -205,7 +205,8 @@ def demo(
         say(f"Simulated {cells:,} cells x {genes:,} genes with {programs} gene programs.")
         say("Fitting; each stage begins with a compilation of some seconds.")
         kept = outputs.checkpoint(targets[FIT]) if checkpoint else None
-        result = nbln.fit(adata, seed=seed, progress=progress, checkpoint=kept)
+        with outputs.fitting():
+            result = nbln.fit(adata, seed=seed, progress=progress, checkpoint=kept)
         truth = report.Truth.of(adata, result.fitted.gene_names)
         asked = Asked(pairs, draws, min_abs, fdr, seed, progress, checkpoint)
         _leave(result, adata, outputs, targets, asked, truth)
@@ -270,7 +271,8 @@ def _fit(adata, given: dict[str, Any], outputs: Outputs, targets: dict[str, Path
     """Fit, and leave what there is to leave; the fit, and draws or None."""
     say("Fitting; each stage begins with a compilation of some seconds.")
     kept = outputs.checkpoint(targets[FIT]) if asked.checkpoint else None
-    result = nbln.fit(adata, **given, seed=asked.seed, progress=asked.progress, checkpoint=kept)
+    with outputs.fitting():
+        result = nbln.fit(adata, **given, seed=asked.seed, progress=asked.progress, checkpoint=kept)
     return result, _leave(result, adata, outputs, targets, asked)
 
 

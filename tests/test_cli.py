@@ -73,6 +73,7 @@ def test_demo_reports_and_leaves_three_files(tmp_path):
         "Pearson r",
         "Strongest gene pairs",
         "M0 = 100,000",  # the library's notes are shown
+        "The command took",
     ):
         assert words in text
     result = nbln.load(out / "fit.nc")

@@ -256,7 +256,9 @@ class Result(Answers):
         self._check_counted("check")
         data = self.fitted.data(counts)
         if groupby is None:
-            return checking.made(self, data, genes, ppc_level, n_samples, seed).checks.copy()
+            return checking.made(self, data, genes, ppc_level, n_samples, seed).checks.copy(
+                deep=True
+            )
         groups = checking.groups(groupby, data, counts, ppc_level)
         blocks = self._draws(ppc_level, n_samples, seed, data)
         asked = genes, ppc_level, n_samples, seed
@@ -268,7 +270,7 @@ class Result(Answers):
         """Predictive checks of at least so many draws: those made already, or as `check` does."""
         data = self.fitted.data(counts)
         if found := self._kept.best(ppc_level, seed, n_samples):
-            return found[0].checks.copy()
+            return found[0].checks.copy(deep=True)
         return self.check(ppc_level, n_samples, seed=seed, counts=data)
 
     def get_count_histograms(
