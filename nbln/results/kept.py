@@ -1,6 +1,7 @@
 """Predictive checks that were made of a result: draws cost much, and what they say takes little."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
 
 import xarray as xr
 
@@ -36,10 +37,19 @@ class Checked(NamedTuple):
 
 
 class Kept:
-    """The checks of one result; nothing in it is part of the result."""
+    """What was found out of one result; nothing in it is part of the result."""
 
     def __init__(self):
         self._made: dict[Asked, Checked] = {}
+        self._answers: dict[Hashable, Any] = {}
+
+    def once(self, question: Hashable, make: Callable[[], Any]) -> Any:
+        """The answer to a question, made the first time; the last few are kept."""
+        if question not in self._answers:
+            self._answers[question] = make()
+            if len(self._answers) > MOST:
+                del self._answers[next(iter(self._answers))]
+        return self._answers[question]
 
     def add(self, asked: Asked, checked: Checked) -> None:
         """Keep these, and forget the oldest where there are many."""

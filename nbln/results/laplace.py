@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -239,7 +240,9 @@ class LaplaceResult(LogNormalResult):
     def get_compositional_samples(self, n_samples: int = 100, seed: int = 0) -> xr.DataArray:
         """Softmax of fresh log-rates, (chain, draw, gene): compositions without counting noise."""
         predictive.check_draws(predictive.MARGINAL, n_samples)
-        frozen = self._frozen_draws(n_samples, seed)
+        # Of what a source draws, compositions depend on μ alone.
+        drawn = names.MU in self._drawn_by_source
+        frozen = self._frozen_draws(n_samples, seed) if drawn else [{}] * n_samples
         given = self.fitted, self.parameters, self.design
         return predictive.compositions(*given, frozen, seed)
 
@@ -287,8 +290,9 @@ class LaplaceResult(LogNormalResult):
         Below 0.7 the Laplace approximation of a cell's factors can be trusted or corrected
         (Vehtari et al. 2024).
         """
-        at_mode = self._at_mode(counts)
-        return diagnostics.pareto_k(self.fitted, self.parameters, at_mode, n_cells, seed)
+        given = self.fitted, self.parameters, self._at_mode(counts), n_cells, seed
+        make = partial(diagnostics.pareto_k, *given)
+        return self._kept.once(("pareto_k", n_cells, seed), make).copy()
 
     def _located(self):
         return self.parameters, self.search

@@ -114,3 +114,14 @@ def test_histograms_beyond_a_size_are_not_kept(fresh, monkeypatch):
     monkeypatch.setattr(kept, "HISTOGRAM_BYTES", 1)
     fresh.check(n_samples=3)
     assert fresh._kept.get(kept.Asked("library_anchored", 0, 3)).histograms is None
+
+
+def test_an_answer_is_made_once_and_a_changed_copy_does_no_harm(fresh, monkeypatch):
+    first = fresh.get_pareto_k(n_cells=5)
+    monkeypatch.setattr("nbln.questions.psis.pareto_k", None)
+    again = fresh.get_pareto_k(n_cells=5)
+    xr.testing.assert_identical(first, again)
+    again[:] = 9
+    xr.testing.assert_identical(first, fresh.get_pareto_k(n_cells=5))
+    with pytest.raises(TypeError):
+        fresh.get_pareto_k(n_cells=6)
