@@ -64,7 +64,8 @@ def demo(
         say("Fitting; each stage begins with a compilation of some seconds.")
         asked = Asked(pairs, draws, min_abs, fdr, seed, progress, checkpoint)
         kept = outputs.checkpoint(places[FIT]) if checkpoint else None
-        result = nbln.fit(adata, seed=seed, progress=progress, checkpoint=kept)
+        with outputs.fitting():
+            result = nbln.fit(adata, seed=seed, progress=progress, checkpoint=kept)
         truth = report.Truth.of(adata, result.fitted.gene_names)
         Leaving(result, adata, outputs, places, asked).leave(truth)
 
@@ -101,6 +102,7 @@ def fit(
     symbol_column: options.Symbols = None,
     color: options.Color = None,
     network: options.Network = None,
+    halves: options.Halves = 0,
     backed: options.Backed = False,
     checkpoint: options.Resume = True,
     progress: options.Bars = True,
@@ -111,7 +113,7 @@ def fit(
     with session(debug) as outputs:
         adata = files.read(counts, backed)
         sets = _names(adata, symbol_column, gene_sets, asked.colors)
-        asked = asked._replace(gene_sets=sets, symbols=symbol_column)
+        asked = asked._replace(gene_sets=sets, symbols=symbol_column, halves=halves)
         given = dict(
             model=model, layer=layer, latent_dim=latent_dim, formula=formula, random=random or None,
             dataset_key=dataset_key or None, batch_key=batch_key, covariates=covariate or None,
@@ -147,7 +149,8 @@ def _fit(adata, given: dict[str, Any], outputs: Outputs, places: dict[str, Path]
     """Fit, and leave what there is to leave; the fit, and draws or None."""
     say("Fitting; each stage begins with a compilation of some seconds.")
     kept = outputs.checkpoint(places[FIT]) if asked.checkpoint else None
-    result = nbln.fit(adata, **given, seed=asked.seed, progress=asked.progress, checkpoint=kept)
+    with outputs.fitting():
+        result = nbln.fit(adata, **given, seed=asked.seed, progress=asked.progress, checkpoint=kept)
     leaving = Leaving(result, adata, outputs, places, asked)
     leaving.leave()
     return result, leaving.posterior

@@ -141,6 +141,14 @@ Color = Annotated[
         help=f"Column of obs to colour the map in {REPORT} by; once for each.", show_default="none"
     ),
 ]
+Halves = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Fits of random halves of the cells, which say what programs are found again; each "
+        "takes half the time of the fit.",
+    ),
+]
 Network = Annotated[
     Path | None,
     typer.Option(

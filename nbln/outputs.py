@@ -12,6 +12,7 @@ from nbln import atomic, splitting, terminal, webpage
 from nbln.data import files, symbols
 from nbln.questions.enrichment import NamedSets
 from nbln.questions.network import FORMATS
+from nbln.questions.stability import SAME
 from nbln.session import Outputs, say
 from nbln.text import to_csv
 
@@ -51,6 +52,7 @@ class Asked(NamedTuple):
     colors: tuple[str, ...] = ()
     gene_sets: NamedSets | None = None
     symbols: str | None = None
+    halves: int = 0
 
 
 def targets(out: Path, original: Path | None = None, network: Path | None = None):
@@ -214,9 +216,16 @@ class Leaving:
     @cached_property
     def _named(self) -> pd.DataFrame:
         """The programs; empty of a model without."""
-        if not self.result.has_programs:
+        result, n = self.result, self._asked.halves
+        if not result.has_programs:
             return pd.DataFrame()
-        return self.result.get_program_table(gene_sets=self._asked.gene_sets)
+        named = result.get_program_table(gene_sets=self._asked.gene_sets)
+        if not n or not len(named):
+            return named
+        say(f"Fitting {n} random halves of the cells, to see which programs are found again.")
+        found = result.rank_stability(n, self._asked.seed)
+        again = (found["cosine"] > SAME).sum("half").values
+        return named.assign(found_again=[f"{k} of {n}" for k in again])
 
     @property
     def _colors(self) -> dict[str, Any]:

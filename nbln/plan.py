@@ -100,7 +100,8 @@ class Plan(abc.ABC):
         own = {"model": self.row.name, "inference_method": self.engine, "seed": self.seed}
         own["priors"] = self.priors.written
         settings = own | settings
-        return Fitted.of(counts, self.layer, self.gene_coverage, settings, seconds)
+        fitted = Fitted.of(counts, self.layer, self.gene_coverage, settings, seconds)
+        return replace(fitted, again=replace(self, progress=False).run)
 
     @staticmethod
     def _common(row: Row, arguments: Arguments) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
+from nbln import compiled
 from nbln.inference.checkpoint import Checkpoint
 from nbln.text import visible
 
@@ -25,6 +27,7 @@ from nbln.text import visible
 USER_ERRORS = (ValueError, KeyError, TypeError, FloatingPointError, OSError, MemoryError)
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 RETRY_SECONDS = 0.05
+PROGRAMS = ("nbln", "nbln.exe", "cli.py")  # by which names a process is nothing but a command
 
 
 class Line(logging.Formatter):
@@ -47,6 +50,8 @@ class Outputs:
 
     def __init__(self, debug: bool):
         self._debug = debug
+        self._began = time.perf_counter() - _age()
+        self._fitting = 0.0
         self._written: list[tuple[Path, str]] = []
         self._failed: list[tuple[Path, str]] = []
         self._checkpoints: list[Path] = []
@@ -56,6 +61,13 @@ class Outputs:
         path = output.with_suffix(".checkpoint")
         self._checkpoints.append(path)
         return Checkpoint(path, keep=True)
+
+    @contextmanager
+    def fitting(self) -> Iterator[None]:
+        """Fit; how long it takes is told at the end."""
+        began = time.perf_counter()
+        yield
+        self._fitting += time.perf_counter() - began
 
     @contextmanager
     def writing(self, path: Path, what: str) -> Iterator[None]:
@@ -83,6 +95,9 @@ class Outputs:
             raise typer.Exit(1)
         for path in self._checkpoints:
             path.unlink(missing_ok=True)
+        total = time.perf_counter() - self._began
+        rich.get_console().print()
+        say(f"The command took {total:.1f} s, of which fitting took {self._fitting:.1f} s.")
 
     def stopped(self) -> str:
         """What a command that is stopped leaves, in a sentence."""
@@ -104,6 +119,23 @@ class Outputs:
         rich.get_console().print(table)
 
 
+def _alone() -> bool:
+    """Whether this process is the command, and nothing else: in a notebook it is not."""
+    return Path(sys.argv[0]).name in PROGRAMS
+
+
+def _age() -> float:
+    """Seconds from the start of this process, loading of packages included, where it is known."""
+    if not _alone():
+        return 0.0
+    try:
+        # The 22nd field of proc_pid_stat(5): clock ticks from the start of the system.
+        started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError, IndexError):
+        return 0.0
+
+
 def say(text: str, style: str = "") -> None:
     """Print a line; what could command the terminal is shown in its place."""
     rich.get_console().print(Text(visible(text), style=style))
@@ -121,6 +153,8 @@ def message_of(error: BaseException) -> str:
 def session(debug: bool) -> Iterator[Outputs]:
     """Notes of the library on the terminal, errors as one paragraph, a signal as one line."""
     outputs = Outputs(debug)
+    if _alone():
+        compiled.keep()
     try:
         with _notes(), _signals(), warnings.catch_warnings():
             # The library's own message says more.

@@ -74,6 +74,7 @@ def test_demo_reports_and_leaves_three_files(tmp_path):
         "Pearson r",
         "Strongest gene pairs",
         "M0 = 100,000",  # the library's notes are shown
+        "The command took",
     ):
         assert words in text
     result = nbln.load(out / "fit.nc")
@@ -323,7 +324,8 @@ def test_symbols_gene_sets_colours_and_a_network(counts, tmp_path):
     options = ["--symbols", "symbol", "--gene-sets", tmp_path / "sets.gmt", "--color", "kind"]
     network = tmp_path / "net.graphml"
     command = ["fit", tmp_path / "named.h5ad", "--out", tmp_path / "out", "--latent-dim", 3]
-    code, text = run(*command, *options, "--network", network, "--min-abs", 0.1, "--no-progress")
+    options += ["--network", network, "--min-abs", 0.1, "--halves", 1]
+    code, text = run(*command, *options, "--no-progress")
     assert code == 0, text
     assert "gene programs were found" in text
     genes = set(nx.read_graphml(network))
@@ -331,6 +333,7 @@ def test_symbols_gene_sets_colours_and_a_network(counts, tmp_path):
     assert len(genes) > N_GENES / 2
     programs = pd.read_csv(tmp_path / "out" / "gene_programs.csv")
     assert programs["program"].tolist() == [1, 2, 3][: len(programs)]
+    assert set(programs["found_again"]) <= {"0 of 1", "1 of 1"}
     assert set(pd.read_csv(tmp_path / "out" / "gene_sets.csv")["term"]) <= {"all"}
     assert {"note"} <= set(pd.read_csv(tmp_path / "out" / "top_pairs.csv"))
     page = (tmp_path / "out" / "report.html").read_text()

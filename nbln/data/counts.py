@@ -4,10 +4,11 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from anndata import AnnData
 from jaxtyping import Float, Float32, Int
 
@@ -15,10 +16,13 @@ from nbln.data import checks
 from nbln.data.design import read_columns
 from nbln.data.genes import Selection, coverage
 from nbln.data.naming import checked_names
+from nbln.data.slices import slices
 from nbln.data.storage import Matrix, as_type, canonical, open_matrix
 from nbln.vocabulary import OTHER_GENE
 
 _log = logging.getLogger("nbln")
+
+PART_BYTES = 2**24  # of the dense counts that become sparse at once: little beside any data
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False)
@@ -215,6 +219,25 @@ class Counts:
             return where % self.n_genes, block.ravel()[where]
         block = canonical(self._selection.sparse(block))
         return block.indices, block.data
+
+    def part(self, cells: Int[np.ndarray, " part"], caller: str) -> "Counts":
+        """Counts of some cells, in memory, of the genes that have any there; `caller` as above.
+
+        Raises
+        ------
+        ValueError
+            A single cell, or a cell without counts in these genes.
+        """
+        size = max(1, PART_BYTES // (4 * self.n_genes))
+        blocks = [sp.csr_matrix(self.rows(cells[i])) for i in slices(len(cells), size)]
+        part = AnnData(
+            sp.vstack(blocks, "csr"),
+            obs=self.obs.iloc[cells].set_axis(self.cell_names[cells]),
+            var=pd.DataFrame(index=self.gene_names),
+        )
+        counts = Counts.from_anndata(part, columns=list(self.obs.columns), caller=caller)
+        pooled = self.has_other and counts.gene_names[-1] == OTHER_GENE
+        return replace(counts, has_other=pooled)
 
     def check_unchanged(self) -> None:
         """Raise if the arrays or the file that this shares have changed since they were checked.

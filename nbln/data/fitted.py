@@ -1,5 +1,6 @@
 """What results remember of their data: whose cells and genes, and how they were fitted."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +41,9 @@ class Fitted:
         How the data came in: a word of `nbln.data.doors.DOORS`.
     counts
         The data themselves while the result is live; None after loading.
+    again
+        The same fit of other counts, with all settings, while the result is live; None after
+        loading.
     """
 
     cell_names: np.ndarray
@@ -55,6 +59,7 @@ class Fitted:
     by_name: bool = False
     door: str = COUNTS
     counts: Data | None = field(default=None, repr=False)
+    again: Callable[[Any], Any] | None = field(default=None, repr=False)
 
     @classmethod
     def of(

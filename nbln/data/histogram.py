@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from nbln.data.chunks import chunk_cells
 from nbln.data.counts import Counts
@@ -102,9 +102,14 @@ def _edges_of(n_bins: int) -> Float[np.ndarray, " edge"]:
 def bin_of(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """The bin of each count; counts are below the last edge."""
     # A table is several times faster than a search, which only the few huge counts need.
-    table = np.searchsorted(edges, np.arange(min(edges[-1], _TABLE_SIZE)), side="right") - 1
+    table = bin_table(edges)
     whole = values.astype(np.intp)
     bins = table[np.minimum(whole, len(table) - 1)]
     huge = np.flatnonzero(whole >= len(table))
     bins[huge] = np.searchsorted(edges, whole[huge], side="right") - 1
     return bins
+
+
+def bin_table(edges: np.ndarray) -> Int[np.ndarray, " count"]:
+    """The bin of every count below 2**16, or below the last edge."""
+    return np.searchsorted(edges, np.arange(min(edges[-1], _TABLE_SIZE)), side="right") - 1

@@ -7,6 +7,7 @@ counts of rates above 1e4 are distorted, and whose uniforms have no values betwe
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax, random
+from jaxtyping import Float, Int
 
 from nbln.distributions.special import HALF_LOG_TWO_PI, bd0, stirling_remainder
 
@@ -15,6 +16,10 @@ MAX_RATE = 2.0**30
 
 # Hörmann's algorithm needs rates of at least 10.
 _SMALL_RATE = 10.0
+
+# Counts a gene up to which a multinomial is drawn count by count: from there on binomial draws,
+# one a gene, are as quick (measured for 300 to 4,000 genes).
+MOST_UNIFORMS = 4.0
 
 
 def sample_exponential(key: Array, shape: tuple[int, ...], dtype) -> Array:
@@ -98,8 +103,44 @@ def _transformed_rejection(key: Array, rate: Array, wanted: Array) -> Array:
 
 
 def gamma_rates(rng: np.random.Generator, mean: np.ndarray, concentration: np.ndarray):
-    """Gamma rates on the host: Poisson counts of these are negative binomial of this mean."""
-    return rng.gamma(np.broadcast_to(concentration, mean.shape), mean / concentration)
+    """Gamma rates on the host: Poisson counts of these are negative binomial of this mean.
+
+    They are drawn in the precision of the means, which in single precision takes a fifth less time.
+    """
+    shape = np.broadcast_to(concentration, mean.shape)
+    single = mean.dtype == np.float32
+    unit = rng.standard_gamma(shape, dtype=np.float32 if single else np.float64)
+    return unit * (mean / np.asarray(concentration, unit.dtype))
+
+
+def share_out(
+    rng: np.random.Generator,
+    totals: Int[np.ndarray, " cell"],
+    weights: Float[np.ndarray, "cell gene"],
+) -> Int[np.ndarray, "cell gene"]:
+    """Multinomial counts on the host: each cell's total, shared out in proportion to weights.
+
+    Of few counts a gene each count is a uniform number in the gene whose share of [0, 1) it falls
+    into, which takes half the time of a binomial draw for every gene.
+
+    Parameters
+    ----------
+    totals
+        Whole numbers.
+    weights
+        Not negative, and not all 0 in a cell.
+    """
+    ends = np.cumsum(weights, axis=1, dtype=np.float64)
+    ends /= ends[:, -1:]
+    if totals.mean() > MOST_UNIFORMS * ends.shape[1]:
+        return rng.multinomial(totals, np.diff(ends, axis=1, prepend=0))
+    # Numbers below the end of each gene's share; all are below the last.
+    below = np.empty(ends.shape, np.int32)
+    for row, own, total in zip(below, ends, totals, strict=True):
+        row[:] = np.searchsorted(np.sort(rng.random(total)), own)
+    below[:, -1] = totals
+    below[:, 1:] -= below[:, :-1].copy()
+    return below
 
 
 def sample_negative_binomial(key: Array, mean: Array, concentration: Array) -> Array:

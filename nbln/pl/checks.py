@@ -36,12 +36,14 @@ def plot_ppc(
         As in `check`. With groups of cells each has a row of panels, and six rows are shown at
         most: those of most misfits.
     checks
-        What `check` gave, if it is there already.
+        What `check` gave; by default what it gave last, of so many draws at least, if it did.
     ax
         Five axes, or five a group.
     """
     style.need_fit(res)
-    if checks is None:
+    if checks is None and groupby is None:
+        checks = res.get_checks(ppc_level, n_samples, counts=counts)
+    elif checks is None:
         checks = res.check(ppc_level, n_samples, counts=counts, groupby=groupby)
     groups = _worst_groups(dict(by_group(checks)))
     n = len(PANELS) + 1

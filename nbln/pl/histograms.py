@@ -8,12 +8,12 @@ from nbln.arguments import check_whole
 from nbln.pl import style
 from nbln.pl.genes import counts_of
 from nbln.questions.groups import Groups
+from nbln.questions.histograms import Histograms, spread
 
 MOST_BINS = 16  # of a histogram: what a panel has room for, zeros and the last bin included
 TAIL = 0.995  # share of cells below the last bin, which holds all larger counts
 COLUMNS = 2
 LABELS = 4  # of bins, below a panel
-RARE = 0.05  # mean count below which a histogram is nearly all zeros
 
 
 def plot_gene_ppc(
@@ -52,18 +52,18 @@ def plot_gene_ppc(
     """
     style.need_counts(res)
     data = res.fitted.data(counts)
-    chosen = _spread(res.fitted, data, check_whole("n_genes", n_genes)) if genes is None else genes
-    positions = res.fitted.find(chosen)
+    n_genes = check_whole("n_genes", n_genes)
+    positions = spread(res.fitted, data, n_genes) if genes is None else res.fitted.find(genes)
     names = res.fitted.gene_names[positions]
     groups = _groups(groupby, data, counts)
     n_columns = COLUMNS if groupby is None else len(groups)
     panels = [(i, group) for i in range(len(names)) for group in groups]
     figure, axes = style.new_grid(ax, len(panels), n_columns, size=(3.2, 2.2))
-    drawn = res.get_ppc_samples(ppc_level, n_samples, counts=data, genes=names).values[0]
+    drawn = _drawn(res, names, groups, ppc_level, n_samples, data)
     rows, labels = counts_of(data, positions).astype(np.int64), style.labels(names)
     for place, (panel, (i, group)) in enumerate(zip(axes, panels, strict=True)):
         cells = groups[group]
-        _histogram(panel, rows[cells, i], drawn[:, cells, i])
+        _histogram(panel, rows[cells, i], drawn[group][i])
         title = f"{labels[i]}, mean {rows[cells, i].mean():.3g}"
         below = "" if groupby is None else f"\n{style.labels([group])[0]}"
         panel.set_title(title + below, fontsize="small")
@@ -74,6 +74,23 @@ def plot_gene_ppc(
     return figure
 
 
+def _drawn(res, names, groups, ppc_level, n_samples, data) -> dict[str, np.ndarray]:
+    """(gene, draw, count) numbers of cells of each group; of all they may be there already."""
+    if len(groups) == 1:
+        (name,) = groups
+        return {name: res.get_count_histograms(names, ppc_level, n_samples, counts=data)}
+    drawn = res.get_ppc_samples(ppc_level, n_samples, counts=data, genes=names).values[0]
+    return {name: _numbers(drawn[:, cells]) for name, cells in groups.items()}
+
+
+def _numbers(drawn: np.ndarray) -> np.ndarray:
+    """Numbers of cells by count, (gene, draw, count), of counts (draw, cell, gene)."""
+    watched = Histograms(np.arange(drawn.shape[2]), len(drawn))
+    for _ in watched.watch([(slice(None), drawn)]):
+        pass
+    return watched.values
+
+
 def _groups(groupby, data, given) -> dict[str, np.ndarray]:
     """(cell,) masks of the groups by name; one of all cells where there are none."""
     if groupby is None:
@@ -82,23 +99,11 @@ def _groups(groupby, data, given) -> dict[str, np.ndarray]:
     return {name: groups.codes == i for i, name in enumerate(groups.names)}
 
 
-def _spread(fitted, data, n: int) -> np.ndarray:
-    """Names of genes at equal steps of log mean, of those that are not nearly all zeros."""
-    real = np.flatnonzero(fitted.real_genes)
-    means = data.gene_totals[real] / data.n_cells
-    order = np.argsort(-means, kind="stable")[: max(n, int((means >= RARE).sum()))]
-    logs, chosen = np.log(means[order]), []
-    for target in np.linspace(logs[-1], logs[0], min(n, len(order))):
-        distance = np.abs(logs - target)
-        distance[chosen] = np.inf
-        chosen.append(int(np.argmin(distance)))
-    return fitted.gene_names[real[order[np.sort(chosen)[::-1]]]]
-
-
 def _histogram(ax, observed: np.ndarray, drawn: np.ndarray) -> None:
-    """One gene: counts (cell,) observed and (draw, cell) drawn."""
+    """One gene: counts (cell,) observed, and (draw, count) numbers of cells drawn."""
     starts = _bin_starts(observed)
-    data, *draws = (_shares(one, starts) for one in (observed, *drawn))
+    data = _shares(np.bincount(observed)[None], starts)[0]
+    draws = _shares(drawn, starts)
     low, middle, high = np.quantile(draws, [0.05, 0.5, 0.95], axis=0)
     edges = np.arange(len(starts) + 1) - 0.5
     least = 0.5 / len(observed)  # half a cell: the foot of the bars
@@ -133,6 +138,8 @@ def _bin_starts(observed: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.arange(1, tail + step, step)]).astype(np.int64)
 
 
-def _shares(counts: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    bins = np.searchsorted(starts, counts, side="right") - 1
-    return np.bincount(bins, minlength=len(starts)) / len(counts)
+def _shares(numbers: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Shares of cells in each bin, (draw, bin), of numbers of cells by count, (draw, count)."""
+    further = max(starts[-1] + 1 - numbers.shape[1], 0)
+    numbers = np.pad(numbers, ((0, 0), (0, further)))
+    return np.add.reduceat(numbers, starts, axis=1) / numbers.sum(axis=1, keepdims=True)

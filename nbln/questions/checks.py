@@ -18,8 +18,9 @@ from scipy import stats
 from nbln import vocabulary as names
 from nbln.data.counts import Counts
 from nbln.data.fitted import Fitted
-from nbln.data.histogram import bin_edges, bin_of
+from nbln.data.histogram import bin_edges, bin_of, bin_table
 from nbln.data.slices import slices
+from nbln.linalg.products import host_dot
 from nbln.questions.groups import Groups
 from nbln.questions.predictive import Draws, block_cells
 
@@ -46,16 +47,20 @@ class _Bins(NamedTuple):
     edges: Float[np.ndarray, " edge"]
     start: Int[np.ndarray, " gene_and_end"]
     last: Int[np.ndarray, " gene"]  # largest count that has a bin of its own
+    table: Int[np.ndarray, " count"]  # the bin of small counts
 
     @classmethod
     def up_to(cls, largest: Int[np.ndarray, " gene"]) -> "_Bins":
         edges = bin_edges(largest.max(initial=0))
         n_bins = bin_of(largest, edges) + 1
-        return cls(edges, np.concatenate([[0], np.cumsum(n_bins)]), largest)
+        start = np.concatenate([[0], np.cumsum(n_bins)])
+        return cls(edges, start, largest, bin_table(edges))
 
     def count(self, counts: Int[np.ndarray, "cell gene"]) -> Int[np.ndarray, " bin"]:
         clipped = np.minimum(counts, self.last)
-        position = bin_of(clipped.ravel(), self.edges).reshape(clipped.shape) + self.start[:-1]
+        few = self.last.max() < len(self.table)
+        bins = self.table[clipped] if few else bin_of(clipped.ravel(), self.edges)
+        position = bins.reshape(clipped.shape) + self.start[:-1]
         return np.bincount(position.ravel(), minlength=self.start[-1]).astype(np.int32)
 
     def quantile(self, histogram, n_cells: int) -> Float[np.ndarray, "draw gene"]:
@@ -77,7 +82,6 @@ class _Sums:
         self.n_cells = 0
         self._sum = np.zeros((n_draws, n_genes))
         self._square = np.zeros((n_draws, n_genes))
-        self._zeros = np.zeros((n_draws, n_genes))
         self._histogram = np.zeros((n_draws, bins.start[-1]), np.int32)
         self._totals: list[np.ndarray] = []
         self._normalised = np.zeros((n_draws, n_paired))
@@ -89,12 +93,11 @@ class _Sums:
             values = one.astype(np.float64)
             self._sum[i] += values.sum(axis=0)
             self._square[i] += (values**2).sum(axis=0)
-            self._zeros[i] += (one == 0).sum(axis=0)
             self._histogram[i] += self._bins.count(one)
             total = np.maximum(values.sum(axis=1, keepdims=True), 1)
             normalised = np.log1p(values[:, self._pair_genes] / total * self._library)
             self._normalised[i] += normalised.sum(axis=0)
-            self._products[i] += normalised.T @ normalised
+            self._products[i] += host_dot(normalised.T, normalised)
         self._totals.append(counts.sum(axis=2, dtype=np.float64))
 
     def statistics(self) -> dict[str, np.ndarray]:
@@ -106,7 +109,7 @@ class _Sums:
         return {
             "mean": mean,
             "variance": np.maximum(self._square / n - mean**2, 0) * n / (n - 1),
-            "zero_fraction": self._zeros / n,
+            "zero_fraction": self._histogram[:, self._bins.start[:-1]] / n,
             "quantile_99": self._bins.quantile(self._histogram, n),
             "library_size": np.stack([totals.mean(1), totals.std(1), low, middle, high], axis=1),
             "correlation": self._correlations(),

@@ -19,8 +19,11 @@ from jaxtyping import Float, Int
 from nbln import vocabulary as names
 from nbln.arguments import check_whole, choose
 from nbln.channels.base import Channel
+from nbln.data.ahead import ahead
 from nbln.data.fitted import Fitted
 from nbln.data.slices import slices
+from nbln.distributions.sampling import share_out
+from nbln.linalg.products import host_dot
 from nbln.posterior import draws, mode
 from nbln.posterior.cells import CellsAtMode
 from nbln.posterior.mode import Parameters
@@ -28,7 +31,9 @@ from nbln.posterior.totals import Totals
 
 MARGINAL, ANCHORED, PER_CELL = "marginal", "library_anchored", "per_cell"
 LEVELS = (MARGINAL, ANCHORED, PER_CELL)
-BLOCK_BYTES = 2**27  # of the draws that are held at once: little beside the counts
+# Of the draws that a thread holds at once: little beside the counts, and small enough that the
+# numbers of one draw are in a core's cache.
+BLOCK_BYTES = 2**25
 
 
 class Shares(NamedTuple):
@@ -101,17 +106,20 @@ def count_draws(
 ) -> Draws:
     """Predictive counts of some cells after others; see `Result.get_ppc_samples`.
 
-    Memory is that of one block, however many cells there are. Same seed, same draws.
+    Memory is that of a block for each thread, however many cells there are. Same seed, same draws.
     """
-    size = block_cells(n_samples, fitted.n_cells, fitted.n_genes)
-    for block in slices(fitted.n_cells, size):
+
+    def draw(block: slice):
         rng = np.random.default_rng([seed, block.start])
         drawn = np.empty((n_samples, block.stop - block.start, fitted.n_genes), np.int32)
         for i, (f, drawer) in enumerate(sampler(block, rng)):
             if ppc_level == ANCHORED:
                 drawer = Shares(drawer, fitted.library_size[block])
             drawn[i] = drawer.sample(rng, f)
-        yield block, drawn
+        return block, drawn
+
+    size = block_cells(n_samples, fitted.n_cells, fitted.n_genes)
+    return ahead(draw, slices(fitted.n_cells, size))
 
 
 def all_counts(
@@ -242,8 +250,12 @@ def fresh_rates(parameters: Parameters, mu, design: CellDesign, rng):
     mu = np.asarray(parameters.mu) if mu is None else mu
     z = design.scaled(rng.standard_normal((design.n_cells, W.shape[1]), np.float32))
     noise = rng.standard_normal((design.n_cells, len(d)), np.float32)
-    known = design.covariates @ np.asarray(parameters.effects).T
-    return mu + known + z @ W.T + noise * np.sqrt(d)
+    x = host_dot(z, W.T) + mu
+    if design.covariates.shape[1]:
+        x += host_dot(design.covariates, np.asarray(parameters.effects).T)
+    noise *= np.sqrt(d)
+    x += noise
+    return x
 
 
 def relative(x):
@@ -253,7 +265,9 @@ def relative(x):
 
 def _anchored(x, channel: Channel, library_size, rng):
     """Counts of each cell's own total, shared out in proportion to rates."""
-    rates = channel.rates(rng, relative(x)).astype(np.float64)
+    x = relative(x)
+    rates = channel.rates(rng, x)
     # A cell has counts, so not all of its genes are structural zeros.
-    rates = np.where(rates.sum(axis=1, keepdims=True) > 0, rates, np.exp(relative(x)))
-    return rng.multinomial(library_size.astype(int), rates / rates.sum(axis=1, keepdims=True))
+    none = ~rates.any(axis=1)
+    rates[none] = np.exp(x[none])
+    return share_out(rng, library_size.astype(int), rates)

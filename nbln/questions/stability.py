@@ -54,5 +54,27 @@ def n_programs(
     return np.array([gauge.effective_rank(of_draw, share, floor) for of_draw in norms])
 
 
+def found_again(
+    reference: Float[np.ndarray, "gene program"], others: Float[np.ndarray, "gene other"]
+) -> tuple[Float[np.ndarray, " program"], Float[np.ndarray, " program"]]:
+    """How well each program of a fit is found again among those of another fit.
+
+    Returns
+    -------
+    The absolute cosine of its column of W_⊥ with the column matched to it, for the largest sum of
+    cosines, 0 without one; and with the nearest direction in the span of all others, which a
+    rotation of these does not change (the cosine of the angle with their space).
+    """
+    ours, theirs = (_unit(W - W.mean(axis=0)) for W in (reference, others))
+    cosine, span = np.zeros((2, ours.shape[1]))
+    if not theirs.shape[1]:
+        return cosine, span
+    between = np.abs(ours.T @ theirs)
+    rows, columns = linear_sum_assignment(-between)
+    cosine[rows] = between[rows, columns]
+    span[:] = np.linalg.norm(np.linalg.qr(theirs)[0].T @ ours, axis=0)
+    return np.minimum(cosine, 1.0), np.minimum(span, 1.0)
+
+
 def _unit(W):
     return W / np.maximum(np.linalg.norm(W, axis=0), 1e-12)

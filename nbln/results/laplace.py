@@ -3,9 +3,9 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
-import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import xarray as xr
@@ -15,17 +15,15 @@ from nbln import vocabulary as names
 from nbln.inference.sampler.engine import SamplerConfig
 from nbln.posterior.cells import CellsAtMode
 from nbln.posterior.totals import Totals
-from nbln.priors.capture import KnownCapture
 from nbln.questions import (
     arviz,
     denoised,
     diagnostics,
     distributions,
     predictive,
-    scoring,
 )
 from nbln.questions.convergence import Convergence
-from nbln.results import export, files, io, one_dataset, sampling, story
+from nbln.results import export, files, halves, io, new_cells, one_dataset, sampling, story
 from nbln.results.fitted_programs import FittedPrograms
 from nbln.results.posterior import PosteriorDraws
 from nbln.results.svi import SVIResult
@@ -99,6 +97,26 @@ class LaplaceResult(FittedPrograms):
         """
         return one_dataset.alone(self, name)
 
+    def rank_stability(self, n_halves: int = 3, seed: int = 0, counts=None) -> xr.Dataset:
+        """The same fit of random halves of the cells: which programs are found again.
+
+        Each half costs about half of the fit. Settings and seed are those of the fit, `seed` is of
+        the halves; `counts` the AnnData of the fit, where it is not held.
+
+        Returns
+        -------
+        ``effective_rank``, ``converged`` (half,); ``cosine`` and ``span`` (half, program): of the
+        fit's column of W_⊥ with its match in the half, and with the space of all programs there
+        (1: found again; 0: not). ``attrs["effective_rank"]`` is that of the fit.
+
+        Raises
+        ------
+        ValueError
+            A result that was loaded, which has not all settings; too few cells; not half of them
+            can be fitted, with the reason.
+        """
+        return halves.rank_stability(self, n_halves, seed, counts)
+
     def get_distributions(self) -> dict:
         """Posterior of each parameter and of η, as NumPyro distributions.
 
@@ -119,7 +137,9 @@ class LaplaceResult(FittedPrograms):
     def get_compositional_samples(self, n_samples: int = 100, seed: int = 0) -> xr.DataArray:
         """Softmax of fresh log-rates, (chain, draw, gene): compositions without counting noise."""
         predictive.check_draws(predictive.MARGINAL, n_samples)
-        frozen = self._frozen_draws(n_samples, seed)
+        # Of what a source draws, compositions depend on μ alone.
+        drawn = names.MU in self._drawn_by_source
+        frozen = self._frozen_draws(n_samples, seed) if drawn else [{}] * n_samples
         given = self.fitted, self.parameters, self.design
         return predictive.compositions(*given, frozen, seed)
 
@@ -157,8 +177,9 @@ class LaplaceResult(FittedPrograms):
         Below 0.7 the Laplace approximation of a cell's factors can be trusted or corrected
         (Vehtari et al. 2024).
         """
-        at_mode = self._at_mode(counts)
-        return diagnostics.pareto_k(self.fitted, self.parameters, at_mode, n_cells, seed)
+        given = self.fitted, self.parameters, self._at_mode(counts), n_cells, seed
+        make = partial(diagnostics.pareto_k, *given)
+        return self._kept.once(("pareto_k", n_cells, seed), make).copy()
 
     def _located(self):
         return self.parameters, self.search
@@ -193,18 +214,7 @@ class LaplaceResult(FittedPrograms):
         return predictive.fresh_sampler(*given, frozen, ppc_level, self.totals)
 
     def _transform(self, counts):
-        capture, source = self.capture_rule.of(counts.library_size), self.cascade_source
-        if source is not None and source.has_capture and not np.any(self.cells.eta_sd):
-            # Capture losses are frozen: new cells have what the source says of them.
-            capture = KnownCapture(jnp.asarray(source.capture_losses(counts)))
-        added = self._augment(counts, "transform", capture)
-        added = scoring.with_own_cells(self.fitted, self.augmentation, counts, added)
-        z, eta = scoring.modes(self.parameters, counts, added, self.search)
-        z = z[:, : self.latent_dim]
-        if self.totals is not None and self.has_capture:
-            eta = self.totals.capture_losses(counts.library_size, capture).mean
-            place, same = scoring.places(self.fitted, counts)
-            eta[same] = self.cells.eta[place[same]]
+        z, eta = new_cells.latent(self, counts)
         return {names.ETA: ((names.CELL,), eta), "z": ((names.CELL, names.FACTOR), z)}
 
     def draw_parameters(self, n_samples: int, seed: int) -> xr.Dataset:

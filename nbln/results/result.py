@@ -3,13 +3,13 @@
 import abc
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from nbln import registry
 from nbln import vocabulary as names
@@ -19,9 +19,10 @@ from nbln.data.fitted import Fitted
 from nbln.questions import arviz, diagnostics, predictive
 from nbln.questions.checks import predictive_checks
 from nbln.questions.convergence import Convergence
-from nbln.questions.groups import Groups
-from nbln.results import io, notebook
+from nbln.questions.predictive import ANCHORED
+from nbln.results import checking, io, notebook
 from nbln.results.answers import Answers
+from nbln.results.kept import Kept
 from nbln.results.story import Line
 
 # Draws of the predictive checks behind a summary: a gene is outside all by chance 2 times in 41.
@@ -46,6 +47,7 @@ class Result(Answers):
     has_latent: ClassVar[bool] = False  # whether a figure of the cells' factors says something
     fitted: Fitted
     model: str
+    _kept: Kept = field(default_factory=Kept, init=False, repr=False)
 
     @property
     def has_effects(self) -> bool:
@@ -219,7 +221,7 @@ class Result(Answers):
         """Predictive checks: what was counted beside what the model would count.
 
         Draws are made and summarised in blocks of cells, so that memory does not grow with
-        cells x draws x genes.
+        cells x draws x genes. What they say is kept, so that asking again costs nothing.
 
         Parameters
         ----------
@@ -252,17 +254,32 @@ class Result(Answers):
             An unknown gene or column.
         """
         self._check_counted("check")
-        data, groups = self.fitted.data(counts), None
-        if groupby is not None:
-            if ppc_level == predictive.MARGINAL:
-                raise ValueError(
-                    f"check(ppc_level={ppc_level!r}, groupby=): such draws are of cells like any "
-                    "of the fit, not of one group; leave ppc_level out, or give 'per_cell'"
-                )
-            groups = Groups.of(groupby, data, counts, "check")
+        data = self.fitted.data(counts)
+        if groupby is None:
+            made = checking.made(self, data, genes, ppc_level, n_samples, seed)
+            return made.checks.copy(deep=True)
+        groups = checking.groups(groupby, data, counts, ppc_level)
         blocks = self._draws(ppc_level, n_samples, seed, data)
         asked = genes, ppc_level, n_samples, seed
         return predictive_checks(self.fitted, data, blocks, *asked, groups)
+
+    def get_checks(
+        self, ppc_level: str = ANCHORED, n_samples: int = SUMMARY_DRAWS, seed: int = 0, counts=None
+    ) -> xr.Dataset:
+        """Predictive checks of at least so many draws: those made already, or as `check` does."""
+        data = self.fitted.data(counts)
+        if found := self._kept.best(ppc_level, seed, n_samples):
+            return found[0].checks.copy(deep=True)
+        return self.check(ppc_level, n_samples, seed=seed, counts=data)
+
+    def get_count_histograms(
+        self, genes: Sequence[str], ppc_level: str = ANCHORED, n_samples: int = 50, counts=None
+    ) -> Int[np.ndarray, "gene draw count"]:
+        """How many cells of predictive draws have each count of these genes, 0, 1, 2, ...
+
+        Of at least so many draws: those of checks made already, if they have these genes.
+        """
+        return checking.histograms(self, genes, ppc_level, n_samples, counts)
 
     def summary(self, checks: xr.Dataset | bool = True, counts=None, seed: int = 0) -> pd.DataFrame:
         """Whether to believe the fit: one row a quantity, with columns value, status and note.
@@ -272,9 +289,9 @@ class Result(Answers):
         Parameters
         ----------
         checks
-            What `check` gave, by group too; True makes checks of 40 draws; False leaves out all
-            that needs the counts: predictive checks and Pareto k̂ of the cells. Data that are no
-            counts have none of these checks.
+            What `check` gave, by group too; True takes those of this seed that were made already,
+            of 40 draws at least, or makes them; False leaves out all that needs the counts:
+            predictive checks and Pareto k̂ of the cells. Data that are no counts have none of these.
         counts
             The AnnData of the fit; needed after loading, unless `checks` is False.
         """
@@ -289,7 +306,7 @@ class Result(Answers):
         if not self.fitted.counted:
             return diagnostics.table(self._summary(data, seed))
         if checks is True:
-            checks = self.check(n_samples=SUMMARY_DRAWS, seed=seed, counts=data)
+            checks = self.get_checks(seed=seed, counts=data)
         remedy = registry.find(self.model).remedy
         rows = self._summary(data, seed), self._outliers(data), diagnostics.misfit(checks, remedy)
         return diagnostics.table(itertools.chain(*rows))
@@ -372,8 +389,8 @@ class Result(Answers):
         posterior = self.draw_parameters(n_samples, seed)
         likelihood = self.cell_log_likelihood(posterior, data)
         drawn = self.get_ppc_samples(predictive.PER_CELL, n_predictive, seed, data)
-        tree = arviz.datatree(self.fitted, data, posterior, likelihood, drawn)
-        return arviz.described(tree, self.fitted, self.model)
+        parts = data, posterior, likelihood, drawn
+        return arviz.described(arviz.datatree(self.fitted, *parts), self.fitted, self.model)
 
     def to_arviz(self, n_samples: int = 100, n_predictive: int = 20, seed: int = 0, counts=None):
         """`to_datatree` as the installed ArviZ wants it: InferenceData before ArviZ 1.0."""

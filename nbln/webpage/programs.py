@@ -54,6 +54,8 @@ def programs(result, named: pd.DataFrame) -> dict[str, Any]:
             "share": [f"{share:.0%}" for share in shown["share"]],
         }
     )
+    if "found_again" in shown:
+        found["found again in halves"] = shown["found_again"]
     figures = [
         (
             "Genes of the programs",

@@ -13,7 +13,7 @@ from nbln.distributions import (
     ZeroTruncatedNegativeBinomial,
     ZeroTruncatedPoisson,
 )
-from nbln.distributions.sampling import sample_exponential, sample_poisson
+from nbln.distributions.sampling import gamma_rates, sample_exponential, sample_poisson, share_out
 
 draw = jax.jit(sample_poisson)
 DRAWS = 100_000
@@ -111,3 +111,43 @@ def test_sampling_ends_whatever_the_rate():
     assert draws[0] == -1
     assert draws[1] == 0
     assert draws[3] > 1e9
+
+
+@pytest.mark.parametrize("total", [300, 40_000])  # count by count, and by binomial draws
+def test_totals_are_shared_out_in_proportion(total):
+    weights = np.array([0.0, 1e-3, 0.2, 3.0, 1.0, 0.0], np.float32)
+    n_cells = 4000
+    drawn = share_out(
+        np.random.default_rng(0), np.full(n_cells, total), np.tile(weights, (n_cells, 40))
+    )
+    np.testing.assert_array_equal(drawn.sum(axis=1), total)
+    p = np.tile(weights, 40) / (40 * weights.astype(np.float64).sum())
+    assert not drawn[:, p == 0].any()
+    drawn, p = drawn[:, p > 0], p[p > 0]
+    # Means and covariances of a multinomial, within five standard errors over cells.
+    error = (drawn.mean(axis=0) - total * p) / np.sqrt(total * p * (1 - p) / n_cells)
+    assert np.abs(error).max() < 5
+    assert 0.8 < error.std() < 1.2
+    for count in (0, 1, 2):
+        share, expected = (drawn == count).mean(axis=0), st.binom(total, p).pmf(count)
+        seen = expected * n_cells > 20
+        sd = np.sqrt(expected * (1 - expected) / n_cells)[seen]
+        assert np.all(np.abs(share - expected)[seen] < 5 * sd)
+    groups = drawn.reshape(n_cells, 40, -1).sum(axis=1)
+    q = p[: groups.shape[1]] * 40
+    covariance = np.cov(groups.T) / total
+    np.testing.assert_allclose(covariance, np.diag(q) - np.outer(q, q), atol=0.012)
+
+
+@pytest.mark.parametrize("shape", [0.05, 0.9, 3.0, 200.0])
+def test_rates_of_single_precision_are_gamma(shape):
+    mean = np.full((DRAWS, 1), 2.5, np.float32)
+    drawn = gamma_rates(np.random.default_rng(0), mean, np.array([shape]))
+    assert drawn.dtype == np.float32
+    rates = drawn.ravel().astype(np.float64)
+    # Below 1e-9 no count tells one rate from another, and float32 ends.
+    large = rates[rates > 1e-9]
+    gamma = st.gamma(shape, scale=2.5 / shape)
+    assert st.binomtest(len(large), DRAWS, gamma.sf(1e-9)).pvalue > REJECT
+    inside = 1 - gamma.sf(large) / gamma.sf(1e-9)
+    assert st.kstest(inside, "uniform").pvalue > REJECT
