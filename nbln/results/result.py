@@ -255,12 +255,11 @@ class Result(Answers):
         """
         self._check_counted("check")
         data = self.fitted.data(counts)
+        asked = genes, ppc_level, n_samples, seed
         if groupby is None:
-            made = checking.made(self, data, genes, ppc_level, n_samples, seed)
-            return made.checks.copy(deep=True)
+            return checking.made(self, data, *asked).checks.copy(deep=True)
         groups = checking.groups(groupby, data, counts, ppc_level)
         blocks = self._draws(ppc_level, n_samples, seed, data)
-        asked = genes, ppc_level, n_samples, seed
         return predictive_checks(self.fitted, data, blocks, *asked, groups)
 
     def get_checks(
@@ -389,8 +388,8 @@ class Result(Answers):
         posterior = self.draw_parameters(n_samples, seed)
         likelihood = self.cell_log_likelihood(posterior, data)
         drawn = self.get_ppc_samples(predictive.PER_CELL, n_predictive, seed, data)
-        parts = data, posterior, likelihood, drawn
-        return arviz.described(arviz.datatree(self.fitted, *parts), self.fitted, self.model)
+        tree = arviz.datatree(self.fitted, data, posterior, likelihood, drawn)
+        return arviz.described(tree, self.fitted, self.model)
 
     def to_arviz(self, n_samples: int = 100, n_predictive: int = 20, seed: int = 0, counts=None):
         """`to_datatree` as the installed ArviZ wants it: InferenceData before ArviZ 1.0."""
