@@ -11,7 +11,7 @@ LESS := --xla_backend_optimization_level=0
 QUICK := $(LESS) --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow lint peers peers-scvi bench bench-vae bench-negbio \
+.PHONY: help venv demo test test-slow test-interop lint peers peers-scvi bench bench-vae bench-negbio \
 	docs figures package
 
 help: ## say what each target does
@@ -29,6 +29,10 @@ test: $(VENV)/.test ## run the tests on two workers
 
 test-slow: $(VENV)/.test ## run the tests that take long: hostile inputs, interruptions, exact arithmetic
 	$(BIN)/python -m pytest -q -n 2 -m slow
+
+test-interop: $(VENV)/.test ## run the tests with scanpy and MuData, which it installs in .venv
+	@$(PIP) -e ".[interop]"
+	$(BIN)/python -m pytest -q -m interop
 
 lint: $(VENV)/.dev ## check style, format and types
 	$(BIN)/ruff check .

@@ -294,17 +294,6 @@ class LogNormalResult(CountedResult):
         z = self.cells.z[:, : self.latent_dim]
         return self.fitted.label(z, (names.CELL, names.FACTOR), "z")
 
-    def get_embedding(self) -> xr.DataArray:
-        """Where cells are for neighbours, clusters and maps, (cell, factor): z_j ‖w_⊥j‖.
-
-        Programs that carry signal, each as long as it moves log-rates over all genes (natural log):
-        by z alone a weak program would count as much as a strong one.
-        """
-        sizes = self.w_prior_diagnostics
-        norms = sizes["column_frobenius_compositional"][: sizes["effective_rank"]]
-        z = self.cells.z[:, : len(norms)] * np.asarray(norms)
-        return self.fitted.label(z, (names.CELL, names.FACTOR), "embedding")
-
     def get_W_compositional(self) -> xr.DataArray:
         """W_⊥, (gene, factor): loadings less their column means, which no capture loss changes."""
         centred = gauge.compositional(self.parameters.W)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import anndata
 import networkx as nx
 import numpy as np
 import pandas as pd
@@ -201,3 +202,41 @@ def test_pairs_that_few_cells_make(fit):
     pair = leading.names[leading.leading(0, "up", 2)]
     marked = few.mark_pairs(pd.DataFrame({"gene_a": pair[:1], "gene_b": pair[1:]}))
     assert "made by about 3 cells" in marked["note"][0]
+
+
+def test_embedding(fit):
+    rank = fit.w_prior_diagnostics["effective_rank"]
+    norms = np.linalg.norm(fit.get_W_compositional().values, axis=0)[:rank]
+    z = fit.get_latent().values[:, :rank]
+    np.testing.assert_allclose(fit.get_embedding(), z * np.sqrt(norms), rtol=1e-5)
+    np.testing.assert_allclose(fit.get_embedding(power=1), z * norms, rtol=1e-5)
+    np.testing.assert_array_equal(fit.get_embedding(power=0), z)
+    with pytest.raises(ValueError, match="power"):
+        fit.get_embedding(power=2)
+
+
+def test_types_that_differ_less_than_all_cells_do():
+    """Clusters of the embedding are the types where principal components miss them."""
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
+    from sklearn.metrics import adjusted_rand_score
+
+    rng = np.random.default_rng(1)
+    n_cells, n_genes, n_types = 500, 200, 4
+    types = rng.integers(0, n_types, n_cells)
+    differ = rng.normal(size=(n_types, n_genes)) * (rng.random((n_types, n_genes)) < 0.15)
+    W = rng.normal(0, 0.6, (n_genes, 2)) * (rng.random((n_genes, 2)) < 0.3)
+    f = rng.normal(0, 1.5, n_genes) + differ[types] + rng.normal(size=(n_cells, 2)) @ W.T
+    share = np.exp(f) / np.exp(f).sum(axis=1, keepdims=True)
+    counts = rng.poisson(3000 * share * rng.gamma(2, 1 / 2, share.shape))
+    counts = counts[:, counts.sum(axis=0) > 0].astype(np.float32)
+    found = nbln.fit(anndata.AnnData(counts), progress=False).get_embedding()
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    components = PCA(10, random_state=0).fit_transform(np.log1p(shares * 3000))
+
+    def agreement(place):
+        clusters = KMeans(n_types, n_init=20, random_state=0).fit_predict(place)
+        return adjusted_rand_score(types, clusters)
+
+    assert agreement(found) >= agreement(components)
+    assert agreement(found) > 0.95
