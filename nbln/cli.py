@@ -10,6 +10,7 @@ import typer
 import nbln
 from nbln import atomic, report, splitting, terminal
 from nbln import cli_options as options
+from nbln.arguments import hint
 from nbln.data import files, symbols
 from nbln.outputs import DRAWS, FIT, SAID, Asked, Leaving, targets
 from nbln.questions import enrichment
@@ -141,7 +142,8 @@ def _names(adata, column: str | None, gene_sets: Path | None, colors) -> dict | 
     for name in colors:
         if name not in adata.obs:
             has = ", ".join(map(str, adata.obs.columns)) or "none"
-            raise KeyError(f"--color {name}: no such column of obs; it has {has}")
+            near = hint(name, map(str, adata.obs.columns))
+            raise KeyError(f"--color {name}: no such column of obs; it has {has}{near}")
     return None if gene_sets is None else enrichment.within(gene_sets, adata.var_names)
 
 

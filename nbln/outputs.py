@@ -11,7 +11,7 @@ import pandas as pd
 from nbln import atomic, splitting, terminal, webpage
 from nbln.data import files, symbols
 from nbln.questions.enrichment import NamedSets
-from nbln.questions.network import FORMATS
+from nbln.questions.network import FORMATS, of_each_gene
 from nbln.questions.stability import SAME
 from nbln.session import Outputs, say
 from nbln.text import to_csv
@@ -36,6 +36,7 @@ SAID = {
     splitting.COMPARED: "pairs of genes whose correlation differs between two groups",
 }
 NAMES = (FIT, FITTED, PAIRS, REPORT, DRAWS, CALLS, EFFECTS, ACTIVITIES, PROGRAMS, SETS)
+PARTNERS = 10  # strongest pairs of each gene in a network of called pairs
 DRAWN_COUNTS = 2e8  # of the predictive checks in the report: half a minute
 
 
@@ -178,7 +179,10 @@ class Leaving:
             if posterior is None:
                 graph = self.result.to_graph(self._asked.min_abs)
             else:
-                graph = posterior.graph_of(self._called)
+                graph = posterior.graph_of(of_each_gene(self._called, PARTNERS))
+            edges = pd.DataFrame(list(graph.edges), columns=["gene_a", "gene_b"])
+            for (a, b), note in zip(graph.edges, self._marked(edges)["note"], strict=True):
+                graph.edges[a, b]["note"] = note
             FORMATS[file.suffix](graph, file)
 
     def _table(self, name: str, table: pd.DataFrame) -> None:

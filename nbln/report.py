@@ -49,7 +49,7 @@ MEANS = {
     "effective_rank": "all programs that were offered are used, so that there may be more",
     "unconverged_cells": "the factors of some cells were not found",
     "wild_count_cells": "some counts are like no other",
-    "far_genes": "the model is far off for a few genes, which are named below",
+    "far_genes": "the model is far off for a few genes",
     "misfit": "the model does not describe the counts of many genes well",
     "pareto_k": "factors of many cells are approximate",
     "gauge": "most of what genes share is a cell's depth",
@@ -65,8 +65,8 @@ class Verdict(NamedTuple):
     sentence: str
 
 
-def verdict(result: Result, summary: pd.DataFrame) -> Verdict:
-    """What was found, and whether it is to be believed; `summary` is what it gave."""
+def verdict(result: Result, summary: pd.DataFrame, of_draws: pd.DataFrame | None = None) -> Verdict:
+    """What was found, and whether it is to be believed; summaries of the fit and of its draws."""
     cells = f"{result.fitted.n_cells:,} {'cells' if result.fitted.counted else 'samples'}"
     found = f"{result.title} was fitted to {cells} and {result.fitted.n_genes:,} genes."
     rank = None
@@ -82,6 +82,9 @@ def verdict(result: Result, summary: pd.DataFrame) -> Verdict:
     reasons = [
         meaning for start, meaning in MEANS.items() if any(x.startswith(start) for x in warned)
     ]
+    if of_draws is not None and (of_draws["status"] == WARNING).any():
+        reasons.insert(0, "the draws have not settled, so that intervals and calls are rough")
+        warned.append("draws")
     if any(name in GRAVE for name in warned):
         return Verdict(BAD, f"{found} Do not rely on it yet: {'; '.join(reasons[:3])}.")
     if warned:

@@ -6,6 +6,8 @@ import re
 import pandas as pd
 from anndata import AnnData
 
+from nbln.arguments import hint as hint_at
+
 log = logging.getLogger("nbln")
 
 ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}")
@@ -30,7 +32,8 @@ def rename(adata: AnnData, column: str) -> None:
         return
     if column not in adata.var:
         has = ", ".join(map(str, adata.var.columns)) or "none"
-        raise KeyError(f"--symbols {column}: no such column of var; it has {has}")
+        near = hint_at(column, map(str, adata.var.columns))
+        raise KeyError(f"--symbols {column}: no such column of var; it has {has}{near}")
     old = pd.Series(adata.var_names.astype(str), index=adata.var_names)
     given = adata.var[column].astype(object)
     symbol = given.where(given.notna() & (given.astype(str).str.strip() != ""), old).astype(str)

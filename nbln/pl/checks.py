@@ -13,6 +13,7 @@ PANELS = {
     "quantile_99": ("99 % quantile", True),
 }
 MOST_GROUPS = 6  # rows of panels that a page has room for
+FRAME = 100.0  # factor beyond the data's extremes at which a figure of moments ends
 BLOCK = 512  # cells read at a time
 
 
@@ -107,7 +108,11 @@ def plot_mean_variance(res, counts=None, ax=None):
     figure, ax = style.new_axes(ax)
     data = res.fitted.data(counts)
     mean, variance = _moments(data)
-    model_mean, model_variance = res.get_count_moments()
+    # The tail of a log-normal can be without measure: what is beyond lies on the frame.
+    model_mean, model_variance = (
+        np.clip(model, data[data > 0].min(initial=1.0) / FRAME, FRAME * data.max())
+        for model, data in zip(res.get_count_moments(), (mean, variance), strict=True)
+    )
     ax.scatter(mean, variance, color=style.BLUE, label="data", rasterized=True, **style.POINTS)
     ax.scatter(
         model_mean,

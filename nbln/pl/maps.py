@@ -77,6 +77,10 @@ def _panels(
 ) -> tuple[dict[str, np.ndarray], bool]:
     """Values of all cells by the title of their panel; whether they are factors of programs."""
     n_cells = res.fitted.n_cells
+    if isinstance(color, str):
+        raise TypeError(
+            f"color={color!r}: give values, not a name: color={{{color!r}: adata.obs[{color!r}]}}"
+        )
     of_programs = color is None and res.has_programs
     if of_programs:
         rank = min(res.w_prior_diagnostics["effective_rank"], n_programs)

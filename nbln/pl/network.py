@@ -14,7 +14,7 @@ LEADING, PARTNERS = 40, 4  # genes of a fit's network, and strongest pairs of ea
 def plot_network(
     res, pairs: pd.DataFrame | None = None, n_pairs: int = 200, seed: int = 0, ax=None
 ):
-    """Correlated genes as a network: genes as nodes, correlations as edges, red where positive.
+    """Correlated genes as a network: genes as nodes, correlations as edges, orange where positive.
 
     Nodes have the colour of the program that varies the gene most, as numbered.
 

@@ -55,6 +55,9 @@ def read(gene_sets: GeneSets) -> dict[str, list[str]]:
         No such file; neither a file nor sets by name; a file without gene sets.
     """
     if isinstance(gene_sets, Mapping):
+        for name, genes in gene_sets.items():
+            if isinstance(genes, str):
+                raise TypeError(f"gene_sets=: {name!r}: give a list of genes, not {genes!r}")
         return {str(name): [str(gene) for gene in genes] for name, genes in gene_sets.items()}
     if not isinstance(gene_sets, str | Path):
         raise TypeError(
@@ -95,7 +98,7 @@ def within(gene_sets: GeneSets, names: np.ndarray) -> dict[str, list[str]]:
     theirs = next((gene for genes in sets.values() for gene in genes), "nothing")
     raise ValueError(
         f"gene_sets=: none of their genes is in the data: they are called {theirs!r} there, and "
-        f"{names[0]!r} here; give names of the same kind (nbln fit --symbols COLUMN)"
+        f"{str(names[0])!r} here; give names of the same kind (nbln fit --symbols COLUMN)"
     )
 
 

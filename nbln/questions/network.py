@@ -51,6 +51,14 @@ def strongest_partners(
     return pd.DataFrame(dict(zip(("gene_a", "gene_b", "correlation"), found, strict=True)))
 
 
+def of_each_gene(pairs: pd.DataFrame, most: int) -> pd.DataFrame:
+    """Pairs that draws call which are among the `most` strongest of one of their genes."""
+    order = np.argsort(-pairs["mean"].abs().to_numpy(), kind="stable")
+    ends = pairs[["gene_a", "gene_b"]].to_numpy()[order].ravel()
+    place = pd.Series(ends).groupby(ends, sort=False).cumcount().to_numpy().reshape(-1, 2)
+    return pairs.iloc[np.sort(order[place.min(axis=1) < most])]
+
+
 def graph(
     pairs: pd.DataFrame,
     mean: Float[np.ndarray, " gene"],

@@ -23,17 +23,17 @@ def notes(
     checks: xr.Dataset | None,
 ) -> list[str]:
     """A note for each pair, '' where nothing is amiss; see `LaplaceResult.mark_pairs`."""
-    place = {gene: i for i, gene in enumerate(gene_names)}
-    a, b = (np.array([place[g] for g in pairs[x]], int) for x in ("gene_a", "gene_b"))
+    index = pd.Index(gene_names.astype(str))
+    a, b = (index.get_indexer(pairs[x].astype(str)) for x in ("gene_a", "gene_b"))
     of_gene = [""] * len(gene_names) if checks is None else list(_of_genes(checks))
     cells = np.empty(len(a))
     for block in slices(len(a), max(1, BLOCK // max(len(z), 1))):
         cells[block] = effective((z @ W[a[block]].T) * (z @ W[b[block]].T))
-    found = []
-    for i, j, n in zip(a, b, cells, strict=True):
-        few = f"made by about {n:.0f} cells" if n < FEW else ""
-        found.append("; ".join(dict.fromkeys(x for x in (few, of_gene[i], of_gene[j]) if x)))
-    return found
+    few = [f"made by about {n:.0f} cells" if n < FEW else "" for n in cells]
+    return [
+        "; ".join(dict.fromkeys(x for x in (why, of_gene[i], of_gene[j]) if x))
+        for why, i, j in zip(few, a, b, strict=True)
+    ]
 
 
 def _of_genes(checks: xr.Dataset) -> Iterator[str]:
@@ -41,6 +41,6 @@ def _of_genes(checks: xr.Dataset) -> Iterator[str]:
     n_cells = int(checks["n_cells"])
     seen = np.rint((1 - checks["zero_fraction"].sel(quantity="observed").values) * n_cells)
     for gene, n, far in zip(checks["gene"].values, seen, far_genes(checks), strict=True):
-        why = [f"seen in {n:.0f} cells" if n < FEW else "", "mean far off" if far else ""]
+        why = [f"seen in {n:.0f} cells" if n < FEW else "", "mean far off in draws" if far else ""]
         reasons = " and ".join(x for x in why if x)
         yield f"{gene}: {reasons}" if reasons else ""

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from nbln import registry
 from nbln import vocabulary as names
-from nbln.arguments import check_number
+from nbln.arguments import check_number, check_whole
 from nbln.inference.sampler.engine import Draws
 from nbln.priors.loadings import LoadingsPrior
 from nbln.questions import intervals, network, sampling, stability
@@ -190,12 +190,14 @@ class DrawnPrograms(Drawn):
         self,
         min_abs: float = 0.3,
         fdr: float = 0.05,
+        most: int = 10,
         kind: str = "compositional",
         genes: Sequence[str] | None = None,
     ) -> "networkx.Graph":
-        """The called pairs as a NetworkX graph, for `networkx.write_graphml` and other tools.
+        """Called pairs as a NetworkX graph, for `networkx.write_graphml` and other tools.
 
-        Arguments are those of `pairs`.
+        Of each gene the `most` strongest of its called pairs, since a large program makes millions;
+        further arguments are those of `pairs`, and ``graph_of(pairs)`` takes all.
 
         Returns
         -------
@@ -203,7 +205,9 @@ class DrawnPrograms(Drawn):
         the fit, that varies the gene most, from 1); edges with ``correlation``, ``low``, ``high``,
         ``lfsr``, ``error_probability``, ``q``, ``weight`` (size of the correlation) and ``sign``.
         """
-        return self.graph_of(self.pairs(min_abs, fdr, kind, genes=genes))
+        check_whole("to_graph(most", most)
+        called = self.pairs(min_abs, fdr, kind, genes=genes)
+        return self.graph_of(network.of_each_gene(called, most))
 
     def graph_of(self, pairs: pd.DataFrame) -> "networkx.Graph":
         """Pairs that `pairs` or `partners` gave as a graph; see `to_graph`."""

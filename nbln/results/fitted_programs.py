@@ -28,10 +28,6 @@ from nbln.results.log_normal import LogNormalResult
 if TYPE_CHECKING:
     import networkx
 
-# Of a gene set after which a program is named: its rate of false discoveries, and the genes that
-# they have in common.
-FDR, NAMED_BY = 0.05, 3
-
 
 @dataclass(frozen=True, eq=False)
 class FittedPrograms(LogNormalResult):
@@ -86,7 +82,8 @@ class FittedPrograms(LogNormalResult):
         gene_sets
             A GMT file, or sets of genes by name: programs are then named by the set that their
             leading genes are most enriched in (see `enrichment`), at a false discovery rate of 5 %
-            and with three genes in common.
+            and with two of its genes among the first ten; each set names one program, the surest.
+            Where one describes the genes that go down, too, the name is "this against that".
 
         Returns
         -------
@@ -109,7 +106,6 @@ class FittedPrograms(LogNormalResult):
         genes, terms = self.program_genes, enrichment.NONE
         if gene_sets is not None:
             terms = self.enrichment(gene_sets)
-            terms = terms[(terms["q_value"] <= FDR) & (terms["overlap"] >= NAMED_BY)]
         z = self.get_latent().values[:, : genes.loading.shape[1]]
         return program_table.table(genes, z, n_top, terms)
 

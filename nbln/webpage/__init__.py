@@ -5,19 +5,24 @@ they are, covariates, checks, and the settings last.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import jinja2
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 import nbln
 from nbln import report
+from nbln.pl.genes import genes_in_turn
 from nbln.questions.checks import extreme, worst_genes
+from nbln.questions.diagnostics import WARNING
 from nbln.text import visible
 from nbln.webpage import checks as checked
 from nbln.webpage import design, parts, programs
 
 TEMPLATE = "report.html.jinja"
+NETWORK_GENES = 60  # that lead the programs, in the network of called pairs
 # What rows of the summary mean, by how their names begin; only of those that it has.
 MEANINGS = {
     "effective_rank": "effective_rank: programs that carry signal.",
@@ -77,13 +82,16 @@ def page(
         _environment()
         .get_template(TEMPLATE)
         .render(
-            verdict=report.verdict(result, summary),
+            verdict=report.verdict(
+                result, summary, None if posterior is None else posterior.summary()
+            ),
             maps=programs.cell_map(result, named, colors),
             has_programs=result.has_programs,
             **_of_programs(result, checks, posterior, called, named),
             covariates=design.covariates(result, posterior),
             activities=design.activities(result, posterior),
             summary=parts.summary(summary),
+            warnings=parts.summary(summary[summary["status"] == WARNING]),
             meanings=_meanings(summary.index),
             chance=f"{2 * level:.0%}",
             figures=checked.figures(result, checks, counts),
@@ -99,15 +107,40 @@ def _of_programs(result, checks, posterior, called, named) -> dict:
     """The sections of a model with gene programs; none where no program was found."""
     if not len(named):
         return {**dict.fromkeys(("programs", "strongest", "certainty")), "correlations": []}
-    sure = None
-    if posterior is not None:
-        sure = programs.certainty(result, posterior, called, checks)
+    given = result, named
+    if posterior is None:
+        pairs = programs.strongest_pairs(*given, partial(result.top_pairs, 1000))
+        sure = None
+    else:
+        pairs, sure = _called(*given, posterior, called)
     return {
-        "programs": programs.programs(result, named),
-        "strongest": programs.strongest_pairs(result, named, checks),
-        "correlations": programs.correlations(result),
+        "programs": programs.programs(*given, posterior),
+        "strongest": programs.pairs_table(result, pairs, checks),
+        "correlations": programs.correlations(result, posterior is not None),
         "certainty": sure,
     }
+
+
+def _called(result, named, posterior, called) -> tuple[pd.DataFrame, dict]:
+    """Called pairs of each program, and how sure the draws are."""
+    called = posterior.pairs() if called is None else called
+    limits = called.attrs["min_abs"], called.attrs["fdr"]
+
+    def ask(genes):
+        found = posterior.pairs(*limits, genes=genes)
+        return found.iloc[np.argsort(-found["mean"].abs().to_numpy(), kind="stable")]
+
+    pairs = programs.strongest_pairs(result, named, ask)
+    leading = genes_in_turn(result, NETWORK_GENES)
+    network = ask(list(leading)) if len(leading) > 1 else called.head(0)
+    return pairs, programs.certainty(posterior, called, in_turn(pairs), network)
+
+
+def in_turn(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Pairs of programs, the strongest of each first."""
+    if not len(pairs):
+        return pairs
+    return pairs.iloc[np.argsort(pairs.groupby("program").cumcount().to_numpy(), kind="stable")]
 
 
 def _environment() -> jinja2.Environment:

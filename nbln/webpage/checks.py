@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from nbln import pl
+from nbln.pl.genes import genes_in_turn
 from nbln.questions.checks import PANELS_SAY, extreme
 from nbln.webpage.parts import pictures
 
@@ -70,7 +71,7 @@ def _programs(result, counts):
         "Cells carry counting noise, the model does not: its contours hold half and nine tenths of "
         "its draws. Pseudobulks, sums of about 25 similar cells, are in between.",
         pl.plot_compositional_corner_ppc(
-            result, counts=counts, n_genes=min(CORNER_GENES, result.fitted.n_genes)
+            result, list(genes_in_turn(result, CORNER_GENES)), counts=counts
         ),
     )
 
@@ -84,7 +85,8 @@ def _heavy(checks) -> str:
     if not n:
         return "Model and data agree where their points lie on each other."
     return (
-        f"In {n:,} genes draws from the model vary more than ten times as much as the data: few "
-        "cells hold most of their counts, and a log-normal tail allows more such cells than were "
-        "sampled. Their means and correlations are not thereby wrong, but are uncertain."
+        f"In {n:,} genes draws from the model vary more than ten times as much as the data; what "
+        "is beyond the frame lies on it. Few cells hold most of the counts of such a gene, and a "
+        "log-normal tail allows more such cells than were sampled: its mean and correlations are "
+        "uncertain."
     )

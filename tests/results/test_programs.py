@@ -11,7 +11,7 @@ from scipy import stats
 
 import nbln
 from nbln.questions import network
-from nbln.questions.program_table import kind_of
+from nbln.questions.program_table import kind_of, table
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +32,18 @@ def test_tails_are_positive(fit):
 
 def test_table(fit, genes):
     rank = fit.w_prior_diagnostics["effective_rank"]
-    table = fit.get_program_table(n_top=5)
-    assert table.index.tolist() == list(range(1, rank + 1))
-    assert table.index.name == "program"
-    assert table["share"].sum() == pytest.approx(1)
+    found = fit.get_program_table(n_top=5)
+    assert found.index.tolist() == list(range(1, rank + 1))
+    assert found.index.name == "program"
+    assert found["share"].sum() == pytest.approx(1)
     z, member = fit.get_latent().values[:, :rank], fit.get_membership().values[:, :rank]
-    np.testing.assert_array_equal(table["n_cells"], (z > 1).sum(axis=0))
-    np.testing.assert_array_equal(table["n_genes"], (member > 0.5).sum(axis=0))
+    np.testing.assert_array_equal(found["n_cells"], (z > 1).sum(axis=0))
+    np.testing.assert_array_equal(found["n_genes"], (member > 0.5).sum(axis=0))
     np.testing.assert_allclose(
-        table["effective_cells"], (z**2).sum(axis=0) ** 2 / (z**4).sum(axis=0), rtol=1e-4
+        found["effective_cells"], (z**2).sum(axis=0) ** 2 / (z**4).sum(axis=0), rtol=1e-4
     )
     W = fit.get_W_compositional()
-    for number, row in table.iterrows():
+    for number, row in found.iterrows():
         assert row["name"] == " / ".join(row["top_genes"].split(", ")[:3])
         for column, sign in (("top_genes", 1), ("opposed_genes", -1)):
             shown = [gene for gene in row[column].split(", ") if gene]
@@ -93,8 +93,31 @@ def test_enrichment_is_the_hypergeometric_test(fit, genes):
     assert row["p_value"] == pytest.approx(stats.hypergeom.sf(5, n, size, k), rel=1e-6)
     assert set(row["genes"].split(", ")) == set(up[:6])
     assert (found["q_value"] >= found["p_value"]).all()
-    named = fit.get_program_table(gene_sets=sets)
-    assert named["name"][1] == ("mine" if row["q_value"] < 0.05 else " / ".join(up[:3]))
+    assert fit.get_program_table(gene_sets=sets)["name"][1] == "mine"
+
+
+def test_names_need_leading_genes_and_are_given_once(genes):
+    """A set that only genes below the tenth are of, however sure, names no program."""
+
+    def terms(*rows):
+        columns = ["program", "direction", "term", "p_value", "q_value", "genes"]
+        return pd.DataFrame(rows, columns=columns)
+
+    up, down = (genes.names[genes.leading(0, way, 100)] for way in ("up", "down"))
+    first, later = ", ".join(up[:2]), ", ".join(up[10:16])
+    z = np.zeros((5, genes.loading.shape[1]))
+
+    def names(*rows):
+        return table(genes, z, 10, terms(*rows))["name"].tolist()
+
+    plain = names()
+    assert names((1, "up", "late", 1e-9, 1e-8, later)) == plain
+    assert names((1, "up", "unsure", 0.1, 0.2, first)) == plain
+    second = ", ".join(genes.names[genes.leading(1, "up", 2)])
+    twice = (1, "up", "T", 1e-9, 1e-8, first), (2, "up", "T", 1e-5, 1e-4, second)
+    assert names(*twice) == ["T", *plain[1:]]
+    both = (1, "up", "T", 1e-9, 1e-8, first), (1, "down", "B", 1e-9, 1e-8, ", ".join(down[:2]))
+    assert names(*both)[0] == "T against B"
 
 
 def test_gene_sets_of_a_file(fit, genes, tmp_path):
@@ -109,7 +132,8 @@ def test_gene_sets_of_a_file(fit, genes, tmp_path):
     [
         (12, TypeError, "GMT file"),
         ("missing.gmt", FileNotFoundError, "no such file"),
-        ({"a": ["CD3D"]}, ValueError, "they are called 'CD3D' there"),
+        ({"a": ["CD3D"]}, ValueError, "they are called 'CD3D' there, and 'gene"),
+        ({"a": "CD3D"}, TypeError, "give a list of genes"),
     ],
 )
 def test_errors_of_gene_sets(fit, given, error, words):
@@ -171,8 +195,15 @@ def test_graph(fit, tmp_path, monkeypatch):
 def test_graph_of_draws(fit):
     post = fit.sample_posterior(6, n_warmup=4, progress=False)
     pairs = post.pairs(0.1, 0.2)
-    graph = post.to_graph(0.1, 0.2)
+    graph = post.graph_of(pairs)
     assert graph.number_of_edges() == len(pairs)
+    few = post.to_graph(0.1, 0.2, most=2)
+    wanted = set()
+    for gene in set(pairs["gene_a"]) | set(pairs["gene_b"]):
+        own = pairs[(pairs["gene_a"] == gene) | (pairs["gene_b"] == gene)]
+        first = own.loc[own["mean"].abs().nlargest(2).index]
+        wanted |= set(map(frozenset, zip(first["gene_a"], first["gene_b"], strict=True)))
+    assert {frozenset(edge) for edge in few.edges} == wanted
     row = pairs.iloc[0]
     edge = graph.edges[row["gene_a"], row["gene_b"]]
     assert edge["correlation"] == row["mean"]
