@@ -18,6 +18,7 @@ NAMED_BY, AMONG, FDR = 2, 10, 0.05
 # What most of the leading genes of a program are, by how symbols begin; either case, since those of
 # mice are written in small letters.
 KINDS = {"ribosomal": r"rp[ls]p?\d", "mitochondrial": r"mt-"}
+AGAINST = " against "  # between the names of the two ends of a program
 UP, DOWN = "up", "down"
 DIRECTIONS = {UP: 1.0, DOWN: -1.0}
 
@@ -71,7 +72,7 @@ def table(
         kind = kind_of(up)
         sets = [describing.get((j + 1, way)) for way in DIRECTIONS]
         own = sets[0] or (f"{kind} genes" if kind else after(up))
-        name = own if sets[1] is None else f"{own} against {sets[1]}"
+        name = own if sets[1] is None else f"{own}{AGAINST}{sets[1]}"
         rows.append((name, ", ".join(up), ", ".join(down), kind))
     found = pd.DataFrame(rows, columns=["name", "top_genes", "opposed_genes", "kind"], dtype=object)
     found.insert(1, "share", size / max(size.sum(), 1e-300))

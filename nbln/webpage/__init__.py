@@ -137,10 +137,12 @@ def _called(result, named, posterior, called) -> tuple[pd.DataFrame, dict]:
 
 
 def in_turn(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of programs, the strongest of each first."""
+    """Pairs of programs, the strongest of each first, each once."""
     if not len(pairs):
         return pairs
-    return pairs.iloc[np.argsort(pairs.groupby("program").cumcount().to_numpy(), kind="stable")]
+    turn = pairs.groupby("program").cumcount().to_numpy()
+    # Two programs may have a pair in common.
+    return pairs.iloc[np.argsort(turn, kind="stable")].drop_duplicates(["gene_a", "gene_b"])
 
 
 def _environment() -> jinja2.Environment:

@@ -8,6 +8,7 @@ import pandas as pd
 from nbln import pl
 from nbln.pl.posterior import spread_over_genes
 from nbln.questions.diagnostics import doubts
+from nbln.questions.program_table import AGAINST
 from nbln.text import short
 from nbln.webpage.parts import Table, pictures, summary, table
 
@@ -29,7 +30,7 @@ def cell_map(result, named: pd.DataFrame, colors) -> list:
             f"{AROUND}{axes} The {n} largest of {len(named)} programs: red cells use a program, "
             "blue ones have less of it than the average cell."
         )
-        titles = [short(name, LONGEST) for name in named["name"]]
+        titles = [short(name.partition(AGAINST)[0], LONGEST) for name in named["name"]]
         drawn = pl.plot_cell_map(result, n_programs=MAP_PROGRAMS, titles=titles)
         figures.append(("Map of cells, by program", caption, drawn))
     elif result.has_latent:
