@@ -6,7 +6,8 @@ import numpy as np
 
 from nbln.arguments import check_number, check_whole, choose
 from nbln.pl import style
-from nbln.pl.genes import counts_of, strongest_genes
+from nbln.pl.genes import strongest_genes
+from nbln.questions.histograms import counts_of
 
 CELLS_A_GROUP = 25  # of a pseudobulk: counting noise falls to a fifth
 CANDIDATES = 200  # genes among which diverse correlations are looked for: the strongest

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from nbln.arguments import check_whole
-from nbln.data.slices import slices
 from nbln.pl import style
 
 MOST_TOP = 100  # genes of a program that a figure has room for
 
-BLOCK = 512  # cells read at a time
 LABELLED = 60  # genes whose names fit beside a heat map
 
 
@@ -57,12 +55,6 @@ def plot_correlation(
     ax.spines[:].set_visible(False)
     figure.colorbar(image, ax=ax, shrink=0.7, label=f"{kind.replace('_', ' ')} correlation")
     return figure
-
-
-def counts_of(data, positions) -> np.ndarray:
-    """(cell, gene) counts of these genes, read block by block."""
-    blocks = slices(data.n_cells, BLOCK)
-    return np.concatenate([data.rows(block)[:, positions] for block in blocks])
 
 
 def strongest_genes(res, n: int) -> np.ndarray:

@@ -6,12 +6,9 @@ import numpy as np
 
 from nbln.arguments import check_whole
 from nbln.pl import style
-from nbln.pl.genes import counts_of
 from nbln.questions.groups import Groups
-from nbln.questions.histograms import Histograms, spread
+from nbln.questions.histograms import bin_starts, binned, counts_of, spread
 
-MOST_BINS = 16  # of a histogram: what a panel has room for, zeros and the last bin included
-TAIL = 0.995  # share of cells below the last bin, which holds all larger counts
 COLUMNS = 2
 LABELS = 4  # of bins, below a panel
 
@@ -59,8 +56,8 @@ def plot_gene_ppc(
     n_columns = COLUMNS if groupby is None else len(groups)
     panels = [(i, group) for i in range(len(names)) for group in groups]
     figure, axes = style.new_grid(ax, len(panels), n_columns, size=(3.2, 2.2))
-    drawn = _drawn(res, names, groups, ppc_level, n_samples, data)
-    rows, labels = counts_of(data, positions).astype(np.int64), style.labels(names)
+    rows, labels = counts_of(data, positions), style.labels(names)
+    drawn = _drawn(res, names, groups, ppc_level, n_samples, data, rows)
     for place, (panel, (i, group)) in enumerate(zip(axes, panels, strict=True)):
         cells = groups[group]
         _histogram(panel, rows[cells, i], drawn[group][i])
@@ -74,21 +71,17 @@ def plot_gene_ppc(
     return figure
 
 
-def _drawn(res, names, groups, ppc_level, n_samples, data) -> dict[str, np.ndarray]:
-    """(gene, draw, count) numbers of cells of each group; of all they may be there already."""
+def _drawn(res, names, groups, ppc_level, n_samples, data, rows) -> dict[str, Sequence[np.ndarray]]:
+    """Of each group, for each gene, (draw, bin) numbers of cells; of all they may be there."""
     if len(groups) == 1:
         (name,) = groups
         return {name: res.get_count_histograms(names, ppc_level, n_samples, counts=data)}
     drawn = res.get_ppc_samples(ppc_level, n_samples, counts=data, genes=names).values[0]
-    return {name: _numbers(drawn[:, cells]) for name, cells in groups.items()}
-
-
-def _numbers(drawn: np.ndarray) -> np.ndarray:
-    """Numbers of cells by count, (gene, draw, count), of counts (draw, cell, gene)."""
-    watched = Histograms(np.arange(drawn.shape[2]), len(drawn))
-    for _ in watched.watch([(slice(None), drawn)]):
-        pass
-    return watched.values
+    every = range(len(names))
+    return {
+        name: [binned(drawn[:, cells, i], bin_starts(rows[cells, i])) for i in every]
+        for name, cells in groups.items()
+    }
 
 
 def _groups(groupby, data, given) -> dict[str, np.ndarray]:
@@ -100,10 +93,10 @@ def _groups(groupby, data, given) -> dict[str, np.ndarray]:
 
 
 def _histogram(ax, observed: np.ndarray, drawn: np.ndarray) -> None:
-    """One gene: counts (cell,) observed, and (draw, count) numbers of cells drawn."""
-    starts = _bin_starts(observed)
-    data = _shares(np.bincount(observed)[None], starts)[0]
-    draws = _shares(drawn, starts)
+    """One gene: counts (cell,) observed, and (draw, bin) numbers of cells drawn."""
+    starts = bin_starts(observed)
+    data = binned(observed[None], starts)[0] / len(observed)
+    draws = drawn / len(observed)
     low, middle, high = np.quantile(draws, [0.05, 0.5, 0.95], axis=0)
     edges = np.arange(len(starts) + 1) - 0.5
     least = 0.5 / len(observed)  # half a cell: the foot of the bars
@@ -129,17 +122,3 @@ def _number_bins(ax, starts: np.ndarray) -> None:
     single = np.append(np.diff(starts) == 1, True)
     labels = [f"≥ {starts[i]}" if i == last else f"{starts[i]}" for i in shown]
     ax.set_xticks(np.where(single, 0.0, -0.5)[shown] + shown, labels)
-
-
-def _bin_starts(observed: np.ndarray) -> np.ndarray:
-    """The least count of each bin: 0, then equal steps, the last without an end."""
-    tail = max(np.quantile(observed, TAIL), 1)
-    step = int(np.ceil(tail / (MOST_BINS - 2)))
-    return np.concatenate([[0], np.arange(1, tail + step, step)]).astype(np.int64)
-
-
-def _shares(numbers: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Shares of cells in each bin, (draw, bin), of numbers of cells by count, (draw, count)."""
-    further = max(starts[-1] + 1 - numbers.shape[1], 0)
-    numbers = np.pad(numbers, ((0, 0), (0, further)))
-    return np.add.reduceat(numbers, starts, axis=1) / numbers.sum(axis=1, keepdims=True)

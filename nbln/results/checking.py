@@ -24,25 +24,24 @@ def made(
     found = result._kept.get(asked)
     if found is None:
         blocks = result._draws(ppc_level, n_samples, seed, data)
-        watched = Histograms(spread(result.fitted, data, WATCHED), n_samples)
+        watched = Histograms(data, spread(result.fitted, data, WATCHED), n_samples)
         watching = watched.watch(blocks)
         given = genes, ppc_level, n_samples, seed
         checks = predictive_checks(result.fitted, data, watching, *given)
-        found = Checked.of(checks, watched)
+        found = Checked(checks, watched)
         result._kept.add(asked, found)
     return found
 
 
 def histograms(
     result, genes: Sequence[str], ppc_level: str, n_samples: int, counts
-) -> Int[np.ndarray, "gene draw count"]:
+) -> list[Int[np.ndarray, "draw bin"]]:
     """See `Result.get_count_histograms`."""
     data, positions = result.fitted.data(counts), result.fitted.find(genes)
     for found in result._kept.best(ppc_level, 0, n_samples):
-        values = None if found.histograms is None else found.histograms.of(positions)
-        if values is not None:
+        if (values := found.histograms.of(positions)) is not None:
             return values
-    watched = Histograms(positions, n_samples)
+    watched = Histograms(data, positions, n_samples)
     for _ in watched.watch(result._draws(ppc_level, n_samples, 0, data)):
         pass
     return watched.values

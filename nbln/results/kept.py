@@ -10,8 +10,6 @@ from nbln.questions.histograms import Histograms
 # Checks that are kept, latest last: those of a session's figures, with three levels and more seeds
 # than one. Each takes 200 bytes a gene and 25 a pair of the genes whose correlations are checked.
 MOST = 8
-# Histograms of counts beyond it, of genes with tens of thousands of counts in a cell, are not kept.
-HISTOGRAM_BYTES = 2**24
 
 
 class Asked(NamedTuple):
@@ -27,13 +25,7 @@ class Checked(NamedTuple):
     """What is kept of draws."""
 
     checks: xr.Dataset
-    histograms: Histograms | None
-
-    @classmethod
-    def of(cls, checks: xr.Dataset, histograms: Histograms) -> "Checked":
-        """Without histograms where they would take much memory."""
-        small = histograms.values.nbytes <= HISTOGRAM_BYTES
-        return cls(checks, histograms if small else None)
+    histograms: Histograms
 
 
 class Kept:

@@ -273,8 +273,8 @@ class Result(Answers):
 
     def get_count_histograms(
         self, genes: Sequence[str], ppc_level: str = ANCHORED, n_samples: int = 50, counts=None
-    ) -> Int[np.ndarray, "gene draw count"]:
-        """How many cells of predictive draws have each count of these genes, 0, 1, 2, ...
+    ) -> list[Int[np.ndarray, "draw bin"]]:
+        """How many cells of each draw have counts in each bin of `pl.plot_gene_ppc`, by gene.
 
         Of at least so many draws: those of checks made already, if they have these genes.
         """
