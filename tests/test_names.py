@@ -162,7 +162,7 @@ def test_the_page_shows_names_as_text(folder, printed):
     policies = [value for _, name, value in page.attributes if name == "content"]
     assert any("default-src 'none'" in value for value in policies)
     for name in ("<script>alert(1)</script>", "A&B", "\\x1b[31mred", "a\\u202eb"):
-        assert name in page.texts, name
+        assert any(name in shown for shown in page.texts), name
     assert harmless(source)
     assert "&amp;amp;" not in source
 
