@@ -211,6 +211,12 @@ def check_keywords(
         )
 
 
+def check_one_gene(gene: Any, every: str) -> None:
+    """Raise a TypeError for more than one gene, or for what is no name; `every` asks about all."""
+    if not isinstance(gene, str):
+        raise TypeError(f"partners(gene=): give the name of one gene; {every}() is about all")
+
+
 def find(
     wanted: Any, labels: np.ndarray, what: str, absent: str = ""
 ) -> Int[np.ndarray, " wanted"]:

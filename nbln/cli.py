@@ -1,5 +1,6 @@
 """The command line: `nbln demo` and `nbln fit`. Reads, calls the library, prints, writes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,6 @@ import typer
 import nbln
 from nbln import atomic, report, splitting, terminal
 from nbln import cli_options as options
-from nbln.arguments import hint
 from nbln.data import files, symbols
 from nbln.outputs import DRAWS, FIT, SAID, Asked, Leaving, targets
 from nbln.questions import enrichment
@@ -62,13 +62,8 @@ def demo(
         adata = nbln.datasets.simulate(cells, genes, seed=seed)
         programs = adata.varm["W"].shape[1]
         say(f"Simulated {cells:,} cells x {genes:,} genes with {programs} gene programs.")
-        say("Fitting; each stage begins with a compilation of some seconds.")
         asked = Asked(pairs, draws, min_abs, fdr, seed, progress, checkpoint)
-        kept = outputs.checkpoint(places[FIT]) if checkpoint else None
-        with outputs.fitting():
-            result = nbln.fit(adata, seed=seed, progress=progress, checkpoint=kept)
-        truth = report.Truth.of(adata, result.fitted.gene_names)
-        Leaving(result, adata, outputs, places, asked).leave(truth)
+        _fit(adata, {}, outputs, places, asked, truth_of=report.Truth.of)
 
 
 @app.command()
@@ -140,21 +135,25 @@ def _names(adata, column: str | None, gene_sets: Path | None, colors) -> dict | 
     else:
         symbols.rename(adata, column)
     for name in colors:
-        if name not in adata.obs:
-            has = ", ".join(map(str, adata.obs.columns)) or "none"
-            near = hint(name, map(str, adata.obs.columns))
-            raise KeyError(f"--color {name}: no such column of obs; it has {has}{near}")
+        symbols.check_column("--color", name, adata.obs, "obs")
     return None if gene_sets is None else enrichment.within(gene_sets, adata.var_names)
 
 
-def _fit(adata, given: dict[str, Any], outputs: Outputs, places: dict[str, Path], asked: Asked):
+def _fit(
+    adata,
+    given: dict[str, Any],
+    outputs: Outputs,
+    places: dict[str, Path],
+    asked: Asked,
+    truth_of: Callable | None = None,
+):
     """Fit, and leave what there is to leave; the fit, and draws or None."""
     say("Fitting; each stage begins with a compilation of some seconds.")
     kept = outputs.checkpoint(places[FIT]) if asked.checkpoint else None
     with outputs.fitting():
         result = nbln.fit(adata, **given, seed=asked.seed, progress=asked.progress, checkpoint=kept)
     leaving = Leaving(result, adata, outputs, places, asked)
-    leaving.leave()
+    leaving.leave(None if truth_of is None else truth_of(adata, result.fitted.gene_names))
     return result, leaving.posterior
 
 

@@ -165,7 +165,7 @@ class Leaving:
                 self._table(PAIRS, self._marked(result.top_pairs(asked.pairs)))
             if asked.gene_sets is not None:
                 with self._writing(SETS):
-                    self._table(SETS, result.enrichment(asked.gene_sets))
+                    self._table(SETS, self._terms)
         self._network()
 
     def _network(self) -> None:
@@ -218,12 +218,18 @@ class Leaving:
         return self.posterior.pairs(self._asked.min_abs, self._asked.fdr)
 
     @cached_property
+    def _terms(self) -> pd.DataFrame | None:
+        """Enriched gene sets; None where none are given."""
+        given = self._asked.gene_sets
+        return None if given is None else self.result.enrichment(given)
+
+    @cached_property
     def _named(self) -> pd.DataFrame:
         """The programs; empty of a model without."""
         result, n = self.result, self._asked.halves
         if not result.has_programs:
             return pd.DataFrame()
-        named = result.get_program_table(gene_sets=self._asked.gene_sets)
+        named = result.get_program_table(gene_sets=self._terms)
         if not n or not len(named):
             return named
         say(f"Fitting {n} random halves of the cells, to see which programs are found again.")

@@ -23,13 +23,14 @@ def show(result, summary, truth, posterior, pairs_file: str, named) -> None:
     """Print it; `pairs_file` is the name of the table of pairs, `named` are the programs."""
     console = rich.get_console()
     console.print()
-    level, sentence = report.verdict(result, summary)
+    of_draws = None if posterior is None else posterior.summary()
+    level, sentence = report.verdict(result, summary, of_draws)
     say(sentence, STYLES[level])
     console.print()
     table = Table.grid(padding=(0, 2))
     for label, sentence in report.lines(result, truth):
         table.add_row(Text(label, style="bold"), Text(visible(sentence)))
-    summaries = [summary] if posterior is None else [summary, posterior.summary()]
+    summaries = [summary] if of_draws is None else [summary, of_draws]
     for i, doubt in enumerate(doubt for one in summaries for doubt in doubts(one)):
         table.add_row(Text("" if i else "Warnings", style="bold red"), Text(visible(doubt)))
     console.print(table)

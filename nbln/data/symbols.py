@@ -30,10 +30,7 @@ def rename(adata: AnnData, column: str) -> None:
     """
     if IDENTIFIER in adata.var:
         return
-    if column not in adata.var:
-        has = ", ".join(map(str, adata.var.columns)) or "none"
-        near = hint_at(column, map(str, adata.var.columns))
-        raise KeyError(f"--symbols {column}: no such column of var; it has {has}{near}")
+    check_column("--symbols", column, adata.var, "var")
     old = pd.Series(adata.var_names.astype(str), index=adata.var_names)
     given = adata.var[column].astype(object)
     symbol = given.where(given.notna() & (given.astype(str).str.strip() != ""), old).astype(str)
@@ -41,6 +38,14 @@ def rename(adata: AnnData, column: str) -> None:
     new = symbol.where(~taken, symbol + " (" + old + ")")
     adata.var[IDENTIFIER] = old
     adata.var_names = new.tolist()
+
+
+def check_column(option: str, column: str, table: pd.DataFrame, name: str) -> None:
+    """Raise a KeyError where an option names a column that obs or var, `name`, does not have."""
+    if column not in table:
+        known = list(map(str, table.columns))
+        has, near = ", ".join(known) or "none", hint_at(column, known)
+        raise KeyError(f"{option} {column}: no such column of {name}; it has {has}{near}")
 
 
 def hint(adata: AnnData) -> None:

@@ -8,7 +8,6 @@ from nbln.pl.effects import plot_effects
 from nbln.pl.fit import plot_capture, plot_latent, plot_loss, plot_w_shrinkage_spectrum
 from nbln.pl.genes import plot_correlation, plot_gene_programs
 from nbln.pl.histograms import plot_gene_ppc
-from nbln.pl.maps import has_umap as has_umap
 from nbln.pl.maps import plot_cell_map
 from nbln.pl.network import plot_network
 from nbln.pl.posterior import plot_calls, plot_pair_intervals

@@ -131,9 +131,7 @@ def plot_latent(res, color: Sequence | None = None, ax=None):
     style.need_factors(res)
     figure, ax = style.new_axes(ax)
     z = np.asarray(res.get_latent().values, np.float64)
-    z = z - z.mean(axis=0)
-    _, _, axes = np.linalg.svd(z.T @ z)
-    x, y = (z @ axes[:2].T).T if z.shape[1] > 1 else (z[:, 0], np.zeros(len(z)))
+    x, y = style.principal_plane(z).T
     if color is not None:
         values = np.asarray(color)
     elif res.fitted.counted:

@@ -3,10 +3,11 @@
 import importlib.util
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from nbln.arguments import check_whole
 from nbln.pl import style
@@ -24,6 +25,7 @@ def plot_cell_map(
     n_programs: int = 6,
     seed: int = 0,
     titles: Sequence[str] | None = None,
+    plane: "Plane | None" = None,
     ax=None,
 ):
     """Cells in the plane, near each other where they use the same programs.
@@ -44,6 +46,8 @@ def plot_cell_map(
     titles
         Names of the programs, as ``get_program_table()["name"]`` has them, to stand by their
         numbers.
+    plane
+        What `Plane.of` gave, so that several figures share one map; by default it is asked.
     ax
         As many axes as panels.
 
@@ -54,10 +58,7 @@ def plot_cell_map(
     """
     style.need_factors(res)
     panels, of_programs = _panels(res, color, check_whole("n_programs", n_programs), titles)
-    place = _embedding(res)
-    rng = np.random.default_rng(seed)
-    shown = rng.permutation(len(place))[:MOST_CELLS]  # in any order: no kind lies on top
-    way, place = _plane(place[shown], seed)
+    way, place, shown = Plane.of(res, seed) if plane is None else plane
     figure, axes = style.new_grid(ax, len(panels), 3 if len(panels) > 4 else 2, size=(2.9, 2.7))
     for i, (panel, (title, values)) in enumerate(zip(axes, panels.items(), strict=True)):
         _draw(panel, place, values[shown], of_programs)
@@ -65,6 +66,21 @@ def plot_cell_map(
         panel.set(xticks=[], yticks=[], xlabel=f"{way} 1" if not i else "")
         panel.set_ylabel(f"{way} 2" if not i else "")
     return figure
+
+
+class Plane(NamedTuple):
+    """Where cells lie in the plane."""
+
+    way: str  # what its axes are called
+    place: Float[np.ndarray, "shown 2"]
+    shown: Int[np.ndarray, " shown"]  # which cells, in any order: no kind lies on top
+
+    @classmethod
+    def of(cls, res, seed: int = 0) -> "Plane":
+        """The plane of a fit's cells, or of a random part of very many."""
+        embedding = _embedding(res)
+        shown = np.random.default_rng(seed).permutation(len(embedding))[:MOST_CELLS]
+        return cls(*_plane(embedding[shown], seed), shown)
 
 
 def has_umap() -> bool:
@@ -126,11 +142,7 @@ def _plane(place: Float[np.ndarray, "cell factor"], seed: int) -> tuple[str, np.
             warnings.simplefilter("ignore")  # of its threads, which a seed makes one
             made = umap.UMAP(n_neighbors=NEIGHBOURS, random_state=seed).fit_transform(place)
         return "UMAP", np.asarray(made)
-    place = place - place.mean(axis=0)
-    _, _, axes = np.linalg.svd(place.T @ place)
-    plane = place @ axes[:2].T
-    # A single direction is shown with nothing beside it.
-    return "axis", np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))
+    return "axis", style.principal_plane(place)
 
 
 def _draw(ax, place: np.ndarray, values: np.ndarray, of_program: bool) -> None:

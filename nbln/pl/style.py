@@ -131,6 +131,15 @@ def identity(ax, *values, log: bool):
     ax.set(xlim=(low, high), ylim=(low, high))
 
 
+def principal_plane(place: np.ndarray) -> np.ndarray:
+    """(cell, 2) the two directions in which places (cell, factor) vary most, their mean at 0."""
+    place = place - place.mean(axis=0)
+    _, _, axes = np.linalg.svd(place.T @ place)
+    plane = place @ axes[:2].T
+    # A single direction is shown with nothing beside it.
+    return np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))
+
+
 def to_png(figure, dpi: int = 110) -> bytes:
     """The figure as a PNG file; it is closed."""
     import matplotlib.pyplot as plt

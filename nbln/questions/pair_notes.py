@@ -7,6 +7,7 @@ import pandas as pd
 import xarray as xr
 from jaxtyping import Float
 
+from nbln.arguments import find
 from nbln.data.slices import slices
 from nbln.questions.diagnostics import far_genes
 from nbln.questions.program_table import effective
@@ -23,8 +24,10 @@ def notes(
     checks: xr.Dataset | None,
 ) -> list[str]:
     """A note for each pair, '' where nothing is amiss; see `LaplaceResult.mark_pairs`."""
-    index = pd.Index(gene_names.astype(str))
-    a, b = (index.get_indexer(pairs[x].astype(str)) for x in ("gene_a", "gene_b"))
+    if not len(pairs):
+        return []
+    ends = (pairs[x].to_numpy(str) for x in ("gene_a", "gene_b"))
+    a, b = (find(names, gene_names, "genes") for names in ends)
     of_gene = [""] * len(gene_names) if checks is None else list(_of_genes(checks))
     cells = np.empty(len(a))
     for block in slices(len(a), max(1, BLOCK // max(len(z), 1))):

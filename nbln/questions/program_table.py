@@ -1,7 +1,8 @@
 """Gene programs as a reader meets them: a name, the genes, the cells that use it."""
 
 import re
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,8 @@ UP, DOWN = "up", "down"
 DIRECTIONS = {UP: 1.0, DOWN: -1.0}
 
 
-class ProgramGenes(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class ProgramGenes:
     """How genes take part in the programs that carry signal."""
 
     names: np.ndarray  # (gene,) without the pool of the rarest
@@ -31,7 +33,7 @@ class ProgramGenes(NamedTuple):
     membership: Float[np.ndarray, "gene program"]  # probability; 1 where the prior knows none
     variance: Float[np.ndarray, " gene"]  # share of its counts' variance that programs make
 
-    @property
+    @cached_property
     def weight(self) -> Float[np.ndarray, "gene program"]:
         """Share of the variance of a gene's counts that a program makes, with the loading's sign.
 
@@ -86,11 +88,11 @@ def table(
 def _describing(genes: ProgramGenes, terms: pd.DataFrame) -> dict[tuple[int, str], str]:
     """The gene set that describes a direction of a program, each set once, where it is surest."""
     found: dict[tuple[int, str], str] = {}
-    surest = terms.sort_values(by=["p_value"])
-    columns = (surest[name] for name in ("program", "direction", "term", "genes", "q_value"))
-    for program, direction, term, shared, q_value in zip(*columns, strict=True):
+    surest = terms.loc[terms["q_value"] <= FDR].sort_values(by=["p_value"])
+    columns = (surest[name] for name in ("program", "direction", "term", "genes"))
+    for program, direction, term, shared in zip(*columns, strict=True):
         first = set(genes.names[genes.leading(program - 1, direction, AMONG)])
-        enough = q_value <= FDR and len(first & set(shared.split(", "))) >= NAMED_BY
+        enough = len(first & set(shared.split(", "))) >= NAMED_BY
         if enough and (program, direction) not in found and term not in found.values():
             found[program, direction] = term
     return found

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from nbln import registry
 from nbln import vocabulary as names
-from nbln.arguments import check_number, check_whole
+from nbln.arguments import check_number, check_one_gene, check_whole
 from nbln.inference.sampler.engine import Draws
 from nbln.priors.loadings import LoadingsPrior
 from nbln.questions import intervals, network, sampling, stability
@@ -180,8 +180,7 @@ class DrawnPrograms(Drawn):
         TypeError
             More than one gene.
         """
-        if not isinstance(gene, str):
-            raise TypeError("partners(gene=): give the name of one gene; pairs() is about all")
+        check_one_gene(gene, "pairs")
         draws = self.correlation_draws(kind)
         row = self.fitted.find([gene], draws.gene_names)
         return intervals.pairs(draws, *checked("partners", min_abs, fdr, level), rows=row)

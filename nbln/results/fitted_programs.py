@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from nbln import vocabulary as names
-from nbln.arguments import check_number, check_whole
+from nbln.arguments import check_number, check_one_gene, check_whole
 from nbln.questions import (
     alr,
     correlation,
@@ -54,7 +55,7 @@ class FittedPrograms(LogNormalResult):
         z = self.cells.z[:, : len(norms)] * np.asarray(norms) ** power
         return self.fitted.label(z, (names.CELL, names.FACTOR), "embedding")
 
-    @property
+    @cached_property
     def program_genes(self) -> ProgramGenes:
         """How genes take part in the programs that carry signal, for tables and figures."""
         rank = self.w_prior_diagnostics["effective_rank"]
@@ -69,7 +70,9 @@ class FittedPrograms(LogNormalResult):
             self.get_variance_shares()["programs"].values[real],
         )
 
-    def get_program_table(self, n_top: int = 10, gene_sets: GeneSets | None = None) -> pd.DataFrame:
+    def get_program_table(
+        self, n_top: int = 10, gene_sets: GeneSets | pd.DataFrame | None = None
+    ) -> pd.DataFrame:
         """The programs that carry signal, one row each, numbered from 1, largest first.
 
         Programs are turned so that the heavier tail of their factor is positive: the cells that
@@ -80,8 +83,8 @@ class FittedPrograms(LogNormalResult):
         n_top
             Genes that are listed.
         gene_sets
-            A GMT file, or sets of genes by name: programs are then named by the set that their
-            leading genes are most enriched in (see `enrichment`), at a false discovery rate of 5 %
+            A GMT file, sets of genes by name, or what `enrichment` gave: programs are then named by
+            the set that their leading genes are most enriched in, at a false discovery rate of 5 %
             and with two of its genes among the first ten; each set names one program, the surest.
             Where one describes the genes that go down, too, the name is "this against that".
 
@@ -104,7 +107,9 @@ class FittedPrograms(LogNormalResult):
         """
         check_whole("get_program_table(n_top", n_top)
         genes, terms = self.program_genes, enrichment.NONE
-        if gene_sets is not None:
+        if isinstance(gene_sets, pd.DataFrame):
+            terms = gene_sets
+        elif gene_sets is not None:
             terms = self.enrichment(gene_sets)
         z = self.get_latent().values[:, : genes.loading.shape[1]]
         return program_table.table(genes, z, n_top, terms)
@@ -274,8 +279,7 @@ class FittedPrograms(LogNormalResult):
         TypeError
             More than one gene.
         """
-        if not isinstance(gene, str):
-            raise TypeError("partners(gene=): give the name of one gene; top_pairs() is of all")
+        check_one_gene(gene, "top_pairs")
         check_whole("partners(n", n)
         least = check_number("partners(min_abs", min_abs, 0.0, 1.0, open_=False)
         covariance, labels = self._covariance(kind)

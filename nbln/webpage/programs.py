@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from nbln import pl
+from nbln.pl.maps import Plane, has_umap
 from nbln.pl.posterior import spread_over_genes
 from nbln.questions.diagnostics import doubts
 from nbln.questions.program_table import AGAINST
@@ -24,21 +25,25 @@ PRINCIPAL = " Axes are those in which cells differ most (with umap-learn install
 def cell_map(result, named: pd.DataFrame, colors) -> list:
     """The map of cells, by programs and by columns of the data."""
     figures: list[tuple[str, str, Any]] = []
+    if not len(named) and not result.has_latent:
+        return []
+    plane = Plane.of(result)
     if len(named):
-        n, axes = min(len(named), MAP_PROGRAMS), "" if pl.has_umap() else PRINCIPAL
+        n, axes = min(len(named), MAP_PROGRAMS), "" if has_umap() else PRINCIPAL
         caption = (
             f"{AROUND}{axes} The {n} largest of {len(named)} programs: red cells use a program, "
             "blue ones have less of it than the average cell."
         )
         titles = [short(name.partition(AGAINST)[0], LONGEST) for name in named["name"]]
-        drawn = pl.plot_cell_map(result, n_programs=MAP_PROGRAMS, titles=titles)
+        drawn = pl.plot_cell_map(result, n_programs=MAP_PROGRAMS, titles=titles, plane=plane)
         figures.append(("Map of cells, by program", caption, drawn))
-    elif result.has_latent:
-        drawn = pl.plot_cell_map(result)
+    else:
+        drawn = pl.plot_cell_map(result, plane=plane)
         figures.append(("Map of cells", "Cells with alike factors are near each other.", drawn))
-    if figures and colors:
+    if colors:
         caption = "The same map by columns of the data."
-        figures.append(("Map of cells, by column", caption, pl.plot_cell_map(result, colors)))
+        drawn = pl.plot_cell_map(result, colors, plane=plane)
+        figures.append(("Map of cells, by column", caption, drawn))
     return pictures(figures)
 
 
@@ -71,7 +76,7 @@ def programs(result, named: pd.DataFrame, posterior) -> dict[str, Any]:
         )
     ]
     few = ", ".join(str(number) for number in named.index[small])
-    return {"table": table(found), "few": few, "figures": pictures(figures) if len(named) else []}
+    return {"table": table(found), "few": few, "figures": pictures(figures)}
 
 
 def strongest_pairs(result, named: pd.DataFrame, ask: Callable[..., pd.DataFrame]) -> pd.DataFrame:
@@ -125,13 +130,12 @@ def correlations(result, drawn: bool) -> list:
 
 
 def certainty(
-    posterior, called: pd.DataFrame | None, pairs: pd.DataFrame, network: pd.DataFrame
+    posterior, called: pd.DataFrame, pairs: pd.DataFrame, network: pd.DataFrame
 ) -> dict[str, Any]:
     """How sure the correlations are: intervals, calls, network.
 
     `pairs` are those of the interval plot, `network` those of the network.
     """
-    called = posterior.pairs() if called is None else called
     said = posterior.summary()
     return {
         "n_called": f"{len(called):,}",
