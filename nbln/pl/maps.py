@@ -136,7 +136,7 @@ def _embedding(res) -> Float[np.ndarray, "cell factor"]:
 def _plane(place: Float[np.ndarray, "cell factor"], seed: int) -> tuple[str, np.ndarray]:
     """What the axes are called, and the two coordinates of each cell."""
     if has_umap() and place.shape[1] > 2 and len(place) >= 2 * NEIGHBOURS:
-        import umap
+        import umap  # pyright: ignore[reportMissingImports]  # an extra, which linting does without
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its threads, which a seed makes one
