@@ -10,13 +10,11 @@ from nbln.pl.maps import Plane, has_umap
 from nbln.pl.posterior import spread_over_genes
 from nbln.questions.diagnostics import doubts
 from nbln.questions.program_table import AGAINST
-from nbln.text import short
 from nbln.webpage.parts import Table, pictures, summary, table
 
 SHOWN_PROGRAMS, PAIRS_EACH = 8, 5  # programs whose strongest pairs are shown, and how many
 LEADING, OPPOSED = 30, 5  # genes of a program among which its strongest pairs are looked for
 MAP_PROGRAMS = 4
-LONGEST = 22  # characters of a program's name above its map
 HEAT_MAP = 24  # genes whose names can be read on a narrow page
 AROUND = "Cells that use the same programs are near each other."
 PRINCIPAL = " Axes are those in which cells differ most (with umap-learn installed, UMAP)."
@@ -34,7 +32,7 @@ def cell_map(result, named: pd.DataFrame, colors) -> list:
             f"{AROUND}{axes} The {n} largest of {len(named)} programs: red cells use a program, "
             "blue ones have less of it than the average cell."
         )
-        titles = [short(name.partition(AGAINST)[0], LONGEST) for name in named["name"]]
+        titles = [name.partition(AGAINST)[0] for name in named["name"]]
         drawn = pl.plot_cell_map(result, n_programs=MAP_PROGRAMS, titles=titles, plane=plane)
         figures.append(("Map of cells, by program", caption, drawn))
     else:
