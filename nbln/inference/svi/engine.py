@@ -43,7 +43,7 @@ WATCHED = 0.95  # share of the locations of a site that have to stand; a few rar
 
 RULES = {
     "guide": one_of(GUIDES),
-    "n_steps": whole(1),
+    "n_steps": whole(0),
     "batch_size": whole(1),
     "learning_rate": number(open_=True),
     "block_steps": whole(1),
@@ -62,7 +62,8 @@ class SVIConfig:
     guide
         ``"mean_field"`` or ``"low_rank"``.
     n_steps
-        Upper bound on optimiser steps; a fit stops earlier when it has converged.
+        Upper bound on optimiser steps; a fit stops earlier when it has converged. Of none, the
+        posterior is where steps begin: Gaussian at the mode of the regressions, by curvature.
     batch_size
         Cells in a step.
     learning_rate
@@ -126,6 +127,10 @@ def fit_svi(
     began = time.perf_counter()
     stage = saver.stage("svi", counts.fingerprint, model, config, seed)
     guide, effects = _start(model, counts, config)
+    found = None if effects is None else jax.tree.map(np.asarray, effects)
+    if not config.n_steps:
+        seconds = {"start": time.perf_counter() - began, "steps": 0.0}
+        return SVIFit(guide.posterior(guide.initial()), np.zeros(0), True, 0, seconds, found)
     if effects is not None:
         model = dataclasses.replace(model, effects=effects.mean)
     state = _init(model, guide, config, jax.random.key(seed))
@@ -156,7 +161,7 @@ def fit_svi(
         converged,
         len(blocks) * config.block_steps,
         {"start": started - began, "steps": time.perf_counter() - started},
-        None if effects is None else jax.tree.map(np.asarray, effects),
+        found,
     )
 
 
