@@ -10,7 +10,7 @@ from nbln import log_normal, plan, sampled  # noqa: F401  their plans enter PLAN
 from nbln.amortised import EXACT, GUMBEL, MOMENTS, NB, SPELLINGS
 from nbln.arguments import check_flag, check_keywords, check_seed, setting_of
 from nbln.inference.checkpoint import Checkpoint, Saver
-from nbln.inference.laplace.engine import LaplaceConfig
+from nbln.inference.laplace.config import LaplaceConfig
 from nbln.inference.mcmc.engine import MCMCConfig
 from nbln.inference.svi.engine import SVIConfig
 from nbln.results import io

@@ -18,8 +18,9 @@ from nbln.data.datasets import Datasets
 from nbln.data.design import column_names
 from nbln.data.formula import Formula, columns_of
 from nbln.inference.checkpoint import OFF
-from nbln.inference.laplace import engine as laplace_engine
-from nbln.inference.laplace.engine import LaplaceConfig, LaplaceFit, fit_laplace
+from nbln.inference.laplace import config as laplace_config
+from nbln.inference.laplace.config import LaplaceConfig
+from nbln.inference.laplace.engine import LaplaceFit, fit_laplace
 from nbln.inference.svi import engine as svi_engine
 from nbln.inference.svi.engine import SVIConfig
 from nbln.inference.totals import beside as totals_beside
@@ -78,7 +79,7 @@ class LaplacePlan(Plan):
     def of(cls, row, arguments):
         common = cls._common(row, arguments)
         config = engine_settings(
-            arguments, "laplace", LaplaceConfig, laplace_engine.RULES, ("n_steps", "tol")
+            arguments, "laplace", LaplaceConfig, laplace_config.RULES, ("n_steps", "tol")
         )
         cascade = options.use_of_source(row, arguments)
         given, keys = arguments["informative_priors_from"], arguments["dataset_key"]

@@ -17,6 +17,7 @@ from jaxtyping import Array
 from nbln.data.chunks import chunk_cells, chunks
 from nbln.data.counts import Counts
 from nbln.data.histogram import CountTails, count_tails
+from nbln.inference.sample import Sample
 from nbln.posterior.cells import cells_of
 from nbln.posterior.mode import Augmentation, Cells, Columns
 
@@ -52,13 +53,20 @@ class CellStream:
         size = chunk_cells(counts.n_cells, counts.n_genes, chunk_bytes * len(devices))
         self.size = -(-size // len(devices)) * len(devices)
         self._mesh = Mesh(np.array(devices), ("cell",)) if len(devices) > 1 else None
-        self._counts = counts
+        self._counts, self._chunk_bytes = counts, chunk_bytes
         self.columns = augmentation.columns
         self._augmentation = jax.tree.map(np.asarray, augmentation._replace(columns=Columns()))
         self.offset, self.scale, _, covariates, _ = self._augmentation
         self.n_covariates = 0 if covariates is None else covariates.shape[1]
         resident = not counts.on_disk and 4 * counts.n_cells * counts.n_genes <= resident_bytes
         self._resident = self._stack() if resident else None
+
+    def sample(self, n_cells: int, seed: int) -> "CellStream":
+        """A stream of so many cells, drawn at random, in memory."""
+        sample = Sample.of(self._counts, n_cells, seed)
+        added = jax.tree.map(lambda leaf: leaf[sample.cells], self._augmentation)
+        added = added._replace(columns=self.columns)
+        return CellStream(sample, added, sample.counts.nbytes, self._chunk_bytes)
 
     def tails(self) -> CountTails:
         """How far the counts of each gene reach, as channels take it."""
