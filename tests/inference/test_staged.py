@@ -22,6 +22,7 @@ def sampled():
     """Samples of data that are small."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(staged, "FEWEST_CELLS", 400)
+        patch.setattr(staged, "FEWEST_ENTRIES", 0)
         yield
 
 
@@ -71,7 +72,10 @@ def test_a_program_of_a_few_cells_is_not_lost(sampled, caplog):
     assert found.w_prior_diagnostics["effective_rank"] > 2
 
 
-@pytest.mark.parametrize(("module", "name", "at"), [(iterations, "update", 5), (hidden, "programs", 0), (pooled, "newton", 13)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("module", "name", "at"),
+    [(iterations, "update", 5), (hidden, "programs", 0), (pooled, "newton", 13)],
+)
 def test_an_interrupted_fit_goes_on(adata, result, tmp_path, module, name, at):
     path, function, calls = tmp_path / "run.ckpt", getattr(module, name), iter(range(10_000))
 

@@ -26,8 +26,9 @@ from nbln.linalg.dtypes import strong
 from nbln.models.log_normal import LogNormalModel
 from nbln.posterior.cells import CellPosterior
 
-# Cells of a sample: so many, and so many for each gene.
-FEWEST_CELLS, CELLS_PER_GENE = 1000, 0.5
+# Cells of a sample: so many; so many for each gene; so many that a pass over it takes as long as an
+# update of the parameters; and a share of all, which costs one pass over them in forty iterations.
+FEWEST_CELLS, CELLS_PER_GENE, FEWEST_ENTRIES, SHARE = 1000, 0.5, 2e6, 1 / 40
 # A sample that is not this many times smaller than the whole would not pay for itself.
 LEAST_RATIO = 2.0
 LEVELS = 2  # columns without signal that stay
@@ -37,7 +38,8 @@ FEWEST_COUNTS = 10
 
 def size_of(n_cells: int, n_genes: int) -> int | None:
     """How many cells go first; None where all do."""
-    size = max(FEWEST_CELLS, math.ceil(CELLS_PER_GENE * n_genes))
+    sizes = FEWEST_CELLS, CELLS_PER_GENE * n_genes, FEWEST_ENTRIES / n_genes, SHARE * n_cells
+    size = math.ceil(max(sizes))
     return size if n_cells >= LEAST_RATIO * size else None
 
 
