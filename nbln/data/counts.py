@@ -17,7 +17,7 @@ from nbln.data.design import read_columns
 from nbln.data.genes import Selection, coverage
 from nbln.data.naming import checked_names
 from nbln.data.slices import slices
-from nbln.data.storage import Matrix, as_type, canonical, open_matrix
+from nbln.data.storage import Block, Matrix, as_type, canonical, open_matrix
 from nbln.vocabulary import OTHER_GENE
 
 _log = logging.getLogger("nbln")
@@ -195,11 +195,23 @@ class Counts:
         IndexError
             A cell number out of range.
         """
-        rows = self._resolve(index)
-        block = self._matrix.read(rows)
+        block = self.block(index)
+        return block if isinstance(block, np.ndarray) else block.toarray(order="C")
+
+    def fill(self, cells: slice, out: Float32[np.ndarray, "cell gene"]) -> None:
+        """Write dense counts of some cells over an array, as `rows` gives them."""
+        block = self.block(cells)
+        if isinstance(block, np.ndarray):
+            out[...] = block
+        else:
+            block.toarray(out=out)
+
+    def block(self, index: slice | Int[np.ndarray, " cell"] | list[int]) -> Block:
+        """Counts of some cells as float32, CSR where they are stored so; entries may repeat."""
+        block = self._matrix.read(self._resolve(index))
         if isinstance(block, np.ndarray):
             return self._selection.dense(block)
-        return self._selection.sparse(block).astype(np.float32, copy=False).toarray(order="C")
+        return self._selection.sparse(block).astype(np.float32, copy=False)
 
     def nonzeros(self, cells: slice) -> tuple[np.ndarray, np.ndarray]:
         """Gene numbers and counts of the nonzero entries of some cells.
