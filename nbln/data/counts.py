@@ -319,7 +319,7 @@ def _apply(selection: Selection, matrix: Matrix) -> tuple[Matrix, Selection]:
     selected = as_type(canonical(selection.sparse(matrix.handle)), np.float32)
     if not selection.is_identity and np.shares_memory(selected.data, matrix.handle.data):
         selected = selected.copy()  # or the columns of a checksum would be others
-    own = Matrix(selected, False, matrix.source)
+    own = Matrix(selected, matrix.source)
     return own, Selection.identity(selection.n_genes)
 
 
