@@ -103,8 +103,22 @@ class Matrix:
         return block if np.array_equal(back, np.arange(len(rows))) else block[back]
 
 
+def shelf_of(adata: Any) -> "Shelf | None":
+    """The shelf that an AnnData is, or is a part of; None for any other."""
+    parent = adata._adata_ref if adata.is_view else adata
+    return parent if isinstance(parent, Shelf) else None
+
+
 class Shelf(AnnData, abc.ABC):
-    """An AnnData whose counts are elsewhere: names and tables of cells and genes are in memory."""
+    """An AnnData whose counts are elsewhere: names and tables of cells and genes are in memory.
+
+    Attributes
+    ----------
+    paths
+        Where its counts are.
+    """
+
+    paths: tuple[str, ...]
 
     @abc.abstractmethod
     def matrix(self, layer: str | None, source: Source) -> "Matrix | None":
@@ -114,6 +128,15 @@ class Shelf(AnnData, abc.ABC):
     @abc.abstractmethod
     def stored_layers(self) -> tuple[str, ...]:
         """Names of the layers."""
+
+    @abc.abstractmethod
+    def without(self, layer: str) -> str:
+        """Where there is no such layer."""
+
+    @property
+    @abc.abstractmethod
+    def file_of_cells(self) -> np.ndarray | None:
+        """(cell,) name of the file that each is in; None where there is one."""
 
 
 def open_matrix(adata: AnnData, layer: str | None, source: Source) -> Matrix | None:
@@ -143,14 +166,15 @@ def open_matrix(adata: AnnData, layer: str | None, source: Source) -> Matrix | N
         The file of a backed AnnData is gone, cut short or closed.
     """
     parent: Any = adata._adata_ref if adata.is_view else adata
+    whole: Any
     if adata.isbacked:
         source = source._replace(file=str(adata.filename))
         with damage.reading(source):
             if not adata.file.is_open:
                 adata.file.open()
             whole = _in_file(adata, layer)
-    elif isinstance(parent, Shelf):
-        whole = parent.matrix(layer, source)
+    elif (shelf := shelf_of(adata)) is not None:
+        whole = shelf.matrix(layer, source)
     else:
         whole = parent.X if layer is None else parent.layers[layer]
     if adata.is_view and _is_stored(whole):
@@ -202,14 +226,15 @@ def matrix_of(
         return Matrix(np.asarray(whole), source)
     if is_dask(whole):
         return Matrix(DaskRows(whole, source), source, cells, genes)
-    source = source if source.file else source._replace(file=_file_of(whole))
-    stored = getattr(whole, "format", "")
+    held: Any = whole  # of HDF5 or zarr, or nothing known
+    source = source if source.file else source._replace(file=_file_of(held))
+    stored = getattr(held, "format", "")
     if stored in ("csr", "csc"):
         damage.check_pointers(whole, source)
     if stored == "csc":
         return Matrix(_read_columns(whole, cells, genes, source), source)
     if stored == "csr":
-        return Matrix(SparseRows(whole.group, whole.shape, source), source, cells, genes)
+        return Matrix(SparseRows(held.group, held.shape, source), source, cells, genes)
     if isinstance(whole, h5py.Dataset) or type(whole).__module__.startswith("zarr."):
         return Matrix(DenseRows(whole, source), source, cells, genes)
     raise TypeError(
