@@ -135,7 +135,7 @@ class Files(Shelf):
     @property
     def file_of_cells(self) -> np.ndarray | None:
         """(cell,) the file of each, as `obs` has it; None where there is one."""
-        return self.obs[FILE].to_numpy(str) if len(self._files) > 1 else None
+        return np.asarray(self.obs[FILE], str) if len(self._files) > 1 else None
 
     def matrix(self, layer: str | None, source: Source) -> Matrix | None:
         found = [file.matrix(layer, source) for file in self._files]
