@@ -69,14 +69,7 @@ def demo(
 
 @app.command()
 def fit(
-    counts: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="COUNTS.h5ad...",
-            help="AnnData file of raw counts, h5ad or zarr. Several are fitted as one: the genes "
-            "that all have; the column file of obs names the file of each cell.",
-        ),
-    ],
+    counts: options.Counts,
     out: options.Out = Path("nbln_fit"),
     layer: options.Layer = None,
     model: options.Model = "nbln",

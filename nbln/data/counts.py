@@ -82,7 +82,7 @@ class Counts:
     ) -> "Counts":
         """Check an AnnData's counts and choose its genes; the AnnData is not modified.
 
-        A sparse matrix is never made dense. A file opened with ``backed="r"`` is read in
+        A sparse matrix is never made dense. What is in files or made by Dask is read in
         blocks of rows, except that CSC is read once into memory as CSR. Genes without a
         single count are left out.
 

@@ -49,6 +49,11 @@ class CellStream:
         is kept in memory, narrow and sparse, as this holds.
     chunk_bytes
         Size of one chunk of counts.
+
+    Attributes
+    ----------
+    kept
+        Where chunks that are not on the devices come from.
     """
 
     def __init__(
@@ -70,7 +75,7 @@ class CellStream:
         self.n_covariates = 0 if covariates is None else covariates.shape[1]
         together = max(1, GROUP_BYTES // (4 * self.size * counts.n_genes))
         self._n_groups = -(-self.n_chunks // together)
-        self._kept = Kept(counts, self.size, resident_bytes)
+        self.kept = Kept(counts, self.size, resident_bytes)
         resident = not counts.on_disk and 4 * counts.n_cells * counts.n_genes <= resident_bytes
         self._resident = None
         if resident:
@@ -164,7 +169,7 @@ class CellStream:
     def _group(self, number: int, buffer: np.ndarray, beside: Cells) -> Cells:
         """A group on the device, its counts by way of a buffer that must then stay as it is."""
         for i, rows in enumerate(buffer):
-            self._kept.fill(number * self._per_group + i, rows)
+            self.kept.fill(number * self._per_group + i, rows)
         return jax.tree.map(lambda leaf: self._put(leaf, axis=1), beside._replace(counts=buffer))
 
     def _beside(self) -> list[Cells]:

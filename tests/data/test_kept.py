@@ -32,6 +32,17 @@ def test_kept_chunks_are_those_of_the_file(form, budget, gene_coverage, tmp_path
         np.testing.assert_array_equal(read, counts.rows(slice(None)))
 
 
+@pytest.mark.parametrize("budget", [0, 60, 10**9])
+def test_rows_of_some_cells(budget, tmp_path):
+    counts = Counts.from_anndata(backed(named(sp.csr_matrix(small())), tmp_path / "counts.h5ad"))
+    kept = Kept(counts, SIZE, budget)
+    for i in range(3):
+        kept.fill(i, np.empty((SIZE, counts.n_genes), np.float32))
+    for cells in ([0, 3, 4, 8], [5], np.arange(9), []):
+        cells = np.asarray(cells, int)
+        np.testing.assert_array_equal(kept.rows(cells), counts.rows(cells))
+
+
 @pytest.mark.parametrize(("largest", "kind"), [(255, "u1"), (256, "u2"), (65_536, "f4")])
 def test_numbers_are_as_narrow_as_they_can_be(largest, kind):
     x = small()
