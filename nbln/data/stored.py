@@ -11,8 +11,9 @@ from nbln.data.damage import Source
 
 Block = np.ndarray | sp.csr_array
 
-# Rows so close together are read with what lies between them, since each read costs about as much
-# as so many entries (2e-4 s, 6 ns an entry of plain HDF5).
+# Entries between two rows that are read with them. Of 12,800 random rows of a million, compressed,
+# the time is the same from 2**12 to 2**18; plain files are read faster with more, with less memory
+# for fewer.
 _GAP = 2**15
 _LONGEST_RUN = 2**22  # entries that are read at once where rows are picked: 32 MiB
 

@@ -76,8 +76,8 @@ class SVIConfig:
         Converged when one more block of steps moves that average by at most this, in posterior
         standard deviations, for 95 % of the locations of each site.
     resident_bytes
-        Largest dense float32 matrix of counts kept in memory; of larger ones and of files opened
-        with ``backed="r"``, each block sees a random part of this size.
+        Largest dense float32 matrix of counts kept in memory; of larger ones and of counts on disk,
+        each block sees a random part of this size. Of those on disk as much is kept sparse.
 
     Raises
     ------
