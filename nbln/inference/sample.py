@@ -32,6 +32,10 @@ class Sample(NamedTuple):
         """How many genes: all of them, also those that none of these cells has counts of."""
         return self.counts.shape[1]
 
+    def fill(self, cells: slice, out: Float32[np.ndarray, "cell gene"]) -> None:
+        """As `Counts.fill`."""
+        out[:] = self.counts[cells]
+
     def rows(self, index) -> Float32[np.ndarray, "cell gene"]:
         """As `Counts.rows`."""
         return self.counts[index]

@@ -33,8 +33,8 @@ class LaplaceConfig:
     newton_steps
         Upper bound on the final Newton steps of a cell.
     resident_bytes
-        Largest dense float32 matrix of counts that is kept in memory; larger ones, and files
-        opened with ``backed="r"``, are streamed in each iteration.
+        Largest dense float32 matrix of counts that is kept in memory; larger ones, and counts on
+        disk, are streamed in each iteration. Of those on disk as much is kept sparse in memory.
     chunk_bytes
         Size of one chunk of counts.
 

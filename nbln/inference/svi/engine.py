@@ -24,6 +24,7 @@ from numpyro.optim import optax_to_numpyro
 
 from nbln.arguments import check_settings, number, one_of, whole
 from nbln.data.counts import Counts
+from nbln.data.kept import Kept
 from nbln.inference.checkpoint import OFF, Saver, Snapshot, Stage
 from nbln.inference.stream import CellStream
 from nbln.inference.svi import regression
@@ -76,8 +77,8 @@ class SVIConfig:
         Converged when one more block of steps moves that average by at most this, in posterior
         standard deviations, for 95 % of the locations of each site.
     resident_bytes
-        Largest dense float32 matrix of counts kept in memory; of larger ones and of files opened
-        with ``backed="r"``, each block sees a random part of this size.
+        Largest dense float32 matrix of counts kept in memory; of larger ones and of counts on disk,
+        each block sees a random part of this size. Of those on disk as much is kept sparse.
 
     Raises
     ------
@@ -126,7 +127,7 @@ def fit_svi(
     """
     began = time.perf_counter()
     stage = saver.stage("svi", counts.fingerprint, model, config, seed)
-    guide, effects = _start(model, counts, config)
+    guide, effects, kept = _start(model, counts, config)
     found = None if effects is None else jax.tree.map(np.asarray, effects)
     if not config.n_steps:
         seconds = {"start": time.perf_counter() - began, "steps": 0.0}
@@ -134,7 +135,7 @@ def fit_svi(
     if effects is not None:
         model = dataclasses.replace(model, effects=effects.mean)
     state = _init(model, guide, config, jax.random.key(seed))
-    pool = _Pool(counts, config, seed)
+    pool = _Pool(kept, config, seed)
     started = time.perf_counter()
     state, blocks, losses = _restored(stage, state)
     n_blocks, converged = -(-config.n_steps // config.block_steps), _settled(blocks, config)
@@ -181,12 +182,15 @@ def _restored(stage: Stage, state):
 
 def _start(
     model: IndependentGenes, counts: Counts, config: SVIConfig
-) -> tuple[Guide, FoundEffects | None]:
-    """A guide at the mode of negative-binomial regressions, scaled by their curvature; effects."""
+) -> tuple[Guide, FoundEffects | None, Kept]:
+    """A guide at the mode of negative-binomial regressions, scaled by their curvature; effects.
+
+    Also what these passes over the cells have kept of a file.
+    """
     added = model.augment(model.capture)._replace(covariates=model.covariates)
     stream = CellStream(counts, added, config.resident_bytes)
     *fitted, effects = regression.fit(model, stream, stream.tails(), counts.gene_totals)
-    return GUIDES[config.guide](*_locations(model, *fitted)), effects
+    return GUIDES[config.guide](*_locations(model, *fitted)), effects, stream.kept
 
 
 @eqx.filter_jit
@@ -285,8 +289,8 @@ def _shift_gauge(model, guide, svi, state):
 class _Pool:
     """The rows that a block draws its batches from: all of them, or a random part."""
 
-    def __init__(self, counts: Counts, config: SVIConfig, seed: int):
-        self._counts, self._seed = counts, seed
+    def __init__(self, kept: Kept, config: SVIConfig, seed: int):
+        self._kept, self._seed, counts = kept, seed, kept.counts
         n_rows = max(config.batch_size, config.resident_bytes // (4 * counts.n_genes))
         needed = config.batch_size * config.block_steps
         whole = n_rows >= counts.n_cells and not counts.on_disk
@@ -298,11 +302,11 @@ class _Pool:
         if self._all is not None:
             return self._all
         rng = np.random.default_rng((self._seed, number))
-        cells = rng.choice(self._counts.n_cells, self._size, replace=False)
+        cells = rng.choice(self._kept.counts.n_cells, self._size, replace=False)
         return self._read(np.sort(cells))
 
     def _read(self, index):
-        return jnp.asarray(self._counts.rows(index)), jnp.asarray(index, jnp.int32)
+        return jnp.asarray(self._kept.rows(index)), jnp.asarray(index, jnp.int32)
 
 
 def _check_finite(mean, bad_step, first_step):
