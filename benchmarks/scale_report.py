@@ -82,7 +82,7 @@ def figure(found: list[dict], path: Path) -> None:
         imports = [case["before"] / 2**30 for case in own]
         memory.plot(at, imports, "--", color=GREY, label="packages alone")
         time.set(xscale="log", yscale="log", title=f"against {series}")
-        memory.set(xlabel=f"latent_dim of {series}" if key != series else key, ylim=(0, None))
+        memory.set(xlabel=key if key == series else f"programs offered ({key})", ylim=(0, None))
         if own:
             time.legend(frameon=False, fontsize="small")
             memory.legend(frameon=False, fontsize="small")

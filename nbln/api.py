@@ -13,6 +13,7 @@ from nbln.inference.checkpoint import Checkpoint, Saver
 from nbln.inference.laplace.engine import LaplaceConfig
 from nbln.inference.mcmc.engine import MCMCConfig
 from nbln.inference.svi.engine import SVIConfig
+from nbln.processes import current
 from nbln.results import io
 from nbln.results.drawn import Drawn
 from nbln.results.laplace import LaplaceResult
@@ -197,7 +198,9 @@ def fit(
 
     Returns
     -------
-    An `SVIResult` for nbvcp, nbdm, zinb and zinbvcp, a `LaplaceResult` for pln, nbln, lnm and
+    In a job of several processes (``jax.distributed.initialize()``), each of which reads its share
+    of the cells, the same result in all of them; call ``jax.distributed.shutdown()`` before one of
+    them goes on alone. An `SVIResult` for nbvcp, nbdm, zinb and zinbvcp, a `LaplaceResult` for pln, nbln, lnm and
     lnmvcp, a `VAEResult` for scvi, a `NegBioResult` for negbio_vae; by mcmc draws, as
     `MCMCPrograms` or of independent genes `MCMCGenes`.
 
@@ -225,9 +228,18 @@ def fit(
         check_flag(f"fit({flag}", given[flag])
     _check_checkpoint(checkpoint)
     check_seed("fit(seed", seed)
+    processes = current()
+    given["progress"] = progress and processes.first
     built = plan.make({name: given[name] for name in defaults}, defaults)
-    with Saver(checkpoint) as saver:
-        return built.run(built.read(adata, strict), saver)
+    if processes.count > 1 and not built.shares_cells:
+        raise ValueError(
+            f"fit(model={model!r}): {built.title} runs in one process, and this job has "
+            f"{processes.count}; start it in one, without jax.distributed.initialize()"
+        )
+    data = built.read(adata, strict)
+    processes.check_same(f"{data.fingerprint} {seed} {model}", "data, model or seed")
+    with Saver(checkpoint, processes) as saver:
+        return built.run(data, saver)
 
 
 def _check_checkpoint(given: Any) -> None:

@@ -9,6 +9,7 @@ state, which a run makes anew.
 import hashlib
 import logging
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,6 +22,7 @@ import numpy as np
 
 from nbln import atomic
 from nbln.arguments import check_folder, check_number
+from nbln.processes import Alone, Processes
 
 log = logging.getLogger("nbln")
 
@@ -69,26 +71,34 @@ class Saver:
     """Writes the snapshots of a run's stages; does nothing without a path.
 
     A context: a run that ends well removes its file, one that is interrupted writes where it stood,
-    and one that diverged removes the file too, since it would do so again.
+    and one that diverged removes the file too, since it would do so again. Of processes that fit
+    together all read the file, and the first writes it, for all of them at the same step; it writes
+    nothing when it is interrupted, since it cannot ask others that may be gone.
 
     Raises
     ------
     FileNotFoundError
         There is no such folder.
     ValueError
-        The file is no checkpoint, or damaged.
+        The file is no checkpoint, or damaged, or not the same in all processes.
     """
 
-    def __init__(self, checkpoint: Checkpoint | str | Path | None = None):
+    def __init__(
+        self,
+        checkpoint: Checkpoint | str | Path | None = None,
+        processes: Processes | None = None,
+    ):
         if isinstance(checkpoint, str | Path):
             checkpoint = Checkpoint(checkpoint)
         self.active = checkpoint is not None
         self._latest: dict[str, Callable[[], dict[str, np.ndarray]]] = {}
+        self._processes = Alone() if processes is None else processes
         if checkpoint is None:
             return
         self._path, self._keep = Path(checkpoint.path), checkpoint.keep
         self._seconds = checkpoint.seconds
         self._saved = _read(self._path) if self._path.exists() else {}
+        self._processes.check_same(_mark(self._path), f"what is in {self._path}")
         self._last = time.monotonic()
 
     def __enter__(self):
@@ -100,8 +110,9 @@ class Saver:
         if kind is None and self._keep:
             self.write()
         elif kind is None or issubclass(kind, FloatingPointError):
-            self._path.unlink(missing_ok=True)
-        elif not issubclass(kind, Exception):  # an interruption, which is none
+            if self._processes.first:
+                self._path.unlink(missing_ok=True)
+        elif not issubclass(kind, Exception) and self._processes.count == 1:  # an interruption
             self.write()
 
     def stage(self, name: str, *decides: Any) -> "Stage":
@@ -130,7 +141,7 @@ class Saver:
     def note(self, name: str, arrays: Callable[[], dict[str, np.ndarray]]) -> None:
         """Remember where a stage stands, and write if it is time."""
         self._latest[name] = arrays
-        if time.monotonic() - self._last >= self._seconds:
+        if self._processes.decided(time.monotonic() - self._last >= self._seconds):
             self.write()
 
     def write(self) -> None:
@@ -140,7 +151,7 @@ class Saver:
         for name, latest in self._latest.items():
             arrays |= {f"{name}/{key}": value for key, value in latest().items()}
         try:
-            if arrays:
+            if arrays and self._processes.first:
                 with atomic.replacing(self._path) as file:
                     arrays[CONTENTS] = np.array(sorted(arrays))
                     np.savez(file, allow_pickle=False, **arrays)
@@ -220,6 +231,14 @@ def _placed(saved: np.ndarray, like: Any) -> Any:
     if _is_key(like):
         return jax.random.wrap_key_data(jnp.asarray(saved), impl=jax.random.key_impl(like))
     return jax.device_put(saved, like.sharding) if isinstance(like, jax.Array) else saved
+
+
+def _mark(path: Path) -> str:
+    """What tells two files apart without reading them; '' where there is none."""
+    if not path.exists():
+        return ""
+    with zipfile.ZipFile(path) as file:
+        return ", ".join(f"{part.filename} {part.CRC}" for part in file.infolist())
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

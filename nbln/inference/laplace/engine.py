@@ -9,6 +9,7 @@ changes that matter.
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -41,6 +42,7 @@ from nbln.priors.activity import Activity
 from nbln.priors.effects import EffectScales
 from nbln.priors.loadings import FittedLoadings
 from nbln.priors.shrinkage import Phase
+from nbln.processes import current
 from nbln.progress import Progress
 
 log = logging.getLogger("nbln")
@@ -134,16 +136,19 @@ def fit_laplace(
     Where `pool` is true, d and the channel's own overdispersion are then learned over all genes, in
     place of their priors; see `pooled`. `saver` keeps where the fit stands.
     """
-    began = time.perf_counter()
+    began, processes = time.perf_counter(), current()
     decides = counts.fingerprint, model, mean, log_r, config, seed, pool
     stage = saver.stage("laplace", *decides)
-    stream = CellStream(counts, model.augmentation, config.resident_bytes, config.chunk_bytes)
+    held = config.resident_bytes, config.chunk_bytes
+    stream = CellStream(counts, model.augmentation, *held, processes)
     task = Task(model, stream, stream.tails(), config, seed, progress, stage)
     coordinates = pooled.coordinates(model.channel.start(jnp.asarray(log_r))) if pool else None
-    run = _begin(task, first_state(model, stream, mean, log_r, seed), coordinates)
+    first = processes.agreed(first_state(model, stream, mean, log_r, seed))
+    run = _begin(task, first, coordinates)
     started = time.perf_counter()
     run = _go_on(task, run, coordinates)
-    stage.finish(run.snapshot())
+    if saver.active:
+        stage.finish(run.snapshot(stream))
     iterated = time.perf_counter()
     state = run.state
     sums, cells = _finish(stream, state, run.z, config)
@@ -234,7 +239,7 @@ def _begin(task: Task, state: State, coordinates: Overdispersion | None) -> Run:
     if coordinates is not None:
         at = pooled.first(coordinates, coordinates.pooling(), state.parameters)
     run = Run(state, z, at)
-    if (saved := run.restored(task.stage)) is not None:
+    if (saved := run.restored(task.stage, task.stream)) is not None:
         return saved
     _, z = task.stream.scan(first_step, z, state.parameters, task.stream.columns)
     return run._replace(z=z)
@@ -266,7 +271,7 @@ def _iterate(task: Task, run: Run) -> Run:
         bar.advance(steps=run.step)
         while run.step < config.n_steps and not converged:
             sums, z = stream.scan(e_step, run.z, run.state, stream.columns)
-            state, info = m_step(model, run.state, sums, tails)
+            state, info = stream.processes.agreed(m_step(model, run.state, sums, tails))
             history = run.history
             if run.pending:
                 history, converged = _record(history, run.pending[0], config)
@@ -275,7 +280,7 @@ def _iterate(task: Task, run: Run) -> Run:
             run = run._replace(
                 state=state, z=z, history=history, pending=(info,), step=run.step + 1
             )
-            task.stage.note(run.snapshot)
+            task.stage.note(partial(run.snapshot, stream))
         if not converged:
             history, converged = _record(run.history, run.pending[0], config)
             run = run._replace(history=history)
@@ -316,11 +321,11 @@ def _learn_overdispersion(task: Task, run: Run, coordinates: Overdispersion) -> 
             state = pooled.moved(state, coordinates, at.psi)
             known = pooled.held(task.model, coordinates, at.psi)
             sums, z = stream.scan(e_step, z, state, stream.columns)
-            state, info = m_step(known, state, sums, task.tails)
+            state, info = stream.processes.agreed(m_step(known, state, sums, task.tails))
             history, _ = _record(history, info, task.config)
             bar.advance(f"d about {float(jnp.median(state.parameters.d)):.2f}")
             run = Run(state, z, at, history, (), LEARNING, i + 1)
-            task.stage.note(run.snapshot)
+            task.stage.note(partial(run.snapshot, stream))
     return run.next(REFITTING)
 
 

@@ -250,7 +250,7 @@ def _first_cells(stream: CellStream, start: Start, genes: Genes):
     k = genes.W.shape[1] + len(stream.columns.value)
     parameters = genes.parameters(start.overdispersion)
     _, z = stream.scan(cell_steps.begin, stream.zeros(k), parameters, stream.columns)
-    split = stream.chunks_of(stream.split(start.offset_sd))
+    split = stream.chunks_of(stream.split(np.asarray(start.offset_sd, np.float32)))
     states = []
     for number, (start_z, sd) in enumerate(zip(stream.chunks_of(z), split, strict=True)):
         of_cells = start_z, start_z, sd, jnp.zeros_like(sd)

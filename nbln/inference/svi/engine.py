@@ -33,6 +33,7 @@ from nbln.linalg.dtypes import strong
 from nbln.models.independent import IndependentGenes
 from nbln.posterior.variational import Posterior
 from nbln.priors.capture import LatentCapture
+from nbln.processes import current
 from nbln.progress import Progress
 
 log = logging.getLogger("nbln")
@@ -128,7 +129,7 @@ def fit_svi(
     guide, effects = _start(model, counts, config)
     if effects is not None:
         model = dataclasses.replace(model, effects=effects.mean)
-    state = _init(model, guide, config, jax.random.key(seed))
+    state, processes = _init(model, guide, config, jax.random.key(seed)), current()
     pool = _Pool(counts, config, seed)
     started = time.perf_counter()
     state, blocks, losses = _restored(stage, state)
@@ -144,12 +145,12 @@ def fit_svi(
             blocks.append(mean)
             losses.append(float(loss))
             bar.advance(f"loss {losses[-1]:.4g}", config.block_steps)
-            converged = _settled(blocks, config)
+            converged = processes.decided(_settled(blocks, config))
             stage.note(partial(_snapshot, state, blocks, losses, len(blocks)))
     stage.finish(_snapshot(state, blocks, losses, len(blocks)))
     if not converged:
         log.warning("SVI did not converge in n_steps=%d steps", config.n_steps)
-    parameters = _average(_tail(blocks, config))
+    parameters = processes.agreed(_average(_tail(blocks, config)))
     return SVIFit(
         guide.posterior(parameters),
         np.array(losses),
@@ -179,7 +180,7 @@ def _start(
 ) -> tuple[Guide, FoundEffects | None]:
     """A guide at the mode of negative-binomial regressions, scaled by their curvature; effects."""
     added = model.augment(model.capture)._replace(covariates=model.covariates)
-    stream = CellStream(counts, added, config.resident_bytes)
+    stream = CellStream(counts, added, config.resident_bytes, processes=current())
     *fitted, effects = regression.fit(model, stream, stream.tails(), counts.gene_totals)
     return GUIDES[config.guide](*_locations(model, *fitted)), effects
 
