@@ -198,11 +198,11 @@ def fit(
 
     Returns
     -------
-    In a job of several processes (``jax.distributed.initialize()``), each of which reads its share
-    of the cells, the same result in all of them; call ``jax.distributed.shutdown()`` before one of
-    them goes on alone. An `SVIResult` for nbvcp, nbdm, zinb and zinbvcp, a `LaplaceResult` for pln, nbln, lnm and
+    An `SVIResult` for nbvcp, nbdm, zinb and zinbvcp, a `LaplaceResult` for pln, nbln, lnm and
     lnmvcp, a `VAEResult` for scvi, a `NegBioResult` for negbio_vae; by mcmc draws, as
-    `MCMCPrograms` or of independent genes `MCMCGenes`.
+    `MCMCPrograms` or of independent genes `MCMCGenes`. In a job of several processes
+    (``jax.distributed.initialize()``), which share the cells, the same result in each of them; call
+    ``jax.distributed.shutdown()`` before one of them goes on alone.
 
     Raises
     ------
@@ -216,6 +216,8 @@ def fit(
         that is damaged, or of another fit.
     FloatingPointError
         The fit diverged; the message names the step and the parameter.
+    ConnectionError
+        Another process of the job has ended.
     """
     given = dict(locals())  # before anything else: the arguments by name
     defaults = {
@@ -238,7 +240,7 @@ def fit(
         )
     data = built.read(adata, strict)
     processes.check_same(f"{data.fingerprint} {seed} {model}", "data, model or seed")
-    with Saver(checkpoint, processes) as saver:
+    with processes.telling(), Saver(checkpoint, processes) as saver:
         return built.run(data, saver)
 
 

@@ -100,13 +100,16 @@ def fit(
     network: options.Network = None,
     halves: options.Halves = 0,
     backed: options.Backed = False,
+    distributed: options.Distributed = False,
     checkpoint: options.Resume = True,
     progress: options.Bars = True,
     debug: options.Debug = False,
 ) -> None:
     """Fit a file of counts and leave the fit, an annotated copy and the strongest gene pairs."""
     asked = Asked(pairs, draws, min_abs, fdr, seed, progress, checkpoint, tuple(color or ()))
-    with session(debug) as outputs:
+    if distributed and split_by is not None:
+        raise typer.BadParameter("--distributed fits one data set; start a job for each group")
+    with session(debug, distributed) as outputs:
         adata = files.read(counts, backed)
         sets = _names(adata, symbol_column, gene_sets, asked.colors)
         asked = asked._replace(gene_sets=sets, symbols=symbol_column, halves=halves)

@@ -6,6 +6,8 @@ sums is computed by every process, and decisions are those of the first.
 """
 
 import abc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -14,7 +16,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-__all__ = ["Alone", "Processes", "Together", "current"]
+from nbln.text import first_line
+
+__all__ = ["Alone", "Processes", "Together", "current", "join", "part"]
 
 
 class Processes(abc.ABC):
@@ -55,6 +59,20 @@ class Processes(abc.ABC):
     @abc.abstractmethod
     def check_same(self, value: str, what: str) -> None:
         """Raise a ValueError, in all processes, if they differ in `value`, which says `what`."""
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Say it in plain words where the work of this process ended because another did."""
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            if self.count == 1:
+                raise
+            raise ConnectionError(
+                f"fit: process {self.number} of {self.count} cannot go on, as a rule because "
+                "another one has ended, of which that one's log says why; started again, the job "
+                f"goes on from its checkpoint if it has one ({first_line(error)})"
+            ) from error
 
 
 class Alone(Processes):
@@ -134,6 +152,39 @@ def current() -> Processes:
     if not jax.distributed.is_initialized() or jax.process_count() == 1:
         return Alone()
     return Together()
+
+
+def join() -> Processes:
+    """Meet the other processes of a job of SLURM, Open MPI or TPUs; before any computation.
+
+    Raises
+    ------
+    ValueError
+        There is no such job, or its processes do not find one another.
+    """
+    # JAX would take SIGTERM for a note that the machine is wanted back, and go on.
+    if hasattr(jax.config, "jax_enable_preemption_service"):
+        jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            "the processes of a job were to fit together, but do not find one another; start them "
+            f"by srun, mpirun or on all workers of a TPU ({first_line(error)})"
+        ) from error
+    return current()
+
+
+def part() -> bool:
+    """End the job, since all that was to be done together is done; whether this goes on, alone.
+
+    The first process does. Nothing that it asks from then on needs the others.
+    """
+    if not jax.distributed.is_initialized():
+        return True
+    first = jax.process_index() == 0
+    jax.distributed.shutdown()
+    return first
 
 
 def _sum(stacked):
