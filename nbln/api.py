@@ -239,9 +239,10 @@ def fit(
             f"{processes.count}; start it in one, without jax.distributed.initialize()"
         )
     data = built.read(adata, strict)
-    processes.check_same(f"{data.fingerprint} {seed} {model}", "data, model or seed")
-    with processes.telling(), Saver(checkpoint, processes) as saver:
-        return built.run(data, saver)
+    with processes.telling():
+        processes.check_same(f"{data.fingerprint} {seed} {model}", "data, model or seed")
+        with Saver(checkpoint, processes) as saver:
+            return built.run(data, saver)
 
 
 def _check_checkpoint(given: Any) -> None:

@@ -167,12 +167,14 @@ def join() -> Processes:
         jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize()
+        found = current()
+        found.decided(True)  # a first word, without which they would wait for one that has left
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             "the processes of a job were to fit together, but do not find one another; start them "
             f"by srun, mpirun or on all workers of a TPU ({first_line(error)})"
         ) from error
-    return current()
+    return found
 
 
 def part() -> bool:

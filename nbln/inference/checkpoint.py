@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +27,9 @@ from nbln.processes import Alone, Processes
 
 log = logging.getLogger("nbln")
 
+# Difference, absolute and relative, up to which what a stage takes over from an earlier one is the
+# same, cells having been summed in another order: a thousand roundings of float32.
+NEAR = 1e-4
 LARGEST_SHARE = 0.05  # of a run's time that writing may take
 CONTENTS = "contents"  # the array of the file that names all others
 
@@ -115,8 +119,11 @@ class Saver:
         elif not issubclass(kind, Exception) and self._processes.count == 1:  # an interruption
             self.write()
 
-    def stage(self, name: str, *decides: Any) -> "Stage":
+    def stage(self, name: str, *decides: Any, near: Any = ()) -> "Stage":
         """A stage of the run; `decides` is all that its numbers follow from.
+
+        Of `near`, numbers may differ in their last digits, as those of an earlier stage do when the
+        run goes on with other chunks, devices or processes.
 
         Raises
         ------
@@ -124,13 +131,15 @@ class Saver:
             The file is of another run.
         """
         if not self.active:
-            return Stage(self, name, "", None)
-        stamp = digest(version("nbln"), *decides)
+            return Stage(self, name, {}, None)
+        numbers, exact = eqx.partition(near, _is_real)
+        stamp = {f"near_{i}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(numbers))}
+        stamp["stamp"] = np.asarray(digest(version("nbln"), *decides, exact))
         start = f"{name}/"
         saved = {n.removeprefix(start): x for n, x in self._saved.items() if n.startswith(start)}
         if not saved:
             return Stage(self, name, stamp, None)
-        if str(saved["stamp"]) != stamp:
+        if not all(_agree(saved.get(key), value) for key, value in stamp.items()):
             raise ValueError(
                 f"checkpoint={str(self._path)!r}: of another run (other data, arguments, seed or "
                 "version); remove it, or name another file"
@@ -167,7 +176,13 @@ OFF = Saver()
 class Stage:
     """One stage of a run, as its engine sees it."""
 
-    def __init__(self, saver: Saver, name: str, stamp: str, saved: dict[str, np.ndarray] | None):
+    def __init__(
+        self,
+        saver: Saver,
+        name: str,
+        stamp: dict[str, np.ndarray],
+        saved: dict[str, np.ndarray] | None,
+    ):
         self._saver, self._name, self._stamp, self._saved = saver, name, stamp, saved
 
     def restore(self, tree: Any, item: Any = ()) -> Snapshot | None:
@@ -204,7 +219,7 @@ class Stage:
         columns = zip(*items, strict=True)
         arrays |= {f"items_{i}": np.stack(column) for i, column in enumerate(columns)}
         n_items = np.asarray(len(items))
-        return {"stamp": np.asarray(self._stamp), "n_items": n_items, **arrays}
+        return {**self._stamp, "n_items": n_items, **arrays}
 
 
 def digest(*parts: Any) -> str:
@@ -217,6 +232,19 @@ def digest(*parts: Any) -> str:
         sha.update(f"{array.dtype} {array.shape} {leaf if plain else ''}".encode())
         sha.update(b"" if plain else np.ascontiguousarray(array).tobytes())
     return sha.hexdigest()
+
+
+def _is_real(leaf: Any) -> bool:
+    return not _is_key(leaf) and np.issubdtype(np.asarray(leaf).dtype, np.floating)
+
+
+def _agree(saved: np.ndarray | None, now: np.ndarray) -> bool:
+    """Whether a part of the stamp is what it was, up to the last digits of numbers."""
+    if saved is None or saved.shape != now.shape:
+        return False
+    if not _is_real(now):
+        return str(saved) == str(now)
+    return bool(np.allclose(saved, now, NEAR, NEAR, equal_nan=True))
 
 
 def _is_key(leaf: Any) -> bool:

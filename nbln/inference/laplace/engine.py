@@ -137,8 +137,8 @@ def fit_laplace(
     place of their priors; see `pooled`. `saver` keeps where the fit stands.
     """
     began, processes = time.perf_counter(), current()
-    decides = counts.fingerprint, model, mean, log_r, config, seed, pool
-    stage = saver.stage("laplace", *decides)
+    decides, source = (counts.fingerprint, config, seed, pool), (model, mean, log_r)
+    stage = saver.stage("laplace", *decides, near=source)
     held = config.resident_bytes, config.chunk_bytes
     stream = CellStream(counts, model.augmentation, *held, processes)
     task = Task(model, stream, stream.tails(), config, seed, progress, stage)
