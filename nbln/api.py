@@ -230,17 +230,23 @@ def fit(
         check_flag(f"fit({flag}", given[flag])
     _check_checkpoint(checkpoint)
     check_seed("fit(seed", seed)
-    processes = current()
-    given["progress"] = progress and processes.first
+    given["progress"] = progress and current().first
     built = plan.make({name: given[name] for name in defaults}, defaults)
+    return _run(built, adata, strict, checkpoint)
+
+
+def _run(built: plan.Plan, adata, strict: bool, checkpoint) -> Result | Drawn:
+    """What a plan makes of the data, in this process or with the others of its job."""
+    processes = current()
     if processes.count > 1 and not built.shares_cells:
         raise ValueError(
-            f"fit(model={model!r}): {built.title} runs in one process, and this job has "
+            f"fit(model={built.row.name!r}): {built.title} runs in one process, and this job has "
             f"{processes.count}; start it in one, without jax.distributed.initialize()"
         )
     data = built.read(adata, strict)
     with processes.telling():
-        processes.check_same(f"{data.fingerprint} {seed} {model}", "data, model or seed")
+        asked = f"{data.fingerprint} {built.row.name} {built.seed}"
+        processes.check_same(asked, "data, model or seed")
         with Saver(checkpoint, processes) as saver:
             return built.run(data, saver)
 
