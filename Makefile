@@ -11,8 +11,8 @@ LESS := --xla_backend_optimization_level=0
 QUICK := $(LESS) --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-interop lint peers peers-scvi bench bench-vae bench-negbio \
-	docs figures package
+.PHONY: help venv demo test test-slow test-interop lint peers peers-scvi bench bench-scale bench-vae \
+	bench-negbio docs figures package
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,9 @@ bench: $(VENV)/.test ## measure recovery and speed beside other packages
 peers-scvi: ## make .venv-scvi with scvi-tools, which `make bench-vae` runs beside nbln
 	$(PYTHON) -m venv .venv-scvi
 	.venv-scvi/bin/python -m pip install --quiet 'scvi-tools>=1.4' scib-metrics
+
+bench-scale: $(VENV)/.test ## measure time and memory to 10^6 cells, in SCALE_FOLDER if it is given (4 GB)
+	$(BIN)/python benchmarks/scale.py $(if $(SCALE_FOLDER),--folder $(SCALE_FOLDER))
 
 bench-vae: $(VENV)/.test ## measure scVI beside scvi-tools: make bench-vae COUNTS=counts.h5ad
 	$(BIN)/python benchmarks/vae.py $(COUNTS)

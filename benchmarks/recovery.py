@@ -8,13 +8,15 @@ correlations: Pearson r, slope of the regression through the origin, area under 
 curve of |true| > 0.3. Times of nbln and of the peer alternate in one run, and only their ratio is
 to be believed on a machine that does other work. The peer is pyPLNmodels (PlnPCA, rank 8, its own
 stopping rule), run by the Python of an environment that has it, by default .venv-peers
-(``make peers``), and left out where there is none.
+(``make peers``), and left out where there is none; beside it stand the moments of
+``peer_moments.py``.
 """
 
 import argparse
 import importlib.util
 import resource
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -31,22 +33,21 @@ SIZES = {"S": (500, 200, 101), "M": (2000, 1000, 102), "L": (5000, 2000, 103)}
 
 
 def simulate(size: str, seed: int):
-    """AnnData, counts and true correlation; the shared simulator's data where there is one."""
+    """AnnData, counts, true loadings and variances; of the shared simulator where there is one."""
     n_cells, n_genes, first_seed = SIZES[size]
     seed += first_seed
     if (SHARED / "simulate.py").exists():
         import anndata as ad
 
         counts, truth = _module(SHARED / "simulate.py").simulate(n_cells, n_genes, seed)
-        return ad.AnnData(counts.astype(np.float32)), counts, correlation(truth["W"], truth["d"])
+        return ad.AnnData(counts.astype(np.float32)), counts, (truth["W"], truth["d"])
     adata = nbln.datasets.simulate(n_cells, n_genes, 4, seed=seed)
-    truth = correlation(adata.varm["W"], adata.var["d"].to_numpy())
-    return adata, adata.X.toarray(), truth
+    return adata, adata.X.toarray(), (adata.varm["W"], adata.var["d"].to_numpy())
 
 
-def correlation(W, d):
-    """Correlation of log-rates, W_⊥W_⊥ᵀ + diag(d)."""
-    W = W - W.mean(axis=0)
+def correlation(W, d, genes=slice(None)):
+    """Correlation of log-rates of some genes, W_⊥W_⊥ᵀ + diag(d)."""
+    W, d = (W - W.mean(axis=0))[genes], d[genes]
     covariance = W @ W.T + np.diag(d)
     sd = np.sqrt(np.diag(covariance))
     return covariance / np.outer(sd, sd)
@@ -68,19 +69,34 @@ def score(estimate, truth) -> dict[str, float]:
 def run_peer(python: Path, counts) -> tuple[float, np.ndarray]:
     """Seconds and correlation of PlnPCA."""
     library = counts.sum(axis=1)
+    offset = np.log(library / np.median(library))
+    out = run_script([python, HERE / "peer_pyplnmodels.py"], counts=counts, offset=offset)
+    sd = np.sqrt(np.diag(out["covariance"]))
+    return float(out["seconds"]), out["covariance"] / np.outer(sd, sd)
+
+
+def run_moments(counts, *arguments: str) -> tuple[float, np.ndarray]:
+    """Seconds and correlation of the moment estimator; a precision and a number of runs."""
+    script = [sys.executable, HERE / "peer_moments.py"]
+    out = run_script(script, *arguments, counts=counts)
+    return float(out["seconds"]), out["correlation"]
+
+
+def run_script(script, *arguments: str, **arrays) -> dict[str, np.ndarray]:
+    """Run a script on a file of arrays in a process of its own; the arrays that it leaves."""
     with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "counts.npz", Path(folder) / "out.npz"
-        np.savez(source, counts=counts, offset=np.log(library / np.median(library)))
-        command = [str(python), str(HERE / "peer_pyplnmodels.py"), str(source), str(target)]
+        source, target = Path(folder) / "in.npz", Path(folder) / "out.npz"
+        np.savez(source, **arrays)
+        command = [str(x) for x in (*script, source, target, *arguments)]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        out = np.load(target)
-        sd = np.sqrt(np.diag(out["covariance"]))
-        return float(out["seconds"]), out["covariance"] / np.outer(sd, sd)
+        with np.load(target) as out:
+            return {name: out[name] for name in out.files}
 
 
 def bench(size: str, seed: int, runs: int, peer: Path | None, table: Table) -> None:
     """Rows of one data set: the pipeline, the published recipe, marginal matching, the peer."""
-    adata, counts, truth = simulate(size, seed)
+    adata, counts, parameters = simulate(size, seed)
+    truth = correlation(*parameters)
     name = f"{size} +{seed}"
     began = time.perf_counter()
     result = nbln.fit(adata, progress=False)
@@ -112,9 +128,9 @@ def bench(size: str, seed: int, runs: int, peer: Path | None, table: Table) -> N
         seconds = f"{time.perf_counter() - began:.1f}"
         _row(table, name, f"r, eta frozen, {match}", other, truth, ["-", seconds, "-", "-", "-"])
     if estimate is not None:
-        scores = [f"{value:.4f}" for value in score(estimate, truth).values()]
-        times = [f"{reference:.2f}", "-", "1", "1", "-"]
-        table.add_row(name, "pyPLNmodels PlnPCA 8", *scores, "-", "-", *times)
+        _peer_row(table, name, "pyPLNmodels PlnPCA 8", reference, estimate, truth, ["1", "1"])
+    seconds, estimate = run_moments(counts)
+    _peer_row(table, name, "moments (CS-CORE)", seconds, estimate, truth, ["-", "-"])
 
 
 def _row(table, name, program, result, truth, times):
@@ -122,6 +138,11 @@ def _row(table, name, program, result, truth, times):
     rank = str(result.w_prior_diagnostics["effective_rank"])
     steps = f"{len(result.trace)}{'' if result.converged else ' (not converged)'}"
     table.add_row(name, program, *scores, rank, steps, *times)
+
+
+def _peer_row(table, name, program, seconds, estimate, truth, ratios):
+    scores = [f"{value:.4f}" for value in score(estimate, truth).values()]
+    table.add_row(name, program, *scores, "-", "-", f"{seconds:.2f}", "-", *ratios, "-")
 
 
 def _module(path: Path):

@@ -13,6 +13,7 @@ from nbln.inference.checkpoint import Checkpoint, Saver
 from nbln.inference.laplace.config import LaplaceConfig
 from nbln.inference.mcmc.engine import MCMCConfig
 from nbln.inference.svi.engine import SVIConfig
+from nbln.processes import current
 from nbln.results import io
 from nbln.results.drawn import Drawn
 from nbln.results.laplace import LaplaceResult
@@ -202,7 +203,9 @@ def fit(
     -------
     An `SVIResult` for nbvcp, nbdm, zinb and zinbvcp, a `LaplaceResult` for pln, nbln, lnm and
     lnmvcp, a `VAEResult` for scvi, a `NegBioResult` for negbio_vae; by mcmc draws, as
-    `MCMCPrograms` or of independent genes `MCMCGenes`.
+    `MCMCPrograms` or of independent genes `MCMCGenes`. In a job of several processes
+    (``jax.distributed.initialize()``), which share the cells, the same result in each of them; call
+    ``jax.distributed.shutdown()`` before one of them goes on alone.
 
     Raises
     ------
@@ -218,6 +221,8 @@ def fit(
         that is damaged, or of another fit.
     FloatingPointError
         The fit diverged; the message names the step and the parameter.
+    ConnectionError
+        Another process of the job has ended.
     """
     given = dict(locals())  # before anything else: the arguments by name
     defaults = {
@@ -230,9 +235,25 @@ def fit(
         check_flag(f"fit({flag}", given[flag])
     _check_checkpoint(checkpoint)
     check_seed("fit(seed", seed)
+    given["progress"] = progress and current().first
     built = plan.make({name: given[name] for name in defaults}, defaults)
-    with Saver(checkpoint) as saver:
-        return built.run(built.read(adata, strict), saver)
+    return _run(built, adata, strict, checkpoint)
+
+
+def _run(built: plan.Plan, adata, strict: bool, checkpoint) -> Result | Drawn:
+    """What a plan makes of the data, in this process or with the others of its job."""
+    processes = current()
+    if processes.count > 1 and not built.shares_cells:
+        raise ValueError(
+            f"fit(model={built.row.name!r}): {built.title} runs in one process, and this job has "
+            f"{processes.count}; start it in one, without jax.distributed.initialize()"
+        )
+    data = built.read(adata, strict)
+    with processes.telling():
+        asked = f"{data.fingerprint} {built.row.name} {built.seed}"
+        processes.check_same(asked, "data, model or seed")
+        with Saver(checkpoint, processes) as saver:
+            return built.run(data, saver)
 
 
 def _check_checkpoint(given: Any) -> None:

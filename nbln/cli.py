@@ -99,13 +99,14 @@ def fit(
     network: options.Network = None,
     halves: options.Halves = 0,
     backed: options.Backed = False,
+    distributed: options.Distributed = False,
     checkpoint: options.Resume = True,
     progress: options.Bars = True,
     debug: options.Debug = False,
 ) -> None:
     """Fit files of counts and leave the fit, an annotated copy and the strongest gene pairs."""
     asked = Asked(pairs, draws, min_abs, fdr, seed, progress, checkpoint, tuple(color or ()))
-    with session(debug) as outputs:
+    with session(debug, distributed and _of_one_fit(split_by)) as outputs:
         adata = files.read(counts, backed)
         sets = _names(adata, symbol_column, gene_sets, asked.colors)
         asked = asked._replace(gene_sets=sets, symbols=symbol_column, halves=halves)
@@ -126,6 +127,13 @@ def fit(
             own = None if network is None else part.folder / network.name
             places[part.name] = targets(part.folder, counts, own)
         _split(adata, parts, places, given, outputs, asked)
+
+
+def _of_one_fit(split_by: str | None) -> bool:
+    """Raise where several processes would share several fits."""
+    if split_by is not None:
+        raise typer.BadParameter("--distributed fits one data set; start a job for each group")
+    return True
 
 
 def _names(adata, column: str | None, gene_sets: Path | None, colors) -> dict | None:

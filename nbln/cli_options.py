@@ -130,6 +130,13 @@ NSteps = Annotated[
 Backed = Annotated[
     bool, typer.Option("--backed", help="Leave the counts on disk and read them in parts.")
 ]
+Distributed = Annotated[
+    bool,
+    typer.Option(
+        "--distributed",
+        help="Share the cells among the processes of a job (SLURM, Open MPI, TPU); see scale.md.",
+    ),
+]
 Pairs = Annotated[int, typer.Option(min=1, help=f"Number of gene pairs in {PAIRS}; {QUOTED}.")]
 GeneSetFile = Annotated[
     Path | None,

@@ -67,6 +67,7 @@ class LaplacePlan(Plan):
         "informative_priors_n_samples", "formula", "random", "dataset_key",
     )  # fmt: skip
     settings: ClassVar[tuple[str, type]] = ("laplace", LaplaceConfig)
+    shares_cells: ClassVar[bool] = True
     latent_dim: int
     formula: str | None
     random: tuple[str, ...]

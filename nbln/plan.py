@@ -58,6 +58,7 @@ class Plan(abc.ABC):
     title: ClassVar[str]  # of the engine, in messages
     uses: ClassVar[tuple[str, ...]]  # keywords of `fit` beside the common ones
     settings: ClassVar[tuple[str, type]]  # keyword and class of the engine's finer settings
+    shares_cells: ClassVar[bool] = False  # whether several processes may fit together
     row: Row
     priors: Priors
     layer: str | None
@@ -122,6 +123,7 @@ class SVIPlan(Plan):
         "parameterization", "n_steps", "batch_size", "tol", "svi", "formula",
     )  # fmt: skip
     settings: ClassVar[tuple[str, type]] = ("svi", SVIConfig)
+    shares_cells: ClassVar[bool] = True
     parameterization: str
     config: SVIConfig
     formula: str | None = None

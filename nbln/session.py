@@ -6,11 +6,13 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import jax
 import rich
 import typer
 from rich.console import Console
@@ -19,7 +21,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
-from nbln import compiled
+from nbln import compiled, processes
 from nbln.inference.checkpoint import Checkpoint
 from nbln.text import visible
 
@@ -64,10 +66,12 @@ class Outputs:
 
     @contextmanager
     def fitting(self) -> Iterator[None]:
-        """Fit; how long it takes is told at the end."""
+        """Fit; how long it takes is told at the end. Of several processes one goes on from here."""
         began = time.perf_counter()
         yield
         self._fitting += time.perf_counter() - began
+        if not processes.part():
+            raise typer.Exit
 
     @contextmanager
     def writing(self, path: Path, what: str) -> Iterator[None]:
@@ -150,8 +154,11 @@ def message_of(error: BaseException) -> str:
 
 
 @contextmanager
-def session(debug: bool) -> Iterator[Outputs]:
-    """Notes of the library on the terminal, errors as one paragraph, a signal as one line."""
+def session(debug: bool, distributed: bool = False) -> Iterator[Outputs]:
+    """Notes of the library on the terminal, errors as one paragraph, a signal as one line.
+
+    With `distributed`, this is one of the processes of a job, of which the first speaks.
+    """
     outputs = Outputs(debug)
     if _alone():
         compiled.keep()
@@ -159,6 +166,8 @@ def session(debug: bool) -> Iterator[Outputs]:
         with _notes(), _signals(), warnings.catch_warnings():
             # The library's own message says more.
             warnings.filterwarnings("ignore", message=".* names are not unique", module="anndata")
+            if distributed:
+                rich.get_console().quiet = not processes.join().first
             yield outputs
             outputs.finish()
     except Stopped as stop:
@@ -170,9 +179,25 @@ def session(debug: bool) -> Iterator[Outputs]:
         os._exit(128 + stop.number)
     except USER_ERRORS as error:
         if debug:
+            _end_job(error)
             raise
         _stderr(f"Error: {message_of(error)}")
+        _end_job()
         raise typer.Exit(1) from None
+    except typer.Exit:
+        raise
+    except Exception as error:
+        _end_job(error)
+        raise
+
+
+def _end_job(error: Exception | None = None) -> None:
+    """Leave at once where others wait for this process: an ordinary exit would wait for them."""
+    if jax.distributed.is_initialized():
+        if error is not None:
+            traceback.print_exception(error)
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _stderr(text: str) -> None:

@@ -10,7 +10,7 @@ import nbln
 ROOT = Path(nbln.__file__).parent
 # Bottom to top; a name is a folder or a file of the package.
 FLOORS = (
-    ("vocabulary", "arguments", "atomic", "compiled", "progress", "text"),
+    ("vocabulary", "arguments", "atomic", "compiled", "processes", "progress", "text"),
     ("data", "distributions", "linalg"),
     ("priors",),
     ("channels",),

@@ -9,21 +9,27 @@ state, which a run makes anew.
 import hashlib
 import logging
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from nbln import atomic
 from nbln.arguments import check_folder, check_number
+from nbln.processes import Alone, Processes
 
 log = logging.getLogger("nbln")
 
+# Difference, absolute and relative, up to which what a stage takes over from an earlier one is the
+# same, cells having been summed in another order: a thousand roundings of float32.
+NEAR = 1e-4
 LARGEST_SHARE = 0.05  # of a run's time that writing may take
 CONTENTS = "contents"  # the array of the file that names all others
 
@@ -69,26 +75,34 @@ class Saver:
     """Writes the snapshots of a run's stages; does nothing without a path.
 
     A context: a run that ends well removes its file, one that is interrupted writes where it stood,
-    and one that diverged removes the file too, since it would do so again.
+    and one that diverged removes the file too, since it would do so again. Of processes that fit
+    together all read the file, and the first writes it, for all of them at the same step; it writes
+    nothing when it is interrupted, since it cannot ask others that may be gone.
 
     Raises
     ------
     FileNotFoundError
         There is no such folder.
     ValueError
-        The file is no checkpoint, or damaged.
+        The file is no checkpoint, or damaged, or not the same in all processes.
     """
 
-    def __init__(self, checkpoint: Checkpoint | str | Path | None = None):
+    def __init__(
+        self,
+        checkpoint: Checkpoint | str | Path | None = None,
+        processes: Processes | None = None,
+    ):
         if isinstance(checkpoint, str | Path):
             checkpoint = Checkpoint(checkpoint)
         self.active = checkpoint is not None
         self._latest: dict[str, Callable[[], dict[str, np.ndarray]]] = {}
+        self._processes = Alone() if processes is None else processes
         if checkpoint is None:
             return
         self._path, self._keep = Path(checkpoint.path), checkpoint.keep
         self._seconds = checkpoint.seconds
         self._saved = _read(self._path) if self._path.exists() else {}
+        self._processes.check_same(_mark(self._path), f"what is in {self._path}")
         self._last = time.monotonic()
 
     def __enter__(self):
@@ -100,12 +114,16 @@ class Saver:
         if kind is None and self._keep:
             self.write()
         elif kind is None or issubclass(kind, FloatingPointError):
-            self._path.unlink(missing_ok=True)
-        elif not issubclass(kind, Exception):  # an interruption, which is none
+            if self._processes.first:
+                self._path.unlink(missing_ok=True)
+        elif not issubclass(kind, Exception) and self._processes.count == 1:  # an interruption
             self.write()
 
-    def stage(self, name: str, *decides: Any) -> "Stage":
+    def stage(self, name: str, *decides: Any, near: Any = ()) -> "Stage":
         """A stage of the run; `decides` is all that its numbers follow from.
+
+        Of `near`, numbers may differ in their last digits, as those of an earlier stage do when the
+        run goes on with other chunks, devices or processes.
 
         Raises
         ------
@@ -113,13 +131,15 @@ class Saver:
             The file is of another run.
         """
         if not self.active:
-            return Stage(self, name, "", None)
-        stamp = digest(version("nbln"), *decides)
+            return Stage(self, name, {}, None)
+        numbers, exact = eqx.partition(near, _is_real)
+        stamp = {f"near_{i}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(numbers))}
+        stamp["stamp"] = np.asarray(digest(version("nbln"), *decides, exact))
         start = f"{name}/"
         saved = {n.removeprefix(start): x for n, x in self._saved.items() if n.startswith(start)}
         if not saved:
             return Stage(self, name, stamp, None)
-        if str(saved["stamp"]) != stamp:
+        if not all(_agree(saved.get(key), value) for key, value in stamp.items()):
             raise ValueError(
                 f"checkpoint={str(self._path)!r}: of another run (other data, arguments, seed or "
                 "version); remove it, or name another file"
@@ -130,7 +150,7 @@ class Saver:
     def note(self, name: str, arrays: Callable[[], dict[str, np.ndarray]]) -> None:
         """Remember where a stage stands, and write if it is time."""
         self._latest[name] = arrays
-        if time.monotonic() - self._last >= self._seconds:
+        if self._processes.decided(time.monotonic() - self._last >= self._seconds):
             self.write()
 
     def write(self) -> None:
@@ -140,7 +160,7 @@ class Saver:
         for name, latest in self._latest.items():
             arrays |= {f"{name}/{key}": value for key, value in latest().items()}
         try:
-            if arrays:
+            if arrays and self._processes.first:
                 with atomic.replacing(self._path) as file:
                     arrays[CONTENTS] = np.array(sorted(arrays))
                     np.savez(file, allow_pickle=False, **arrays)
@@ -156,7 +176,13 @@ OFF = Saver()
 class Stage:
     """One stage of a run, as its engine sees it."""
 
-    def __init__(self, saver: Saver, name: str, stamp: str, saved: dict[str, np.ndarray] | None):
+    def __init__(
+        self,
+        saver: Saver,
+        name: str,
+        stamp: dict[str, np.ndarray],
+        saved: dict[str, np.ndarray] | None,
+    ):
         self._saver, self._name, self._stamp, self._saved = saver, name, stamp, saved
 
     def restore(self, tree: Any, item: Any = ()) -> Snapshot | None:
@@ -180,10 +206,10 @@ class Stage:
         if self._saver.active:
             self._saver.note(self._name, lambda: self._arrays(snapshot()))
 
-    def finish(self, snapshot: Snapshot) -> None:
+    def finish(self, snapshot: Callable[[], Snapshot]) -> None:
         """Say where the stage ended, which stays in the file while later stages run."""
         if self._saver.active:
-            arrays = self._arrays(snapshot)
+            arrays = self._arrays(snapshot())
             self._saver.note(self._name, lambda: arrays)
 
     def _arrays(self, snapshot: Snapshot) -> dict[str, np.ndarray]:
@@ -193,7 +219,7 @@ class Stage:
         columns = zip(*items, strict=True)
         arrays |= {f"items_{i}": np.stack(column) for i, column in enumerate(columns)}
         n_items = np.asarray(len(items))
-        return {"stamp": np.asarray(self._stamp), "n_items": n_items, **arrays}
+        return {**self._stamp, "n_items": n_items, **arrays}
 
 
 def digest(*parts: Any) -> str:
@@ -208,6 +234,19 @@ def digest(*parts: Any) -> str:
     return sha.hexdigest()
 
 
+def _is_real(leaf: Any) -> bool:
+    return not _is_key(leaf) and np.issubdtype(np.asarray(leaf).dtype, np.floating)
+
+
+def _agree(saved: np.ndarray | None, now: np.ndarray) -> bool:
+    """Whether a part of the stamp is what it was, up to the last digits of numbers."""
+    if saved is None or saved.shape != now.shape:
+        return False
+    if not _is_real(now):
+        return str(saved) == str(now)
+    return bool(np.allclose(saved, now, NEAR, NEAR, equal_nan=True))
+
+
 def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
@@ -220,6 +259,14 @@ def _placed(saved: np.ndarray, like: Any) -> Any:
     if _is_key(like):
         return jax.random.wrap_key_data(jnp.asarray(saved), impl=jax.random.key_impl(like))
     return jax.device_put(saved, like.sharding) if isinstance(like, jax.Array) else saved
+
+
+def _mark(path: Path) -> str:
+    """What tells two files apart without reading them; '' where there is none."""
+    if not path.exists():
+        return ""
+    with zipfile.ZipFile(path) as file:
+        return ", ".join(f"{part.filename} {part.CRC}" for part in file.infolist())
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """The cells of an engine, chunk by chunk: from device memory, or read again each time.
 
 Both give the same sums over the same chunks, in the same order; only what is held at once differs.
+Where processes fit together, each has a share of the chunks, and sums are those over all of them.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,16 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from nbln.data.ahead import ahead
 from nbln.data.chunks import Chunk, chunk_cells
 from nbln.data.counts import Counts
-from nbln.data.histogram import CountTails, count_tails
+from nbln.data.histogram import CountTails
 from nbln.data.kept import Kept
 from nbln.inference.sample import Sample
+from nbln.inference.share import Share, tails_of
 from nbln.posterior.cells import cells_of
 from nbln.posterior.mode import Augmentation, Cells, Columns
+from nbln.processes import Alone, Processes
 
 # The dozen arrays of this size that an iteration makes of a chunk stay near the cache of a core.
 CHUNK_BYTES = 4 * 2**20
@@ -50,11 +53,18 @@ class CellStream:
         is kept in memory, narrow and sparse, as this holds.
     chunk_bytes
         Size of one chunk of counts.
+    processes
+        Those that share the cells. All that is asked of the stream is then asked in each of them.
 
     Attributes
     ----------
     kept
-        Where chunks that are not on the devices come from.
+        Where chunks of this process that are not on the devices come from.
+
+    Raises
+    ------
+    ValueError
+        There are not enough cells for so many processes.
     """
 
     def __init__(
@@ -63,21 +73,27 @@ class CellStream:
         augmentation: Augmentation,
         resident_bytes: int,
         chunk_bytes: int = CHUNK_BYTES,
+        processes: Processes | None = None,
     ):
         self.n_cells, self.n_genes = counts.n_cells, counts.n_genes
-        devices = jax.devices()
+        self.processes = Alone() if processes is None else processes
+        devices = jax.local_devices()
         size = chunk_cells(counts.n_cells, counts.n_genes, chunk_bytes * len(devices))
-        self.size = -(-size // len(devices)) * len(devices)
+        self.size = _chunk_size(counts.n_cells, size, len(devices), self.processes.count)
         self._mesh = Mesh(np.array(devices), ("cell",)) if len(devices) > 1 else None
         self._counts, self._chunk_bytes = counts, chunk_bytes
+        self._share = Share.of(counts, self.processes, self.size)
         self.columns = augmentation.columns
-        self._augmentation = jax.tree.map(np.asarray, augmentation._replace(columns=Columns()))
-        self.offset, self.scale, _, covariates, _ = self._augmentation
+        whole = jax.tree.map(np.asarray, augmentation._replace(columns=Columns()))
+        self._of_all = whole
+        self._augmentation = jax.tree.map(lambda leaf: leaf[self._share.cells], whole)
+        self.offset, self.scale, _, covariates, _ = whole
         self.n_covariates = 0 if covariates is None else covariates.shape[1]
         together = max(1, GROUP_BYTES // (4 * self.size * counts.n_genes))
         self._n_groups = -(-self.n_chunks // together)
-        self.kept = Kept(counts, self.size, resident_bytes)
-        resident = not counts.on_disk and 4 * counts.n_cells * counts.n_genes <= resident_bytes
+        self.kept = Kept(self._share, self.size, resident_bytes)
+        own = self._share.n_cells
+        resident = not counts.on_disk and 4 * own * counts.n_genes <= resident_bytes
         self._resident = None
         if resident:
             self._n_groups = 1
@@ -86,18 +102,20 @@ class CellStream:
     def sample(self, n_cells: int, seed: int) -> "CellStream":
         """A stream of so many cells, drawn at random, in memory."""
         sample = Sample.of(self._counts, n_cells, seed)
-        added = jax.tree.map(lambda leaf: leaf[sample.cells], self._augmentation)
+        added = jax.tree.map(lambda leaf: leaf[sample.cells], self._of_all)
         added = added._replace(columns=self.columns)
-        return CellStream(sample, added, sample.counts.nbytes, self._chunk_bytes)
+        held = sample.counts.nbytes, self._chunk_bytes
+        return CellStream(sample, added, *held, self.processes)
 
     def tails(self) -> CountTails:
         """How far the counts of each gene reach, as channels take it."""
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), count_tails(self._counts))
+        tails = tails_of(self._share, self.processes)
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tails)
 
     @property
     def n_chunks(self) -> int:
-        """Number of chunks."""
-        return -(-self.n_cells // self.size)
+        """Number of chunks, of this process."""
+        return -(-self._share.n_cells // self.size)
 
     @property
     def _per_group(self) -> int:
@@ -105,17 +123,19 @@ class CellStream:
         return -(-self.n_chunks // self._n_groups)
 
     def zeros(self, n_coordinates: int) -> list[Array] | Array:
-        """Coordinates of all cells, at zero."""
+        """Coordinates of this process's cells, at zero."""
         shape = (self._per_group, n_coordinates, self.size)
         groups = [self._put(np.zeros(shape, np.float32), axis=2) for _ in range(self._n_groups)]
         return groups if self._resident is None else groups[0]
 
-    def split(self, values: np.ndarray) -> list[Array] | Array:
-        """One number for each cell, by chunk, as `scan` takes coordinates; padding has 0."""
-        shape = (self._n_groups, self._per_group, self.size)
-        padded = np.zeros(int(np.prod(shape)), np.float32)
-        padded[: self.n_cells] = values
-        groups = [self._put(group, axis=1) for group in padded.reshape(shape)]
+    def split(self, values: Float[np.ndarray, "... cell"]) -> list[Array] | Array:
+        """Numbers of all cells, by chunk, as `scan` takes coordinates; padding has 0."""
+        own, shape = values[..., self._share.cells], (self._n_groups, self._per_group, self.size)
+        missing = int(np.prod(shape)) - own.shape[-1]
+        padded = np.pad(own, (*((0, 0),) * (own.ndim - 1), (0, missing)))
+        chunked = padded.reshape(*own.shape[:-1], *shape)
+        chunked = np.moveaxis(chunked, (-3, -2), (0, 1))
+        groups = [self._put(np.ascontiguousarray(group), axis=own.ndim) for group in chunked]
         return groups if self._resident is None else groups[0]
 
     def chunks_of(self, coordinates) -> list:
@@ -142,7 +162,9 @@ class CellStream:
         """
         if self._resident is not None:
             total = _nothing(visit, arguments, self._resident, coordinates)
-            return _scan(visit, arguments, self._resident, coordinates, total, self.n_chunks)
+            given = self._resident, coordinates, total, self.n_chunks
+            total, moved = _scan(visit, arguments, *given)
+            return self.processes.total(total), moved
         total, moved = None, []
         for (cells, n), z in zip(self._streamed(), coordinates, strict=True):
             if total is None:
@@ -151,7 +173,7 @@ class CellStream:
             moved.append(z)
             # The group before is done, and its buffer free, before another is read over it.
             jax.block_until_ready(moved[-2:-1])
-        return total, moved
+        return self.processes.total(total), moved
 
     def join(self, parts) -> list[np.ndarray]:
         """Arrays with the cells first, as `scan` gave them by chunk, for all cells."""
@@ -160,7 +182,14 @@ class CellStream:
             np.concatenate([x for part in of for x in np.asarray(part)])
             for of in zip(*groups, strict=True)
         )
-        return [array[: self.n_cells] for array in joined]
+        own = (array[: self._share.n_cells] for array in joined)
+        return [np.concatenate(self.processes.gathered(array)) for array in own]
+
+    def whole(self, coordinates) -> Float[np.ndarray, "coordinate cell"]:
+        """Coordinates of all cells, as `scan` gave them by chunk: the reverse of `split`."""
+        chunks = [np.asarray(chunk).T for chunk in self.chunks_of(coordinates)]
+        own = np.concatenate(chunks)[: self._share.n_cells]
+        return np.concatenate(self.processes.gathered(own)).T
 
     def _streamed(self) -> Iterator[tuple[Cells, Array]]:
         """Groups on the device, each with its number of chunks that have cells."""
@@ -183,7 +212,7 @@ class CellStream:
     def _beside(self) -> list[Cells]:
         """What is known of the cells of each group beside their counts; on the host."""
         shape = (self._n_groups, self._per_group, self.size)
-        mask = (np.arange(int(np.prod(shape))) < self.n_cells).astype(np.float32)
+        mask = (np.arange(int(np.prod(shape))) < self._share.n_cells).astype(np.float32)
         nothing = np.zeros((len(mask), 0), np.float32)
         cells = cells_of(Chunk(nothing, mask, 0), self._augmentation)
         cells = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), cells)
@@ -202,6 +231,21 @@ class CellStream:
             return jax.device_put(array)
         spec = PartitionSpec(*(None,) * axis, "cell")
         return jax.device_put(array, NamedSharding(self._mesh, spec))
+
+
+def _chunk_size(n_cells: int, size: int, n_devices: int, n_processes: int) -> int:
+    """Cells of a chunk: as many on each device, and as many chunks as give each process some."""
+    n_chunks = -(-n_cells // size)
+    if n_processes > 1:
+        n_chunks = -(-n_chunks // n_processes) * n_processes
+        size = -(-n_cells // n_chunks)
+    size = -(-size // n_devices) * n_devices
+    if -(-n_cells // size) < n_processes:
+        raise ValueError(
+            f"fit: {n_cells} cells are too few for {n_processes} processes of {n_devices} devices "
+            "each; start fewer"
+        )
+    return size
 
 
 @eqx.filter_jit

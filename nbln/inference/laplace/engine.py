@@ -5,6 +5,7 @@ Where there are many cells, those of a sample go first; see `sample`.
 
 import logging
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float
 
 from nbln import vocabulary as names
 from nbln.data.counts import Counts
-from nbln.inference.checkpoint import OFF, Saver
+from nbln.inference.checkpoint import OFF, Saver, Stage
 from nbln.inference.laplace import hidden, pooled, staged, start, statistics
 from nbln.inference.laplace.basis import Rotation
 from nbln.inference.laplace.config import LaplaceConfig
@@ -37,8 +38,11 @@ from nbln.priors.activity import Activity
 from nbln.priors.effects import EffectScales
 from nbln.priors.loadings import FittedLoadings
 from nbln.priors.shrinkage import Phase
+from nbln.processes import current
 
 log = logging.getLogger("nbln")
+
+Stages = Callable[[str], Stage]  # of a checkpoint, by name
 
 
 class LaplaceFit(NamedTuple):
@@ -74,14 +78,17 @@ def fit_laplace(
     place of their priors; see `pooled`. `saver` keeps where the fit stands.
     """
     began = time.perf_counter()
-    decides = counts.fingerprint, model, mean, log_r, config, seed, pool
-    stream = CellStream(counts, model.augmentation, config.resident_bytes, config.chunk_bytes)
-    stage = saver.stage("laplace", *decides)
-    task = Task(model, stream, stream.tails(), config, seed, progress, stage)
+    decides, near = (counts.fingerprint, config, seed, pool), (model, mean, log_r)
+
+    def stages(name: str) -> Stage:
+        return saver.stage(name, *decides, near=near)
+
+    held = config.resident_bytes, config.chunk_bytes
+    stream = CellStream(counts, model.augmentation, *held, current())
+    task = Task(model, stream, stream.tails(), config, seed, progress, stages("laplace"))
     coordinates = pooled.coordinates(model.channel.start(jnp.asarray(log_r))) if pool else None
-    first = First(mean, log_r, coordinates)
     started = time.perf_counter()
-    run, earlier = _run(task, first, saver, decides)
+    run, earlier = _run(task, First(mean, log_r, coordinates), stages)
     iterated = time.perf_counter()
     state = run.state
     sums, cells = _finish(stream, state, run.z, config)
@@ -116,33 +123,32 @@ class First(NamedTuple):
 
     def state(self, task: Task) -> State:
         """The first state, by the cells of a task."""
-        return first_state(task.model, task.stream, self.mean, self.log_r, task.seed)
+        given = task.model, task.stream, self.mean, self.log_r, task.seed
+        return task.stream.processes.agreed(first_state(*given))
 
 
-def _run(task: Task, first: First, saver: Saver, decides: tuple) -> tuple[Run, tuple[Info, ...]]:
+def _run(task: Task, first: First, stages: Stages) -> tuple[Run, tuple[Info, ...]]:
     """The run at its end, and what iterations of a sample that it goes back to have done."""
-    coordinates, begun = first.coordinates, _from_sample(task, first, saver, decides)
+    coordinates, begun = first.coordinates, _from_sample(task, first, stages)
     if begun is not None:
         run, earlier = begun
         run = go_on(task._replace(schedule=pooled.ERRORS), run, coordinates)
-        task.stage.finish(run.snapshot())
+        task.ended(run)
         if not hidden.programs(task.stream, run, task.seed):
             return run, earlier
         log.info("all cells show programs that a sample of them did not: all of them begin")
-        task = task._replace(stage=saver.stage("laplace of all", *decides))
+        task = task._replace(stage=stages("laplace of all"))
     run = go_on(task, begin(task, first.state(task), coordinates), coordinates)
-    task.stage.finish(run.snapshot())
+    task.ended(run)
     return run, ()
 
 
-def _from_sample(
-    task: Task, first: First, saver: Saver, decides: tuple
-) -> tuple[Run, tuple[Info, ...]] | None:
+def _from_sample(task: Task, first: First, stages: Stages) -> tuple[Run, tuple[Info, ...]] | None:
     """All cells at the end of the fit of a sample, and what was done there; None without one."""
     size = staged.size_of(task.stream.n_cells, task.stream.n_genes)
     if size is None:
         return None
-    sampled = staged.of_sample(task, size, saver, *decides)
+    sampled = staged.of_sample(task, size, stages("laplace of a sample"))
     return staged.begin(task, sampled, first.state(sampled), np.log(first.mean), first.coordinates)
 
 

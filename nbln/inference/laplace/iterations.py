@@ -7,6 +7,7 @@ changes that matter.
 """
 
 import logging
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -45,6 +46,10 @@ class Task(NamedTuple):
     stage: Stage
     schedule: pooled.Schedule | None = None  # of the overdispersion, if not the usual one
 
+    def ended(self, run: Run) -> None:
+        """Say where the stage has ended."""
+        self.stage.finish(partial(run.snapshot, self.stream))
+
 
 def begin(task: Task, state: State, coordinates: Overdispersion | None) -> Run:
     """The run that was interrupted, or one at its first modes."""
@@ -59,7 +64,7 @@ def at_modes(task: Task, run: Run) -> Run:
     parameters, columns = run.state.parameters, task.stream.columns
     z = task.stream.zeros(parameters.W.shape[1] + len(columns.value))
     run = run._replace(z=z)
-    if (saved := run.restored(task.stage)) is not None:
+    if (saved := run.restored(task.stage, task.stream)) is not None:
         return saved
     return run._replace(z=task.stream.scan(first_step, z, parameters, columns)[1])
 
@@ -96,7 +101,7 @@ def _iterate(task: Task, run: Run) -> Run:
         bar.advance(steps=run.step)
         while run.step < config.n_steps and not converged:
             sums, z = stream.scan(e_step, run.z, run.state, stream.columns)
-            state, info = update(model, run.state, sums, tails)
+            state, info = stream.processes.agreed(update(model, run.state, sums, tails))
             history = run.history
             if run.pending:
                 history, converged = _record(history, run.pending[0], config)
@@ -105,7 +110,7 @@ def _iterate(task: Task, run: Run) -> Run:
             run = run._replace(
                 state=state, z=z, history=history, pending=(info,), step=run.step + 1
             )
-            task.stage.note(run.snapshot)
+            task.stage.note(partial(run.snapshot, stream))
         if not converged:
             history, converged = _record(run.history, run.pending[0], config)
             run = run._replace(history=history)
@@ -147,11 +152,11 @@ def learned(task: Task, run: Run, coordinates: Overdispersion) -> Run:
             state = pooled.moved(state, coordinates, at.psi)
             known = pooled.held(task.model, coordinates, at.psi)
             sums, z = stream.scan(e_step, z, state, stream.columns)
-            state, info = update(known, state, sums, task.tails)
+            state, info = stream.processes.agreed(update(known, state, sums, task.tails))
             history, _ = _record(history, info, task.config)
             bar.advance(f"d about {float(jnp.median(state.parameters.d)):.2f}")
             run = Run(state, z, at, history, (), LEARNING, i + 1)
-            task.stage.note(run.snapshot)
+            task.stage.note(partial(run.snapshot, stream))
     return run.next(REFITTING)
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from nbln.inference.checkpoint import Saver
+from nbln.inference.checkpoint import Stage
 from nbln.inference.laplace import iterations
 from nbln.inference.laplace.basis import Rotation
 from nbln.inference.laplace.iterations import Task
@@ -43,10 +43,9 @@ def size_of(n_cells: int, n_genes: int) -> int | None:
     return size if n_cells >= LEAST_RATIO * size else None
 
 
-def of_sample(task: Task, size: int, saver: Saver, *decides) -> Task:
+def of_sample(task: Task, size: int, stage: Stage) -> Task:
     """The task for a sample of so many cells."""
     stream = task.stream.sample(size, task.seed)
-    stage = saver.stage("laplace of a sample", *decides)
     return task._replace(stream=stream, tails=stream.tails(), stage=stage)
 
 
@@ -73,7 +72,7 @@ def begin(
     if run.part == LEARNING:
         assert coordinates is not None, "only what can be learned is"
         run = iterations.learned(sampled, run, coordinates)
-    sampled.stage.finish(run.snapshot())
+    sampled.ended(run)
     if run.part == STOPPED:
         return None
     columns = used(task.model, run.state)

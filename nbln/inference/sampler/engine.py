@@ -162,7 +162,7 @@ def sample(
                 stage.note(run.snapshot)
             moments = *run.moments, _moments(stream, run.cells, config.n_draws)
             run = first._replace(chain=run.chain + 1, kept=run.kept, moments=moments)
-    stage.finish(run.snapshot())
+    stage.finish(run.snapshot)
     chains, moments = run.chains(config)[: config.n_chains], run.moments
     mean, sd = _pooled(moments)
     return Samples(_stacked(chains), mean, sd, time.perf_counter() - began)
@@ -250,7 +250,7 @@ def _first_cells(stream: CellStream, start: Start, genes: Genes):
     k = genes.W.shape[1] + len(stream.columns.value)
     parameters = genes.parameters(start.overdispersion)
     _, z = stream.scan(cell_steps.begin, stream.zeros(k), parameters, stream.columns)
-    split = stream.chunks_of(stream.split(start.offset_sd))
+    split = stream.chunks_of(stream.split(np.asarray(start.offset_sd, np.float32)))
     states = []
     for number, (start_z, sd) in enumerate(zip(stream.chunks_of(z), split, strict=True)):
         of_cells = start_z, start_z, sd, jnp.zeros_like(sd)

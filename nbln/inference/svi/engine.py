@@ -34,6 +34,7 @@ from nbln.linalg.dtypes import strong
 from nbln.models.independent import IndependentGenes
 from nbln.posterior.variational import Posterior
 from nbln.priors.capture import LatentCapture
+from nbln.processes import current
 from nbln.progress import Progress
 
 log = logging.getLogger("nbln")
@@ -134,7 +135,7 @@ def fit_svi(
         return SVIFit(guide.posterior(guide.initial()), np.zeros(0), True, 0, seconds, found)
     if effects is not None:
         model = dataclasses.replace(model, effects=effects.mean)
-    state = _init(model, guide, config, jax.random.key(seed))
+    state, processes = _init(model, guide, config, jax.random.key(seed)), current()
     pool = _Pool(kept, config, seed)
     started = time.perf_counter()
     state, blocks, losses = _restored(stage, state)
@@ -150,12 +151,12 @@ def fit_svi(
             blocks.append(mean)
             losses.append(float(loss))
             bar.advance(f"loss {losses[-1]:.4g}", config.block_steps)
-            converged = _settled(blocks, config)
+            converged = processes.decided(_settled(blocks, config))
             stage.note(partial(_snapshot, state, blocks, losses, len(blocks)))
-    stage.finish(_snapshot(state, blocks, losses, len(blocks)))
+    stage.finish(partial(_snapshot, state, blocks, losses, len(blocks)))
     if not converged:
         log.warning("SVI did not converge in n_steps=%d steps", config.n_steps)
-    parameters = _average(_tail(blocks, config))
+    parameters = processes.agreed(_average(_tail(blocks, config)))
     return SVIFit(
         guide.posterior(parameters),
         np.array(losses),
@@ -188,9 +189,11 @@ def _start(
     Also what these passes over the cells have kept of a file.
     """
     added = model.augment(model.capture)._replace(covariates=model.covariates)
-    stream = CellStream(counts, added, config.resident_bytes)
+    stream = CellStream(counts, added, config.resident_bytes, processes=current())
     *fitted, effects = regression.fit(model, stream, stream.tails(), counts.gene_totals)
-    return GUIDES[config.guide](*_locations(model, *fitted)), effects, stream.kept
+    # Batches are of all cells, of which a process that is not alone has kept a share.
+    kept = stream.kept if stream.processes.count == 1 else Kept(counts, stream.size, 0)
+    return GUIDES[config.guide](*_locations(model, *fitted)), effects, kept
 
 
 @eqx.filter_jit

@@ -184,8 +184,7 @@ def fit(
         sums, z = stream.scan(visit, z, genes, stream.columns)
         genes, curvatures = newton(genes, sums, tails, shared, prior.precision(scales))
         scales = _learned(prior, scales, genes.effects, curvatures.effects)
-    losses = np.concatenate(stream.chunks_of(jax.device_get(z)), axis=-1)
-    losses = losses[:, : stream.n_cells]
+    losses = stream.whole(z)
     gates = {}
     if names.GATE in model.priors:
         genes, curvatures, gates = _gates(model.priors[names.GATE], stream, tails, genes, losses[0])
