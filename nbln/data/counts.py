@@ -24,7 +24,7 @@ _log = logging.getLogger("nbln")
 PART_BYTES = 2**24  # of the dense counts that become sparse at once: little beside any data
 
 
-@dataclass(frozen=True, eq=False, slots=True, repr=False)
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True, repr=False)
 class Counts:
     """Counts of genes in cells, checked and named, in memory or on disk.
 

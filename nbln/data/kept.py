@@ -1,5 +1,6 @@
 """Counts of a file that are read many times: what fits stays in memory, in few bytes an entry."""
 
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -81,6 +82,7 @@ class Kept:
         self.counts, self._size = counts, size
         self._left = budget if counts.on_disk else 0
         self._chunks: dict[int, Packed] = {}
+        self._lock = Lock()
 
     def fill(self, number: int, out: Float32[np.ndarray, "cell gene"]) -> None:
         """Write the counts of a chunk, dense; rows beyond the last cell are 0."""
@@ -99,11 +101,12 @@ class Kept:
             return
         block = self.counts.block(cells)
         packed = Packed.of(block)
-        if packed.nbytes <= self._left:
-            self._left -= packed.nbytes
-            self._chunks[number] = packed
-        else:
-            self._left = 0  # a later, smaller chunk would make what is kept a matter of luck
+        with self._lock:  # chunks may be read by several threads
+            if packed.nbytes <= self._left:
+                self._left -= packed.nbytes
+                self._chunks[number] = packed
+            else:
+                self._left = 0  # a later, smaller chunk would make what is kept a matter of luck
         packed.fill(rows)
 
     def rows(self, cells: Int[np.ndarray, " cell"]) -> Float32[np.ndarray, "cell gene"]:

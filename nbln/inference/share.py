@@ -1,6 +1,7 @@
 """The cells that one process reads, where processes fit together."""
 
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from jaxtyping import Float32, Int
@@ -61,7 +62,7 @@ class Share(NamedTuple):
 
 def tails_of(share: Share, processes: Processes) -> CountTails:
     """Sums of `count_tails` over the processes, whose largest counts may differ."""
-    own = count_tails(share)
+    own = _own_tails(share)
     # Edges for small counts are the first edges for larger ones, so that sums stay in their bins.
     by_process = processes.gathered(own.excess.T)
     longest = max(processes.gathered(own.edges), key=len)
@@ -69,3 +70,15 @@ def tails_of(share: Share, processes: Processes) -> CountTails:
     for part in by_process:
         excess[: len(part)] += part
     return CountTails(longest, excess.T)
+
+
+# Each stage of a fit asks for the same.
+_TAILS: WeakKeyDictionary[Counts, tuple[slice, CountTails]] = WeakKeyDictionary()
+
+
+def _own_tails(share: Share) -> CountTails:
+    if not isinstance(share.counts, Counts):
+        return count_tails(share)
+    if _TAILS.get(share.counts, (None,))[0] != share.cells:
+        _TAILS[share.counts] = share.cells, count_tails(share)
+    return _TAILS[share.counts][1]

@@ -4,7 +4,8 @@ Both give the same sums over the same chunks, in the same order; only what is he
 Where processes fit together, each has a share of the chunks, and sums are those over all of them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 import equinox as eqx
@@ -15,7 +16,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from nbln.data.ahead import ahead
+from nbln.data.ahead import ahead, n_cores
 from nbln.data.chunks import Chunk, chunk_cells
 from nbln.data.counts import Counts
 from nbln.data.histogram import CountTails
@@ -26,14 +27,15 @@ from nbln.posterior.cells import cells_of
 from nbln.posterior.mode import Augmentation, Cells, Columns
 from nbln.processes import Alone, Processes
 
-# The dozen arrays of this size that an iteration makes of a chunk stay near the cache of a core.
-CHUNK_BYTES = 4 * 2**20
+# The dozen arrays of this size that an iteration makes of a chunk stay in the cache of a core: with
+# chunks of 4 MiB an iteration took half as long again.
+CHUNK_BYTES = 2**20
 # Chunks that are computed by one call, in bytes of their counts. A call allocates those arrays
 # anew, and to touch new memory costs more than to read counts: on two cores 20 ns an entry where
 # each chunk of 4 MiB has a call of its own, 5 for eight of them, 2 for sixteen, as for more.
-GROUP_BYTES = 16 * CHUNK_BYTES
-# One group is computed, the next is ready, and the one after that is being read.
-BUFFERS = 3
+GROUP_BYTES = 64 * 2**20
+# Cores that compute a group each. XLA shares an operation out too, but not one that is this small.
+MOST_LANES = 16
 # XLA takes an array of the host without a copy where its address is a multiple of so many bytes.
 ALIGNMENT = 64
 
@@ -90,14 +92,15 @@ class CellStream:
         self.offset, self.scale, _, covariates, _ = whole
         self.n_covariates = 0 if covariates is None else covariates.shape[1]
         together = max(1, GROUP_BYTES // (4 * self.size * counts.n_genes))
-        self._n_groups = -(-self.n_chunks // together)
+        self._lanes = _lanes(len(devices))
+        self._n_groups = max(-(-self.n_chunks // together), min(self._lanes, self.n_chunks))
         self.kept = Kept(self._share, self.size, resident_bytes)
         own = self._share.n_cells
         resident = not counts.on_disk and 4 * own * counts.n_genes <= resident_bytes
+        self._held = self._beside()
         self._resident = None
         if resident:
-            self._n_groups = 1
-            self._resident = self._group(0, self._buffer(), self._beside()[0])
+            self._resident = [self._read(i, self._buffer()) for i in range(self._n_groups)]
 
     def sample(self, n_cells: int, seed: int) -> "CellStream":
         """A stream of so many cells, drawn at random, in memory."""
@@ -122,37 +125,33 @@ class CellStream:
         """Chunks of a group; groups are almost equally full, the last with chunks without cells."""
         return -(-self.n_chunks // self._n_groups)
 
-    def zeros(self, n_coordinates: int) -> list[Array] | Array:
+    def zeros(self, n_coordinates: int) -> list[Array]:
         """Coordinates of this process's cells, at zero."""
         shape = (self._per_group, n_coordinates, self.size)
-        groups = [self._put(np.zeros(shape, np.float32), axis=2) for _ in range(self._n_groups)]
-        return groups if self._resident is None else groups[0]
+        return [self._put(np.zeros(shape, np.float32), axis=2) for _ in range(self._n_groups)]
 
-    def split(self, values: Float[np.ndarray, "... cell"]) -> list[Array] | Array:
+    def split(self, values: Float[np.ndarray, "... cell"]) -> list[Array]:
         """Numbers of all cells, by chunk, as `scan` takes coordinates; padding has 0."""
         own, shape = values[..., self._share.cells], (self._n_groups, self._per_group, self.size)
         missing = int(np.prod(shape)) - own.shape[-1]
         padded = np.pad(own, (*((0, 0),) * (own.ndim - 1), (0, missing)))
         chunked = padded.reshape(*own.shape[:-1], *shape)
         chunked = np.moveaxis(chunked, (-3, -2), (0, 1))
-        groups = [self._put(np.ascontiguousarray(group), axis=own.ndim) for group in chunked]
-        return groups if self._resident is None else groups[0]
+        return [self._put(np.ascontiguousarray(group), axis=own.ndim) for group in chunked]
 
     def chunks_of(self, coordinates) -> list:
         """The coordinates of each chunk, as `scan` gave them."""
-        groups = coordinates if self._resident is None else [coordinates]
         places = [divmod(i, self._per_group) for i in range(self.n_chunks)]
-        return [jax.tree.map(lambda leaf, i=i: leaf[i], groups[group]) for group, i in places]
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], coordinates[group]) for group, i in places]
 
     def together(self, coordinates: list):
         """The reverse of `chunks_of`."""
         spare = self._n_groups * self._per_group - len(coordinates)
         filled = [*coordinates, *[coordinates[-1]] * spare]
-        groups = [
+        return [
             jax.tree.map(lambda *leaves: jnp.stack(leaves), *filled[i : i + self._per_group])
             for i in range(0, len(filled), self._per_group)
         ]
-        return groups if self._resident is None else groups[0]
 
     def scan(self, visit: Callable, coordinates, *arguments) -> tuple[Any, Any]:
         """Call ``visit(*arguments, cells, z) -> (sums, z)`` for each chunk: total sums, all z.
@@ -160,27 +159,44 @@ class CellStream:
         In place of z, `visit` may give anything that has an axis of cells; see `join`. It must be
         a module-level function: it is compiled once for its identity.
         """
-        if self._resident is not None:
-            total = _nothing(visit, arguments, self._resident, coordinates)
-            given = self._resident, coordinates, total, self.n_chunks
-            total, moved = _scan(visit, arguments, *given)
-            return self.processes.total(total), moved
-        total, moved = None, []
-        for (cells, n), z in zip(self._streamed(), coordinates, strict=True):
-            if total is None:
-                total = _nothing(visit, arguments, cells, z)
-            total, z = _scan(visit, arguments, cells, z, total, n)
-            moved.append(z)
-            # The group before is done, and its buffer free, before another is read over it.
-            jax.block_until_ready(moved[-2:-1])
-        return self.processes.total(total), moved
+        buffers = SimpleQueue()
+        for _ in range(0 if self._resident else min(self._lanes, self._n_groups)):
+            buffers.put(self._buffer())
+
+        def group(number: int):
+            n = jnp.int32(min(self._per_group, self.n_chunks - number * self._per_group))
+            if self._resident:
+                return _scan(visit, arguments, self._resident[number], coordinates[number], n)
+            # Reading in one lane goes on beside computing in others.
+            buffer = buffers.get()
+            cells = self._read(number, buffer)
+            done = _scan(visit, arguments, cells, coordinates[number], n)
+            jax.block_until_ready(done)
+            buffers.put(buffer)
+            return done
+
+        parts = self._in_lanes(group, _signature(visit, arguments, coordinates[0].shape))
+        (total, first), *others = parts
+        for part, _ in others:
+            total = _add(total, part)
+        return self.processes.total(total), [first, *(z for _, z in others)]
+
+    def _in_lanes(self, group: Callable, signature) -> list:
+        """What `group` gives for all groups, each lane at one at a time."""
+        numbers, done = range(self._n_groups), []
+        if signature not in _COMPILED:  # by the first call, of which another would not know
+            done, numbers = [group(0)], numbers[1:]
+            _COMPILED.add(signature)
+        if len(numbers) < 2 or self._lanes == 1:
+            return [*done, *map(group, numbers)]
+        wait = jax.block_until_ready
+        return [*done, *ahead(lambda number: wait(group(number)), numbers, self._lanes)]
 
     def join(self, parts) -> list[np.ndarray]:
         """Arrays with the cells first, as `scan` gave them by chunk, for all cells."""
-        groups = parts if self._resident is None else [parts]
         joined = (
             np.concatenate([x for part in of for x in np.asarray(part)])
-            for of in zip(*groups, strict=True)
+            for of in zip(*parts, strict=True)
         )
         own = (array[: self._share.n_cells] for array in joined)
         return [np.concatenate(self.processes.gathered(array)) for array in own]
@@ -191,23 +207,12 @@ class CellStream:
         own = np.concatenate(chunks)[: self._share.n_cells]
         return np.concatenate(self.processes.gathered(own)).T
 
-    def _streamed(self) -> Iterator[tuple[Cells, Array]]:
-        """Groups on the device, each with its number of chunks that have cells."""
-        buffers = [self._buffer() for _ in range(min(BUFFERS, self._n_groups))]
-        beside, per_group = self._beside(), self._per_group
-
-        def read(number: int) -> tuple[Cells, Array]:
-            n = min(per_group, self.n_chunks - number * per_group)
-            buffer = buffers[number % len(buffers)]
-            return self._group(number, buffer, beside[number]), jnp.int32(n)
-
-        return ahead(read, range(self._n_groups), threads=1)
-
-    def _group(self, number: int, buffer: np.ndarray, beside: Cells) -> Cells:
+    def _read(self, number: int, buffer: np.ndarray) -> Cells:
         """A group on the device, its counts by way of a buffer that must then stay as it is."""
         for i, rows in enumerate(buffer):
             self.kept.fill(number * self._per_group + i, rows)
-        return jax.tree.map(lambda leaf: self._put(leaf, axis=1), beside._replace(counts=buffer))
+        cells = self._held[number]._replace(counts=buffer)
+        return jax.tree.map(lambda leaf: self._put(leaf, axis=1), cells)
 
     def _beside(self) -> list[Cells]:
         """What is known of the cells of each group beside their counts; on the host."""
@@ -248,17 +253,31 @@ def _chunk_size(n_cells: int, size: int, n_devices: int, n_processes: int) -> in
     return size
 
 
-@eqx.filter_jit
-def _nothing(visit, arguments, cells, z):
-    """The sums over no cells."""
-    first = jax.tree.map(lambda leaf: leaf[0], (cells, z))
-    shapes = eqx.filter_eval_shape(lambda chunk: visit(*arguments, *chunk)[0], first)
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+def _lanes(n_devices: int) -> int:
+    """Cores that each take a group; programs of several devices must not overtake one another."""
+    if n_devices > 1:
+        return 1
+    # Where a GPU or TPU computes, one lane reads while the other waits for it.
+    return min(n_cores(), MOST_LANES) if jax.default_backend() == "cpu" else 2
+
+
+# Calls of `_scan` that have been compiled, by what it depends on.
+_COMPILED: set[Any] = set()
+
+
+def _signature(visit, arguments, shape) -> Any:
+    """What the program of a scan depends on beside the stream; values of arrays do not."""
+
+    def known(leaf):
+        return (leaf.shape, leaf.dtype.name) if hasattr(leaf, "dtype") else leaf
+
+    leaves, structure = jax.tree.flatten(arguments)
+    return visit, structure, tuple(map(known, leaves)), shape
 
 
 @eqx.filter_jit
-def _scan(visit, arguments, cells, z, total, n):
-    """The sums so far with those of the first n chunks of a group, and the z of all its chunks."""
+def _scan(visit, arguments, cells, z, n):
+    """Sums over the first n chunks of a group, and the z of all its chunks."""
 
     def chunk(i):
         return jax.tree.map(lambda leaf: leaf[i], (cells, z))
@@ -269,7 +288,13 @@ def _scan(visit, arguments, cells, z, total, n):
         moved = jax.tree.map(lambda every, new: every.at[i].set(new), moved, one)
         return jax.tree.map(jnp.add, total, part), moved
 
-    shapes = eqx.filter_eval_shape(lambda first: visit(*arguments, *first)[1], chunk(0))
+    of_sums, of_z = eqx.filter_eval_shape(lambda first: visit(*arguments, *first), chunk(0))
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), of_sums)
     n_chunks = len(cells.mask)
-    start = jax.tree.map(lambda leaf: jnp.zeros((n_chunks, *leaf.shape), leaf.dtype), shapes)
-    return lax.fori_loop(0, n, body, (total, start))
+    start = jax.tree.map(lambda leaf: jnp.zeros((n_chunks, *leaf.shape), leaf.dtype), of_z)
+    return lax.fori_loop(0, n, body, (nothing, start))
+
+
+@jax.jit
+def _add(total, part):
+    return jax.tree.map(jnp.add, total, part)

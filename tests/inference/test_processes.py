@@ -22,7 +22,7 @@ import sys
 import anndata, jax, nbln
 import numpy as np
 from nbln.inference.checkpoint import Checkpoint
-from nbln.inference.laplace import engine
+from nbln.inference.laplace import iterations
 
 port, number, path, folder = sys.argv[1:]
 jax.distributed.initialize(f"localhost:{{port}}", 2, int(number), heartbeat_timeout_seconds=10)
@@ -30,19 +30,19 @@ adata = anndata.read_h5ad(path, backed="r")
 settings = eval({str(SETTINGS)!r}, vars(nbln))
 """
 WHOLE = """
-step, calls = engine.m_step, iter(range(10_000))
+step, calls = iterations.update, iter(range(10_000))
 
 def interrupted(*arguments):
     if next(calls) == 9:
         raise RuntimeError("stopped on purpose")
     return step(*arguments)
 
-engine.m_step = interrupted
+iterations.update = interrupted
 try:
     nbln.fit(adata, checkpoint=Checkpoint(f"{folder}/run.checkpoint", 0.0), **settings)
 except RuntimeError as error:
     assert str(error) == "stopped on purpose"
-engine.m_step = step
+iterations.update = step
 fit = nbln.fit(adata, **settings)
 try:
     nbln.fit(adata, model="nbdm", inference_method="mcmc")
