@@ -97,8 +97,10 @@ def check_pointers(handle: Any, source: Source) -> None:
 
 
 def _refuse(fault: str, form: str, source: Source) -> NoReturn:
+    where = f" in {source.file}" if source.file else ""
     raise ValueError(
-        f"{source} is a damaged {form.upper()} matrix: {fault}; make it again from its source"
+        f"{source} is a damaged {form.upper()} matrix{where}: {fault}; "
+        "make it again from its source"
     )
 
 

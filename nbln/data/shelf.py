@@ -1,6 +1,7 @@
 """Files of counts that stay where they are: one h5ad file or zarr store, or several as one."""
 
 import logging
+import os
 from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
@@ -156,10 +157,14 @@ def opened(given: Any) -> Any:
     FileNotFoundError, ValueError, ModuleNotFoundError
         As `Files.of`.
     """
-    if isinstance(given, str | Path):
+    if isinstance(given, str | os.PathLike):
         return Files.of([given])
     several = isinstance(given, list | tuple)
-    return Files.of(given) if several and all(isinstance(x, str | Path) for x in given) else given
+    return (
+        Files.of(given)
+        if several and all(isinstance(x, str | os.PathLike) for x in given)
+        else given
+    )
 
 
 def in_memory(adata: AnnData) -> AnnData:

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from count_matrices import backed, named, small
 
 from nbln.data.counts import Counts
-from nbln.data.damage import check_sparse
+from nbln.data.damage import Source, check_sparse
 
 
 def pointer(place, value):
@@ -73,11 +73,11 @@ def test_coordinates_and_blocks_out_of_range():
     matrix = sp.coo_matrix(small())
     matrix.coords[1][2] = 77
     with pytest.raises(ValueError, match=r"X is a damaged COO matrix: .* entry in column 77"):
-        check_sparse(matrix, "X")
+        check_sparse(matrix, Source("fit(adata)", "X"))
     matrix = sp.bsr_matrix(small(), blocksize=(3, 3))
     matrix.indices[1] = -5
     with pytest.raises(ValueError, match="X is a damaged BSR matrix: "):
-        check_sparse(matrix, "X")
+        check_sparse(matrix, Source("fit(adata)", "X"))
 
 
 @pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix, sp.csc_matrix])

@@ -1,8 +1,10 @@
 """Files that stay where they are: one or several as one AnnData, h5ad or zarr, and Dask arrays."""
 
+import os
 import shutil
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -155,6 +157,34 @@ def test_a_zarr_store_that_lacks_chunks(form, tmp_path):
     kind = ValueError if form is np.asarray else OSError
     with pytest.raises(kind, match=r"has no counts|counts\.zarr cannot be read; .*0 of 1 chunks"):
         read(path)
+
+
+def test_damage_names_the_file(tmp_path):
+    good, bad = (tmp_path / f"{name}.h5ad" for name in ("good", "bad"))
+    for path in (good, bad):
+        named(sp.csr_matrix(small())).write_h5ad(path)
+    with h5py.File(bad, "r+") as file:
+        file["X/indices"][3] = 77
+    with pytest.raises(
+        ValueError, match=r"damaged CSR matrix in .*bad\.h5ad: .*entry in column 77"
+    ):
+        read([good, bad])
+    with h5py.File(bad, "r+") as file:
+        file["X/indptr"][1] = 10**6
+    with pytest.raises(ValueError, match=r"in .*bad\.h5ad: indptr goes back from 1000000"):
+        read([good, bad])
+
+
+def test_files_that_are_cut_short(tmp_path):
+    path = tmp_path / "counts.h5ad"
+    named(np.ones((800, 50), np.float32)).write_h5ad(path)
+    counts = read([path])
+    os.truncate(path, 2_000)
+    with pytest.raises(OSError, match=r"counts\.h5ad cannot be read; .*cut short"):
+        counts.rows(slice(3))
+    path = shutil.copy(path, tmp_path / "copy.h5ad")
+    with pytest.raises(ValueError, match=r"copy\.h5ad: not a readable h5ad file or zarr store"):
+        read([path])
 
 
 def test_a_directory_that_is_no_zarr_store(tmp_path):
