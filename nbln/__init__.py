@@ -3,7 +3,7 @@
 from nbln import datasets, pl, registry
 from nbln.api import fit, load
 from nbln.inference.checkpoint import Checkpoint
-from nbln.inference.laplace.engine import LaplaceConfig
+from nbln.inference.laplace.config import LaplaceConfig
 from nbln.inference.mcmc.engine import MCMCConfig
 from nbln.inference.svi.engine import SVIConfig
 from nbln.priors.shrinkage import Shrinkage

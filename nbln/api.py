@@ -10,7 +10,7 @@ from nbln import log_normal, plan, sampled  # noqa: F401  their plans enter PLAN
 from nbln.amortised import EXACT, GUMBEL, MOMENTS, NB, SPELLINGS
 from nbln.arguments import check_flag, check_keywords, check_seed, setting_of
 from nbln.inference.checkpoint import Checkpoint, Saver
-from nbln.inference.laplace.engine import LaplaceConfig
+from nbln.inference.laplace.config import LaplaceConfig
 from nbln.inference.mcmc.engine import MCMCConfig
 from nbln.inference.svi.engine import SVIConfig
 from nbln.processes import current
@@ -92,8 +92,11 @@ def fit(
     Parameters
     ----------
     adata
-        An AnnData of counts, cells in rows; dense, CSR or CSC, in memory or ``backed="r"``. It is
-        not changed. Of negbio_vae also an array, samples in rows, of images too.
+        An AnnData of counts, cells in rows; dense, CSR or CSC, in memory, ``backed="r"`` or in Dask
+        arrays. It is not changed. Or the path of an h5ad file or zarr store, or a list of paths,
+        which are one data set: the genes that all have, in the order of the first, and in ``obs``
+        the columns that all have and ``file``, which names the file of each cell; counts stay on
+        disk. Of negbio_vae also an array, samples in rows, of images too.
     model
         A name in `nbln.registry.MODELS`: ``"nbln"``, ``"pln"``, ``"lnm"``, ``"lnmvcp"``,
         ``"nbvcp"``, ``"nbdm"``, ``"zinb"``, ``"zinbvcp"``, ``"scvi"`` or ``"negbio_vae"``.
@@ -210,6 +213,8 @@ def fit(
         Not an AnnData, an unknown keyword, or an argument of another type than its own.
     KeyError
         No such layer, or no such column of ``adata.obs``.
+    FileNotFoundError
+        A path that leads nowhere.
     ValueError
         Counts or arguments that cannot be fitted, or an argument that the model does not use; the
         message says which and what to do. With `strict`, counts that look scaled. A checkpoint

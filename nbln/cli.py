@@ -12,6 +12,7 @@ import nbln
 from nbln import atomic, report, splitting, terminal
 from nbln import cli_options as options
 from nbln.data import files, symbols
+from nbln.data.shelf import in_memory
 from nbln.outputs import DRAWS, FIT, SAID, Asked, Leaving, targets
 from nbln.questions import enrichment
 from nbln.session import Outputs, say, session
@@ -68,9 +69,7 @@ def demo(
 
 @app.command()
 def fit(
-    counts: Annotated[
-        Path, typer.Argument(metavar="COUNTS.h5ad", help="AnnData file of raw counts.")
-    ],
+    counts: options.Counts,
     out: options.Out = Path("nbln_fit"),
     layer: options.Layer = None,
     model: options.Model = "nbln",
@@ -105,7 +104,7 @@ def fit(
     progress: options.Bars = True,
     debug: options.Debug = False,
 ) -> None:
-    """Fit a file of counts and leave the fit, an annotated copy and the strongest gene pairs."""
+    """Fit files of counts and leave the fit, an annotated copy and the strongest gene pairs."""
     asked = Asked(pairs, draws, min_abs, fdr, seed, progress, checkpoint, tuple(color or ()))
     with session(debug, distributed and _of_one_fit(split_by)) as outputs:
         adata = files.read(counts, backed)
@@ -118,7 +117,8 @@ def fit(
             decoder=decoder, library=library, gene_coverage=gene_coverage, n_steps=n_steps,
             vae=None if epochs is None else nbln.VAEConfig(n_epochs=epochs),
         )  # fmt: skip
-        say(f"Read {adata.n_obs:,} cells x {adata.n_vars:,} genes from {counts}.")
+        where = ", ".join(map(str, counts))
+        say(f"Read {adata.n_obs:,} cells x {adata.n_vars:,} genes from {where}.")
         if split_by is None:
             _fit(adata, given, outputs, targets(out, counts, network), asked)
             return
@@ -173,8 +173,7 @@ def _split(adata, parts, places, given, outputs: Outputs, asked: Asked) -> None:
         say(f"Group {part.name}: {part.cells.sum():,} cells.", "bold")
         result = None
         with outputs.writing(part.folder, f"the results of group {part.name}"):
-            cells = adata[part.cells]
-            cells = cells.to_memory() if adata.isbacked else cells.copy()
+            cells = in_memory(adata[part.cells])
             result, posterior = _fit(cells, given, outputs, places[part.name], asked)
             file = places[part.name][DRAWS]
             if posterior is not None and not outputs.failure(file):

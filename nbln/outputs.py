@@ -1,7 +1,7 @@
 """What a fit leaves in a directory: files of results, tables, a report."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,20 +56,20 @@ class Asked(NamedTuple):
     halves: int = 0
 
 
-def targets(out: Path, original: Path | None = None, network: Path | None = None):
-    """Where each result goes; raises early where it cannot, or where the input lies."""
+def targets(out: Path, originals: Sequence[Path] = (), network: Path | None = None):
+    """Where each result goes; raises early where it cannot, or where an input lies."""
     for folder in (out, out.parent):
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"--out {folder}: is a file; give a directory")
     found = {name: out / name for name in NAMES}
     for target in found.values():
-        _check_free(f"--out {out}: {target.name} there", target, original)
+        _check_free(f"--out {out}: {target.name} there", target, originals)
     out.mkdir(parents=True, exist_ok=True)
     # Hours of work must not end at a directory that cannot be written to.
     _try_to_write(out)
     if network is None:
         return found
-    _check_free(f"--network {network}:", network, original)
+    _check_free(f"--network {network}:", network, originals)
     if network.suffix not in FORMATS:
         raise ValueError(f"--network {network}: its name must end with {' or '.join(FORMATS)}")
     if not network.parent.is_dir():
@@ -78,8 +78,8 @@ def targets(out: Path, original: Path | None = None, network: Path | None = None
     return found | {NETWORK: network}
 
 
-def _check_free(what: str, target: Path, original: Path | None) -> None:
-    if original is not None and target.exists() and target.samefile(original):
+def _check_free(what: str, target: Path, originals: Sequence[Path]) -> None:
+    if target.exists() and any(target.samefile(original) for original in originals):
         raise ValueError(
             f"{what} is the input file, which would be overwritten; give another directory"
         )

@@ -100,6 +100,8 @@ class Plan(abc.ABC):
         """What the result remembers of the counts and of this plan."""
         own = {"model": self.row.name, "inference_method": self.engine, "seed": self.seed}
         own["priors"] = self.priors.written
+        if files := getattr(counts, "files", ()):
+            own["files"] = list(files)
         settings = own | settings
         fitted = Fitted.of(counts, self.layer, self.gene_coverage, settings, seconds)
         return replace(fitted, again=replace(self, progress=False).run)

@@ -110,6 +110,50 @@ def test_fit_of_a_file(h5ad, counts, tmp_path, storage):
     assert fitted.uns["nbln"]["converged"]
 
 
+@pytest.mark.parametrize("storage", [(), ("--backed",)])
+def test_fit_of_several_files(counts, tmp_path, storage):
+    paths = [tmp_path / "early.h5ad", tmp_path / "late.h5ad"]
+    counts[:70].write_h5ad(paths[0])
+    counts[70:, ::-1].write_h5ad(paths[1])
+    out = tmp_path / "out"
+    model = ("--model", "nbvcp", "--n-steps", 100, "--no-progress")
+    code, text = run("fit", *paths, "--out", out, *model, *storage)
+    assert code == 0, text
+    assert f"Read {N_CELLS} cells x {N_GENES} genes from" in text
+    fitted = ad.read_h5ad(out / "fitted.h5ad")
+    assert (fitted.X != counts.X).nnz == 0
+    assert fitted.obs["file"].value_counts().to_dict() == {"early": 70, "late": 80}
+    if storage:
+        assert nbln.load(out / "fit.nc").fitted.settings["files"] == list(map(str, paths))
+    parts = tmp_path / "parts"
+    code, text = run("fit", *paths, "--split-by", "file", "--out", parts, *model, *storage)
+    assert code == 0, text
+    part = ad.read_h5ad(parts / "late" / "fitted.h5ad")
+    assert (counts.X[70:] != part.X).nnz == 0
+
+
+def test_no_input_is_overwritten(h5ad, tmp_path):
+    shutil.copy(h5ad, tmp_path / "fitted.h5ad")
+    code, text = run("fit", h5ad, tmp_path / "fitted.h5ad", "--out", tmp_path)
+    assert code == 1
+    assert "is the input file, which would be overwritten" in text
+
+
+@pytest.mark.parametrize("storage", [(), ("--backed",)])
+def test_fit_of_a_zarr_store(counts, tmp_path, storage):
+    pytest.importorskip("zarr")
+    adata = counts.copy()
+    adata.obsm["X_map"] = np.ones((N_CELLS, 2))
+    adata.write_zarr(tmp_path / "counts.zarr")
+    model = ("--model", "nbvcp", "--n-steps", 100, "--no-progress")
+    code, text = run("fit", tmp_path / "counts.zarr", "--out", tmp_path / "out", *model, *storage)
+    assert code == 0, text
+    fitted = ad.read_h5ad(tmp_path / "out" / "fitted.h5ad")
+    assert (fitted.X != counts.X).nnz == 0
+    assert (fitted.layers["scaled"] != counts.layers["scaled"]).nnz == 0
+    assert (fitted.obsm["X_map"] == 1).all()
+
+
 def test_a_fit_without_programs_says_so_in_place_of_pairs(tmp_path):
     nbln.datasets.simulate(N_CELLS, N_GENES, 0, seed=1).write_h5ad(tmp_path / "counts.h5ad")
     code, text = run("fit", tmp_path / "counts.h5ad", "--out", tmp_path / "fit")

@@ -70,6 +70,10 @@ class Channel(eqx.Module):
     def derivatives(self, u: Matrix, f: Matrix) -> tuple[Matrix, Matrix, Matrix]:
         """Score s = ∂ℓ/∂f, information a = -∂²ℓ/∂f² ≥ 0 and its derivative ∂a/∂f."""
 
+    def information_at_count(self, u: Matrix) -> Matrix:
+        """Information at f = log(u + ½), which needs no transcendental function as a rule."""
+        return self.derivatives(u, jnp.log(u + 0.5))[1]
+
     def log_kernel(self, u: Matrix, f: Matrix) -> Matrix:
         """`log_prob`; what depends on no log-rate may be left out.
 

@@ -20,6 +20,7 @@ TYPICAL_R = 5.0
 # Below it nearly all counts of a gene with a mean of 1 are 0, and those that are not huge.
 LOG_R_MIN = -7.0
 LOG_R_MAX = math.log(R_MAX)
+LARGEST_LOG_ODDS = 80.0  # of e^f and r: e^88 is the largest number of float32
 LARGEST_STEP = 1.0  # of log r in one iteration: a Newton step beyond is an extrapolation
 
 
@@ -69,6 +70,11 @@ class NegativeBinomial(Channel):
         information = (u + r) * low * high
         return u * high - r * low, information, information * (high - low)
 
+    def information_at_count(self, u):
+        rate = u + 0.5
+        share = self.r / (self.r + rate)
+        return (u + self.r) * rate / self.r * share**2
+
     def own_overdispersion(self):
         """log(1 + 1/r)."""
         return jax.nn.softplus(-self.log_r)
@@ -106,7 +112,7 @@ class NegativeBinomial(Channel):
         """
         r, low, high = self._shares(f)
         score, information, slope = self.derivatives(u, f)
-        saturation = r * jax.nn.softplus(f - self.log_r)
+        saturation = r * jnp.log1p(self._odds(f))
         first = -saturation - score - 0.5 * variance * (r * low * high - slope)
         second = -saturation + 2 * r * low - information
         return jnp.stack([mask @ first, mask @ second])
@@ -151,10 +157,15 @@ class NegativeBinomial(Channel):
         gradient = sums[0] + self.r * digamma
         return gradient, -(sums[1] + self.r * digamma + self.r**2 * trigamma)
 
+    def _odds(self, f):
+        """e^f/r, bounded where float32 has no share of it or of 1."""
+        return jnp.exp(jnp.clip(f - self.log_r, -LARGEST_LOG_ODDS, LARGEST_LOG_ODDS))
+
     def _shares(self, f):
         """r, and the shares e^f/(r + e^f) and r/(r + e^f)."""
-        delta = f - self.log_r
-        return self.r, jax.nn.sigmoid(delta), jax.nn.sigmoid(-delta)
+        odds = self._odds(f)
+        low = 1 / (1 + odds)
+        return self.r, odds * low, low
 
 
 def _smooth(prior: Prior) -> SmoothPrior:

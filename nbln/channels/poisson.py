@@ -38,5 +38,8 @@ class Poisson(Channel):
         rate = jnp.exp(f)
         return u - rate, rate, rate
 
+    def information_at_count(self, u):
+        return u + 0.5
+
     def distribution(self, f):
         return dist.Poisson(jnp.exp(f))

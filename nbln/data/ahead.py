@@ -21,7 +21,9 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+def ahead(
+    make: Callable[[Item], Made], items: Iterable[Item], threads: int | None = None
+) -> Iterator[Made]:
     """What `make` makes of each item, in order, by as many threads as there are cores.
 
     NumPy's and JAX's functions leave Python's lock to others while they work. No more is made ahead
@@ -32,6 +34,9 @@ def ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]
     ----------
     make
         Called in other threads, with the caller's precision of JAX, which is a thread's own.
+    threads
+        How many threads instead. With one, the next item is made while the caller works on one; the
+        item after that is begun when the caller asks for the next.
     """
     wide = bool(jax.config.jax_enable_x64)  # pyright: ignore
 
@@ -39,7 +44,7 @@ def ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]
         with enable_x64(wide):
             return make(item)
 
-    n = min(n_cores(), MOST_THREADS)
+    n = min(n_cores(), MOST_THREADS) if threads is None else threads
     pending = deque()
     with ThreadPoolExecutor(n) as pool:
         try:

@@ -12,8 +12,9 @@ from jaxtyping import Float
 
 from nbln.data.checksum import Checksum
 from nbln.data.damage import Source
+from nbln.data.naming import checked_names
 from nbln.data.scaled import Scaling
-from nbln.data.storage import Block, Matrix, as_type
+from nbln.data.storage import Block, Matrix, as_type, shelf_of
 from nbln.text import visible
 
 _log = logging.getLogger("nbln")
@@ -46,6 +47,8 @@ class Labels:
         Whether the AnnData is that of a file.
     caller
         The function that the user called.
+    files
+        The file that each cell is in, where there are several.
     """
 
     cells: np.ndarray
@@ -54,6 +57,22 @@ class Labels:
     layers: tuple[str, ...]
     backed: bool
     caller: str
+    files: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, adata: AnnData, layer: str | None, caller: str) -> "Labels":
+        """Of an AnnData; raises where names are impossible, as `checked_names`."""
+        cells, genes = (checked_names(adata, axis, caller) for axis in ("obs", "var"))
+        shelf = shelf_of(adata)
+        files = None if shelf is None else shelf.file_of_cells
+        if files is not None and adata.is_view:
+            files = files[adata._oidx]
+        return cls(cells, genes, layer, layer_names(adata), adata.isbacked, caller, files)
+
+    def cell(self, number: int) -> str:
+        """A cell by its name, with its file where there are several."""
+        file = "" if self.files is None else f" of file {visible(self.files[number])}"
+        return f'cell "{visible(self.cells[number])}"{file}'
 
     @property
     def argument(self) -> str:
@@ -74,6 +93,8 @@ class Labels:
 
 def layer_names(adata: AnnData) -> tuple[str, ...]:
     """Names of the layers; anndata from 0.13 on also lists ``adata.X`` there, as None."""
+    if (shelf := shelf_of(adata)) is not None:
+        return shelf.stored_layers
     return tuple(str(name) for name in adata.layers if name is not None)
 
 
@@ -94,16 +115,20 @@ def check_arguments(
     if not isinstance(adata, AnnData):
         raise TypeError(
             f"{caller}(adata): got a {type(adata).__name__}; pass an anndata.AnnData with cells in "
-            "rows and genes in columns, as made by anndata.AnnData(X) or anndata.read_h5ad(path)"
+            "rows and genes in columns, as made by anndata.AnnData(X) or anndata.read_h5ad(path), "
+            "or the path of an h5ad file or zarr store, or a list of paths"
         )
     if layer is not None and not isinstance(layer, Hashable):
         raise TypeError(
             f"{caller}(layer={layer!r}): got a {type(layer).__name__}; pass the name of a layer "
             f"({_layer_list(layer_names(adata))}), or None for adata.X"
         )
-    if layer is not None and layer not in adata.layers:
+    if layer is not None and layer not in layer_names(adata):
+        shelf = shelf_of(adata)
+        where = "" if shelf is None else f" in {shelf.without(layer)}"
         raise MissingLayerError(
-            f'{caller}(layer="{visible(layer)}"): no such layer; {_layer_list(layer_names(adata))}'
+            f'{caller}(layer="{visible(layer)}"): no such layer{where}; '
+            f"{_layer_list(layer_names(adata))}"
         )
     if gene_coverage is None:
         return
@@ -248,7 +273,7 @@ def _check_values(block: Block, start: int, labels: Labels) -> None:
 
 def _not_a_count(value: float, cell: int, gene: int, labels: Labels) -> NoReturn:
     name = visible(labels.genes[gene])
-    where = f'cell "{visible(labels.cells[cell])}", gene "{name}"'
+    where = f'{labels.cell(cell)}, gene "{name}"'
     raw = f"pass raw counts, in adata.X or by layer= ({_layer_list(labels.layers)})"
     if not np.isfinite(value):
         why = f"counts are finite; {raw}"
@@ -265,11 +290,11 @@ def _not_a_count(value: float, cell: int, gene: int, labels: Labels) -> NoReturn
 
 
 def _no_counts(empty: np.ndarray, labels: Labels) -> NoReturn:
-    n_empty, name = int(empty.sum()), visible(labels.cells[empty.argmax()])
+    n_empty, cell = int(empty.sum()), labels.cell(int(empty.argmax()))
     # A matrix on disk has no method `sum`, and its AnnData no copy without a file name.
     load = "adata = adata.to_memory(); " if labels.backed else ""
     raise ValueError(
-        f'{labels.argument}: cell "{name}" has no counts in {labels.matrix} ({n_empty} of '
+        f"{labels.argument}: {cell} has no counts in {labels.matrix} ({n_empty} of "
         f"{len(empty)} cells have none); leave such cells out with "
         f"{load}adata = adata[np.asarray({labels.matrix}.sum(axis=1)).ravel() > 0].copy()"
     )

@@ -15,9 +15,8 @@ from jaxtyping import Float, Float32, Int
 from nbln.data import checks
 from nbln.data.design import read_columns
 from nbln.data.genes import Selection, coverage
-from nbln.data.naming import checked_names
 from nbln.data.slices import slices
-from nbln.data.storage import Matrix, as_type, canonical, open_matrix
+from nbln.data.storage import Block, Matrix, as_type, canonical, open_matrix, shelf_of
 from nbln.vocabulary import OTHER_GENE
 
 _log = logging.getLogger("nbln")
@@ -50,6 +49,8 @@ class Counts:
         SHA-256 of names, library sizes, gene totals and `obs`; it does not depend on the storage.
     obs
         The columns of ``adata.obs`` that were asked for; as a rule none.
+    files
+        Paths of the files, where these were given.
     """
 
     cell_names: np.ndarray
@@ -64,6 +65,7 @@ class Counts:
     _matrix: Matrix
     _selection: Selection
     _checksum: int | None
+    files: tuple[str, ...] = ()
 
     @classmethod
     def from_anndata(
@@ -80,7 +82,7 @@ class Counts:
     ) -> "Counts":
         """Check an AnnData's counts and choose its genes; the AnnData is not modified.
 
-        A sparse matrix is never made dense. A file opened with ``backed="r"`` is read in
+        A sparse matrix is never made dense. What is in files or made by Dask is read in
         blocks of rows, except that CSC is read once into memory as CSR. Genes without a
         single count are left out.
 
@@ -124,11 +126,9 @@ class Counts:
         """
         checks.check_arguments(adata, layer, gene_coverage, caller)
         checks.check_shape(adata, 2 if genes is None else 1, caller)
-        cell_names = checked_names(adata, "obs", caller)
-        names = checked_names(adata, "var", caller)
-        layers = checks.layer_names(adata)
+        labels = checks.Labels.of(adata, layer, caller)
+        cell_names, names = labels.cells, labels.genes
         obs = read_columns(adata, columns, caller)
-        labels = checks.Labels(cell_names, names, layer, layers, adata.isbacked, caller)
         matrix = checks.check_type(open_matrix(adata, layer, labels.source), labels)
         # Missing genes are named before cells that have no counts in the others.
         named = None if genes is None else _select_by_name(names, genes, pools, caller)
@@ -161,6 +161,7 @@ class Counts:
             _selection=remaining,
             # A matrix of its own cannot be changed by anyone else.
             _checksum=checksum if _shares(matrix, shared) else None,
+            files=() if (shelf := shelf_of(adata)) is None else shelf.paths,
         )
 
     @property
@@ -195,11 +196,23 @@ class Counts:
         IndexError
             A cell number out of range.
         """
-        rows = self._resolve(index)
-        block = self._matrix.read(rows)
+        block = self.block(index)
+        return block if isinstance(block, np.ndarray) else block.toarray(order="C")
+
+    def fill(self, cells: slice, out: Float32[np.ndarray, "cell gene"]) -> None:
+        """Write dense counts of some cells over an array, as `rows` gives them."""
+        block = self.block(cells)
+        if isinstance(block, np.ndarray):
+            out[...] = block
+        else:
+            block.toarray(out=out)
+
+    def block(self, index: slice | Int[np.ndarray, " cell"] | list[int]) -> Block:
+        """Counts of some cells as float32, CSR where they are stored so; entries may repeat."""
+        block = self._matrix.read(self._resolve(index))
         if isinstance(block, np.ndarray):
             return self._selection.dense(block)
-        return self._selection.sparse(block).astype(np.float32, copy=False).toarray(order="C")
+        return as_type(self._selection.sparse(block), np.float32)
 
     def nonzeros(self, cells: slice) -> tuple[np.ndarray, np.ndarray]:
         """Gene numbers and counts of the nonzero entries of some cells.
@@ -307,7 +320,7 @@ def _apply(selection: Selection, matrix: Matrix) -> tuple[Matrix, Selection]:
     selected = as_type(canonical(selection.sparse(matrix.handle)), np.float32)
     if not selection.is_identity and np.shares_memory(selected.data, matrix.handle.data):
         selected = selected.copy()  # or the columns of a checksum would be others
-    own = Matrix(selected, False, matrix.source)
+    own = Matrix(selected, matrix.source)
     return own, Selection.identity(selection.n_genes)
 
 

@@ -61,6 +61,19 @@ def check_sparse(matrix: Any, source: Source) -> None:
         _refuse(fault, matrix.format, source)
 
 
+def refuse_index(columns: np.ndarray, n_columns: int, source: Source) -> None:
+    """Raise if an entry of CSR is in a column that is not there.
+
+    Raises
+    ------
+    ValueError
+        Names the column.
+    """
+    fault = index_fault(columns, n_columns, "column")
+    if fault:
+        _refuse(fault, "csr", source)
+
+
 def check_pointers(handle: Any, source: Source) -> None:
     """Raise unless the pointers of a sparse matrix in a file are whole; `check_sparse` of each
     block that is read then looks at the indices.
@@ -73,9 +86,10 @@ def check_pointers(handle: Any, source: Source) -> None:
         The file cannot be read.
     """
     with reading(source):
-        check_length(handle)
+        check_length(handle.group)
+        _check_chunks(handle)
         pointers = handle.group["indptr"][:]
-        stored = min(len(handle.group["indices"]), len(handle.group["data"]))
+        stored = min(handle.group["indices"].shape[0], handle.group["data"].shape[0])
         n_major = handle.shape[0 if handle.format == "csr" else 1]
     fault = pointer_fault(pointers, n_major, stored, AXES[handle.format][0])
     if fault:
@@ -122,21 +136,39 @@ def _block_fault(matrix: Any) -> str | None:
     return None
 
 
-def check_length(handle: Any) -> None:
-    """Raise if a file has become shorter since it was opened: HDF5 reads zeros beyond its end.
+def check_length(held: Any) -> None:
+    """Raise if an HDF5 file is shorter than it was when opened: zeros would be read beyond its end.
+
+    Parameters
+    ----------
+    held
+        A group or an array; those of zarr are many files, and pass.
 
     Raises
     ------
     EOFError
         Says how much is missing.
     """
-    file = getattr(handle, "group", handle).file
+    file = getattr(held, "file", None)
+    if file is None:
+        return
     path = Path(file.filename)
     if file.mode != "r" or not path.exists():
         return  # one that is written grows later; one that was deleted can still be read
     opened, now = file.id.get_filesize(), path.stat().st_size
     if now < opened:
         raise EOFError(f"{now:,} of {opened:,} bytes are there")
+
+
+def _check_chunks(handle: Any) -> None:
+    """Raise if zarr lacks chunks of a sparse matrix, in whose place zeros would be read."""
+    n_minor = handle.shape[1 if handle.format == "csr" else 0]
+    # Zarr leaves out chunks of zeros, which entries are not; but all may be in a single column.
+    for name in ("data", "indices") if n_minor > 1 else ("data",):
+        stored = handle.group[name]
+        there = getattr(stored, "nchunks_initialized", None)
+        if there is not None and there < stored.nchunks:
+            raise EOFError(f"{there:,} of {stored.nchunks:,} chunks of {name} are there")
 
 
 @contextmanager
@@ -156,6 +188,7 @@ def reading(source: Source) -> Iterator[None]:
         # What h5py and anndata raise depends on which part of the file is gone.
         raise OSError(
             f"{source}: the file {source.file} cannot be read; it is gone, cut short or closed "
-            'since it was opened. Open it again with anndata.read_h5ad(path, backed="r") '
+            'since it was opened. Open it again with anndata.read_h5ad(path, backed="r"), or give '
+            "the path in its place "
             f"({type(error).__name__}: {first_line(error)})"
         ) from error

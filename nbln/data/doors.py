@@ -11,12 +11,13 @@ from anndata import AnnData
 
 from nbln.data.counts import Counts
 from nbln.data.samples import REAL, UNIT, Samples, Support, flattened
+from nbln.data.shelf import opened
 
 Data = Counts | Samples
 
 
 class Door(abc.ABC):
-    """What reads data for a fit."""
+    """What reads data for a fit: those in memory, or those of a path or of several."""
 
     @abc.abstractmethod
     def read(
@@ -43,16 +44,16 @@ class Door(abc.ABC):
 
 
 class CountsDoor(Door):
-    """Counts in an AnnData, and nothing else."""
+    """Counts in an AnnData, or in files of them, and nothing else."""
 
     def read(self, given, layer, gene_coverage, columns=(), strict=False):
         return Counts.from_anndata(
-            given, layer=layer, gene_coverage=gene_coverage, columns=columns, strict=strict
+            opened(given), layer=layer, gene_coverage=gene_coverage, columns=columns, strict=strict
         )
 
     def matched(self, given, layer, genes, pools, columns, caller):
         return Counts.from_anndata(
-            given, layer=layer, genes=genes, pools=pools, columns=columns, caller=caller
+            opened(given), layer=layer, genes=genes, pools=pools, columns=columns, caller=caller
         )
 
 
@@ -60,6 +61,7 @@ class CountTableDoor(CountsDoor):
     """Counts in an AnnData, or in an array, whose features are all kept: an image needs them."""
 
     def read(self, given, layer, gene_coverage, columns=(), strict=False):
+        given = opened(given)
         if isinstance(given, AnnData):
             return super().read(given, layer, gene_coverage, columns, strict)
         _check_plain(layer, gene_coverage)
@@ -70,6 +72,7 @@ class CountTableDoor(CountsDoor):
         return Counts.from_anndata(table, genes=names, pools=False, strict=strict)
 
     def matched(self, given, layer, genes, pools, columns, caller):
+        given = opened(given)
         if not isinstance(given, AnnData):
             given, n = _as_anndata(given, caller), len(genes)
             if given.n_vars != n:
@@ -86,11 +89,11 @@ class RealDoor(Door):
     def read(self, given, layer, gene_coverage, columns=(), strict=False):
         del columns, strict
         _check_plain(None, gene_coverage)
-        return Samples.of(given, self.support, layer)
+        return Samples.of(opened(given), self.support, layer)
 
     def matched(self, given, layer, genes, pools, columns, caller):
         del pools, columns
-        return Samples.of(given, self.support, layer, genes, caller)
+        return Samples.of(opened(given), self.support, layer, genes, caller)
 
 
 COUNTS, TABLE, NUMBERS, SHARES = "counts", "count table", "real numbers", "numbers from 0 to 1"

@@ -12,7 +12,6 @@ from anndata import AnnData
 from jaxtyping import Float32, Int
 
 from nbln.data import checks
-from nbln.data.naming import checked_names
 from nbln.data.storage import open_matrix
 from nbln.text import visible
 
@@ -185,12 +184,10 @@ def flattened(given: Any, caller: str) -> np.ndarray:
 def _of_anndata(adata: AnnData, layer: str | None, caller: str) -> Table:
     checks.check_arguments(adata, layer, None, caller)
     checks.check_shape(adata, 1, caller)
-    rows, columns = (checked_names(adata, axis, caller) for axis in ("obs", "var"))
-    layers = checks.layer_names(adata)
-    labels = checks.Labels(rows, columns, layer, layers, adata.isbacked, caller)
+    labels = checks.Labels.of(adata, layer, caller)
     matrix = checks.check_type(open_matrix(adata, layer, labels.source), labels)
     parts = [x if isinstance(x, np.ndarray) else x.toarray() for _, x in matrix.blocks()]
-    return Table(np.concatenate(parts), rows, columns, labels.argument)
+    return Table(np.concatenate(parts), labels.cells, labels.genes, labels.argument)
 
 
 def _chosen(table: Table, features: np.ndarray, caller: str) -> Table:

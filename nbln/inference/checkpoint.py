@@ -206,10 +206,10 @@ class Stage:
         if self._saver.active:
             self._saver.note(self._name, lambda: self._arrays(snapshot()))
 
-    def finish(self, snapshot: Snapshot) -> None:
+    def finish(self, snapshot: Callable[[], Snapshot]) -> None:
         """Say where the stage ended, which stays in the file while later stages run."""
         if self._saver.active:
-            arrays = self._arrays(snapshot)
+            arrays = self._arrays(snapshot())
             self._saver.note(self._name, lambda: arrays)
 
     def _arrays(self, snapshot: Snapshot) -> dict[str, np.ndarray]:

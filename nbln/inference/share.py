@@ -3,10 +3,11 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 
 from nbln.data.counts import Counts
 from nbln.data.histogram import CountTails, count_tails
+from nbln.data.storage import Block
 from nbln.processes import Processes
 
 
@@ -17,8 +18,9 @@ class Share(NamedTuple):
     cells: slice
 
     @classmethod
-    def of(cls, counts: Counts, chunks: slice, size: int) -> "Share":
-        """The cells of some chunks."""
+    def of(cls, counts: Counts, processes: Processes, size: int) -> "Share":
+        """The cells of this process's chunks."""
+        chunks = processes.share(-(-counts.n_cells // size))
         return cls(counts, slice(chunks.start * size, min(chunks.stop * size, counts.n_cells)))
 
     @property
@@ -31,9 +33,22 @@ class Share(NamedTuple):
         """Number of genes."""
         return self.counts.n_genes
 
-    def rows(self, index: slice) -> Float32[np.ndarray, "cell gene"]:
+    @property
+    def on_disk(self) -> bool:
+        """Whether rows are read from a file each time."""
+        return self.counts.on_disk
+
+    def fill(self, cells: slice, out: Float32[np.ndarray, "cell gene"]) -> None:
+        """As `Counts.fill`."""
+        self.counts.fill(self._among_all(cells), out)
+
+    def block(self, cells: slice) -> Block:
+        """As `Counts.block`."""
+        return self.counts.block(self._among_all(cells))
+
+    def rows(self, index: Int[np.ndarray, " cell"]) -> Float32[np.ndarray, "cell gene"]:
         """As `Counts.rows`."""
-        return self.counts.rows(self._among_all(index))
+        return self.counts.rows(self.cells.start + index)
 
     def nonzeros(self, cells: slice) -> tuple[np.ndarray, np.ndarray]:
         """As `Counts.nonzeros`."""

@@ -1,7 +1,7 @@
 """The cells of an engine, chunk by chunk: from device memory, or read again each time.
 
-Both give the same sums over the same chunks; only what is held at once differs. Where processes fit
-together, each has a share of the chunks, and sums are those over all of them.
+Both give the same sums over the same chunks, in the same order; only what is held at once differs.
+Where processes fit together, each has a share of the chunks, and sums are those over all of them.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,9 +15,12 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from nbln.data.chunks import chunk_cells, chunks
+from nbln.data.ahead import ahead
+from nbln.data.chunks import Chunk, chunk_cells
 from nbln.data.counts import Counts
 from nbln.data.histogram import CountTails
+from nbln.data.kept import Kept
+from nbln.inference.sample import Sample
 from nbln.inference.share import Share, tails_of
 from nbln.posterior.cells import cells_of
 from nbln.posterior.mode import Augmentation, Cells, Columns
@@ -25,6 +28,14 @@ from nbln.processes import Alone, Processes
 
 # The dozen arrays of this size that an iteration makes of a chunk stay near the cache of a core.
 CHUNK_BYTES = 4 * 2**20
+# Chunks that are computed by one call, in bytes of their counts. A call allocates those arrays
+# anew, and to touch new memory costs more than to read counts: on two cores 20 ns an entry where
+# each chunk of 4 MiB has a call of its own, 5 for eight of them, 2 for sixteen, as for more.
+GROUP_BYTES = 16 * CHUNK_BYTES
+# One group is computed, the next is ready, and the one after that is being read.
+BUFFERS = 3
+# XLA takes an array of the host without a copy where its address is a multiple of so many bytes.
+ALIGNMENT = 64
 
 
 class CellStream:
@@ -37,12 +48,18 @@ class CellStream:
     augmentation
         Offsets and scales of all cells.
     resident_bytes
-        Largest dense float32 matrix that is kept on the devices; anything larger, and anything on
-        disk, is read again in each iteration.
+        Largest dense float32 matrix that is kept on the devices. Anything larger, and anything on
+        disk, is brought there again in each iteration, group by group; of what is on disk, as much
+        is kept in memory, narrow and sparse, as this holds.
     chunk_bytes
         Size of one chunk of counts.
     processes
         Those that share the cells. All that is asked of the stream is then asked in each of them.
+
+    Attributes
+    ----------
+    kept
+        Where chunks of this process that are not on the devices come from.
 
     Raises
     ------
@@ -64,55 +81,78 @@ class CellStream:
         size = chunk_cells(counts.n_cells, counts.n_genes, chunk_bytes * len(devices))
         self.size = _chunk_size(counts.n_cells, size, len(devices), self.processes.count)
         self._mesh = Mesh(np.array(devices), ("cell",)) if len(devices) > 1 else None
-        n_chunks = -(-self.n_cells // self.size)
-        self._counts = Share.of(counts, self.processes.share(n_chunks), self.size)
+        self._counts, self._chunk_bytes = counts, chunk_bytes
+        self._share = Share.of(counts, self.processes, self.size)
         self.columns = augmentation.columns
         whole = jax.tree.map(np.asarray, augmentation._replace(columns=Columns()))
-        self._augmentation = jax.tree.map(lambda leaf: leaf[self._counts.cells], whole)
+        self._of_all = whole
+        self._augmentation = jax.tree.map(lambda leaf: leaf[self._share.cells], whole)
         self.offset, self.scale, _, covariates, _ = whole
         self.n_covariates = 0 if covariates is None else covariates.shape[1]
-        own = self._counts.n_cells
+        together = max(1, GROUP_BYTES // (4 * self.size * counts.n_genes))
+        self._n_groups = -(-self.n_chunks // together)
+        self.kept = Kept(self._share, self.size, resident_bytes)
+        own = self._share.n_cells
         resident = not counts.on_disk and 4 * own * counts.n_genes <= resident_bytes
-        self._resident = self._stack() if resident else None
+        self._resident = None
+        if resident:
+            self._n_groups = 1
+            self._resident = self._group(0, self._buffer(), self._beside()[0])
+
+    def sample(self, n_cells: int, seed: int) -> "CellStream":
+        """A stream of so many cells, drawn at random, in memory."""
+        sample = Sample.of(self._counts, n_cells, seed)
+        added = jax.tree.map(lambda leaf: leaf[sample.cells], self._of_all)
+        added = added._replace(columns=self.columns)
+        held = sample.counts.nbytes, self._chunk_bytes
+        return CellStream(sample, added, *held, self.processes)
 
     def tails(self) -> CountTails:
         """How far the counts of each gene reach, as channels take it."""
-        tails = tails_of(self._counts, self.processes)
+        tails = tails_of(self._share, self.processes)
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tails)
 
     @property
     def n_chunks(self) -> int:
         """Number of chunks, of this process."""
-        return -(-self._counts.n_cells // self.size)
+        return -(-self._share.n_cells // self.size)
+
+    @property
+    def _per_group(self) -> int:
+        """Chunks of a group; groups are almost equally full, the last with chunks without cells."""
+        return -(-self.n_chunks // self._n_groups)
 
     def zeros(self, n_coordinates: int) -> list[Array] | Array:
         """Coordinates of this process's cells, at zero."""
-        shape = (n_coordinates, self.size)
-        if self._resident is not None:
-            return self._put(np.zeros((self.n_chunks, *shape), np.float32), axis=2)
-        return [self._put(np.zeros(shape, np.float32), axis=1) for _ in range(self.n_chunks)]
+        shape = (self._per_group, n_coordinates, self.size)
+        groups = [self._put(np.zeros(shape, np.float32), axis=2) for _ in range(self._n_groups)]
+        return groups if self._resident is None else groups[0]
 
     def split(self, values: Float[np.ndarray, "... cell"]) -> list[Array] | Array:
         """Numbers of all cells, by chunk, as `scan` takes coordinates; padding has 0."""
-        own = values[..., self._counts.cells]
-        missing = self.n_chunks * self.size - own.shape[-1]
+        own, shape = values[..., self._share.cells], (self._n_groups, self._per_group, self.size)
+        missing = int(np.prod(shape)) - own.shape[-1]
         padded = np.pad(own, (*((0, 0),) * (own.ndim - 1), (0, missing)))
-        chunks = np.split(padded, self.n_chunks, axis=-1)
-        if self._resident is not None:
-            return self._put(np.stack(chunks), axis=own.ndim)
-        return [self._put(chunk, axis=own.ndim - 1) for chunk in chunks]
+        chunked = padded.reshape(*own.shape[:-1], *shape)
+        chunked = np.moveaxis(chunked, (-3, -2), (0, 1))
+        groups = [self._put(np.ascontiguousarray(group), axis=own.ndim) for group in chunked]
+        return groups if self._resident is None else groups[0]
 
     def chunks_of(self, coordinates) -> list:
         """The coordinates of each chunk, as `scan` gave them."""
-        if self._resident is None:
-            return coordinates
-        return [jax.tree.map(lambda leaf, i=i: leaf[i], coordinates) for i in range(self.n_chunks)]
+        groups = coordinates if self._resident is None else [coordinates]
+        places = [divmod(i, self._per_group) for i in range(self.n_chunks)]
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], groups[group]) for group, i in places]
 
     def together(self, coordinates: list):
         """The reverse of `chunks_of`."""
-        if self._resident is None:
-            return coordinates
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *coordinates)
+        spare = self._n_groups * self._per_group - len(coordinates)
+        filled = [*coordinates, *[coordinates[-1]] * spare]
+        groups = [
+            jax.tree.map(lambda *leaves: jnp.stack(leaves), *filled[i : i + self._per_group])
+            for i in range(0, len(filled), self._per_group)
+        ]
+        return groups if self._resident is None else groups[0]
 
     def scan(self, visit: Callable, coordinates, *arguments) -> tuple[Any, Any]:
         """Call ``visit(*arguments, cells, z) -> (sums, z)`` for each chunk: total sums, all z.
@@ -121,42 +161,74 @@ class CellStream:
         a module-level function: it is compiled once for its identity.
         """
         if self._resident is not None:
-            total, moved = _scan(visit, arguments, self._resident, coordinates)
+            total = _nothing(visit, arguments, self._resident, coordinates)
+            given = self._resident, coordinates, total, self.n_chunks
+            total, moved = _scan(visit, arguments, *given)
             return self.processes.total(total), moved
         total, moved = None, []
-        for cells, z in zip(self._streamed(), coordinates, strict=True):
-            part, z = _visit(visit, arguments, cells, z)
-            total = part if total is None else _add(total, part)
+        for (cells, n), z in zip(self._streamed(), coordinates, strict=True):
+            if total is None:
+                total = _nothing(visit, arguments, cells, z)
+            total, z = _scan(visit, arguments, cells, z, total, n)
             moved.append(z)
+            # The group before is done, and its buffer free, before another is read over it.
+            jax.block_until_ready(moved[-2:-1])
         return self.processes.total(total), moved
 
     def join(self, parts) -> list[np.ndarray]:
         """Arrays with the cells first, as `scan` gave them by chunk, for all cells."""
-        chunked = parts if self._resident is not None else zip(*parts, strict=True)
-        joined = (np.concatenate([np.asarray(part) for part in array]) for array in chunked)
-        own = (array[: self._counts.n_cells] for array in joined)
+        groups = parts if self._resident is None else [parts]
+        joined = (
+            np.concatenate([x for part in of for x in np.asarray(part)])
+            for of in zip(*groups, strict=True)
+        )
+        own = (array[: self._share.n_cells] for array in joined)
         return [np.concatenate(self.processes.gathered(array)) for array in own]
 
     def whole(self, coordinates) -> Float[np.ndarray, "coordinate cell"]:
         """Coordinates of all cells, as `scan` gave them by chunk: the reverse of `split`."""
         chunks = [np.asarray(chunk).T for chunk in self.chunks_of(coordinates)]
-        own = np.concatenate(chunks)[: self._counts.n_cells]
+        own = np.concatenate(chunks)[: self._share.n_cells]
         return np.concatenate(self.processes.gathered(own)).T
 
-    def _streamed(self) -> Iterator[Cells]:
-        for cells in self._on_host():
-            yield jax.tree.map(lambda leaf: self._put(leaf, axis=0), cells)
+    def _streamed(self) -> Iterator[tuple[Cells, Array]]:
+        """Groups on the device, each with its number of chunks that have cells."""
+        buffers = [self._buffer() for _ in range(min(BUFFERS, self._n_groups))]
+        beside, per_group = self._beside(), self._per_group
 
-    def _on_host(self) -> Iterator[Cells]:
-        read = chunks(self._counts, self.size)
-        return (cells_of(chunk, self._augmentation) for chunk in read)
+        def read(number: int) -> tuple[Cells, Array]:
+            n = min(per_group, self.n_chunks - number * per_group)
+            buffer = buffers[number % len(buffers)]
+            return self._group(number, buffer, beside[number]), jnp.int32(n)
 
-    def _stack(self) -> Cells:
-        return jax.tree.map(lambda *leaves: self._put(np.stack(leaves), axis=1), *self._on_host())
+        return ahead(read, range(self._n_groups), threads=1)
+
+    def _group(self, number: int, buffer: np.ndarray, beside: Cells) -> Cells:
+        """A group on the device, its counts by way of a buffer that must then stay as it is."""
+        for i, rows in enumerate(buffer):
+            self.kept.fill(number * self._per_group + i, rows)
+        return jax.tree.map(lambda leaf: self._put(leaf, axis=1), beside._replace(counts=buffer))
+
+    def _beside(self) -> list[Cells]:
+        """What is known of the cells of each group beside their counts; on the host."""
+        shape = (self._n_groups, self._per_group, self.size)
+        mask = (np.arange(int(np.prod(shape))) < self._share.n_cells).astype(np.float32)
+        nothing = np.zeros((len(mask), 0), np.float32)
+        cells = cells_of(Chunk(nothing, mask, 0), self._augmentation)
+        cells = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), cells)
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], cells) for i in range(self._n_groups)]
+
+    def _buffer(self) -> np.ndarray:
+        """Room for the counts of a group, which a CPU device shares where it is aligned so."""
+        shape = (self._per_group, self.size, self.n_genes)
+        n_bytes = 4 * int(np.prod(shape))
+        raw = np.empty(n_bytes + ALIGNMENT, np.uint8)
+        start = -raw.ctypes.data % ALIGNMENT
+        return raw[start : start + n_bytes].view(np.float32).reshape(shape)
 
     def _put(self, array: np.ndarray, axis: int) -> Array:
         if self._mesh is None:
-            return jnp.asarray(array)
+            return jax.device_put(array)
         spec = PartitionSpec(*(None,) * axis, "cell")
         return jax.device_put(array, NamedSharding(self._mesh, spec))
 
@@ -177,22 +249,27 @@ def _chunk_size(n_cells: int, size: int, n_devices: int, n_processes: int) -> in
 
 
 @eqx.filter_jit
-def _scan(visit, arguments, cells, coordinates):
-    def body(total, chunk):
-        part, z = visit(*arguments, *chunk)
-        return jax.tree.map(jnp.add, total, part), z
-
-    first = jax.tree.map(lambda leaf: leaf[0], (cells, coordinates))
+def _nothing(visit, arguments, cells, z):
+    """The sums over no cells."""
+    first = jax.tree.map(lambda leaf: leaf[0], (cells, z))
     shapes = eqx.filter_eval_shape(lambda chunk: visit(*arguments, *chunk)[0], first)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return lax.scan(body, zeros, (cells, coordinates))
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 @eqx.filter_jit
-def _visit(visit, arguments, cells, z):
-    return visit(*arguments, cells, z)
+def _scan(visit, arguments, cells, z, total, n):
+    """The sums so far with those of the first n chunks of a group, and the z of all its chunks."""
 
+    def chunk(i):
+        return jax.tree.map(lambda leaf: leaf[i], (cells, z))
 
-@jax.jit
-def _add(total, part):
-    return jax.tree.map(jnp.add, total, part)
+    def body(i, carried):
+        total, moved = carried
+        part, one = visit(*arguments, *chunk(i))
+        moved = jax.tree.map(lambda every, new: every.at[i].set(new), moved, one)
+        return jax.tree.map(jnp.add, total, part), moved
+
+    shapes = eqx.filter_eval_shape(lambda first: visit(*arguments, *first)[1], chunk(0))
+    n_chunks = len(cells.mask)
+    start = jax.tree.map(lambda leaf: jnp.zeros((n_chunks, *leaf.shape), leaf.dtype), shapes)
+    return lax.fori_loop(0, n, body, (total, start))

@@ -109,6 +109,11 @@ def unpack_bordered(P: Float[Array, "n p"]) -> Float[Array, "row row n"]:
     return jnp.concatenate([border[None], jnp.concatenate([border[1:, None], inner], axis=1)])
 
 
+def pack_bordered(A: Float[Array, "row row n"]) -> Float[Array, "n p"]:
+    """The reverse of `unpack_bordered`."""
+    return jnp.concatenate([A[0], pack(A[1:, 1:])]).T
+
+
 def bordered_products(v: Float[np.ndarray, " row"]) -> Float[np.ndarray, " p"]:
     """The outer product of a vector with itself as a row that `unpack_bordered` takes.
 

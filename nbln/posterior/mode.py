@@ -292,7 +292,8 @@ def rates_given_mean(
     # log u lies above log(u + ½) - 1.1 for any u > 0, and at -∞ for u = 0.
     low = jnp.minimum(m, jnp.where(counts > 0, top - 1.1, -jnp.inf))
     high = jnp.maximum(m, top)
-    weight = 1 / (1 + 1 / (d * channel.derivatives(counts, top)[1]))
+    weight = d * channel.information_at_count(counts)
+    weight = weight / (1 + weight)
     f = m + weight * (top - m)
     for _ in range(n_iterations):
         s, a, _ = channel.derivatives(counts, f)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from nbln import vocabulary as names
@@ -110,6 +111,21 @@ class LoadingsPrior(eqx.Module):
         """Scales that `LogNormalResult.w_prior_diagnostics` adds, by the names of the field."""
         del scales
         return {}
+
+    def take(self, scales: Scales, columns: Int[np.ndarray, " kept"]) -> Scales:
+        """The scales of some columns: what is not one number is by column."""
+        return {name: x[columns] if x.ndim else x for name, x in scales.items()}
+
+    def joined(self, scales: Scales, others: Scales) -> Scales:
+        """The scales of these columns and of others."""
+        return {
+            name: jnp.concatenate([x, others[name]]) if x.ndim else x for name, x in scales.items()
+        }
+
+    def empty(self, n_factors: int, n_genes: int) -> Scales:
+        """The scales of columns without loadings."""
+        nothing = jnp.zeros(n_factors)
+        return self.update(self.start(nothing, n_genes), nothing, n_genes)
 
     def column_precision(self, scales: Scales, shape: tuple[int, int]) -> Loadings:
         """λ_j⁻² for all genes; `shape` is (gene, factor)."""

@@ -101,7 +101,7 @@ def fit_vae(
             history.append(epoch)
             bar.advance(f"elbo {float(epoch.elbo_validation):.1f}")
             stage.note(partial(_snapshot, state, history, len(history)))
-    stage.finish(_snapshot(state, history, len(history)))
+    stage.finish(lambda: _snapshot(state, history, len(history)))
     if not len(held_out):
         state = state._replace(best=state.model)
     columns = Epoch(*map(np.array, zip(*history, strict=True)))

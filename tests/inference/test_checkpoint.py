@@ -15,6 +15,7 @@ import nbln
 from nbln.inference import checkpoint
 from nbln.inference.checkpoint import Checkpoint, Saver, Snapshot
 from nbln.inference.laplace import engine as laplace
+from nbln.inference.laplace import iterations
 from nbln.inference.svi import engine as svi
 
 STREAMED = {
@@ -29,7 +30,8 @@ def adata():
 
 
 def fit(adata, **keywords):
-    return nbln.fit(adata, latent_dim=3, progress=False, **keywords)
+    given = {"svi": nbln.SVIConfig()} | keywords
+    return nbln.fit(adata, latent_dim=3, progress=False, **given)
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +71,8 @@ def interrupt(patch, module, name, at):
         pytest.param(svi, "_run_block", 0, marks=pytest.mark.slow),
         (svi, "_run_block", 5),
         pytest.param(laplace, "first_state", 0, marks=pytest.mark.slow),
-        pytest.param(laplace, "m_step", 0, marks=pytest.mark.slow),
-        (laplace, "m_step", 7),
+        pytest.param(iterations, "update", 0, marks=pytest.mark.slow),
+        (iterations, "update", 7),
         pytest.param(laplace.pooled, "newton", 3, marks=pytest.mark.slow),
         (laplace.pooled, "newton", 11),
         (laplace, "_finish", 0),
@@ -101,7 +103,7 @@ def test_a_kept_checkpoint_ends_the_same_call_at_once(adata, plain, tmp_path, mo
     kept = Checkpoint(tmp_path / "run.ckpt", keep=True)
     fit(adata, checkpoint=kept)
     monkeypatch.setattr(svi, "_run_block", None)
-    monkeypatch.setattr(laplace, "m_step", None)
+    monkeypatch.setattr(iterations, "update", None)
     same(plain, fit(adata, checkpoint=kept))
     with pytest.raises(ValueError, match="of another run"):
         fit(adata, checkpoint=kept, seed=1)

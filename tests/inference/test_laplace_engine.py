@@ -13,8 +13,9 @@ import scipy.sparse as sp
 
 import nbln
 from nbln.data.counts import Counts
-from nbln.inference.laplace import engine
-from nbln.inference.laplace.engine import LaplaceConfig, fit_laplace
+from nbln.inference.laplace import engine, iterations
+from nbln.inference.laplace.config import LaplaceConfig
+from nbln.inference.laplace.engine import fit_laplace
 from nbln.inference.stream import CellStream
 from nbln.inference.svi.engine import SVIConfig
 from nbln.linalg import gauge
@@ -184,8 +185,8 @@ def test_an_iteration_moves_nothing_between_host_and_device(cells):
     z = stream.zeros(2)
 
     def iterate(state, z):
-        sums, z = stream.scan(engine.e_step, z, state, stream.columns)
-        state, info = engine.m_step(model, state, sums, tails)
+        sums, z = stream.scan(iterations.e_step, z, state, stream.columns)
+        state, info = iterations.update(model, state, sums, tails)
         return state, z, info
 
     for _ in range(2):  # compile

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import nbln
-from nbln.inference.laplace import engine
+from nbln.inference.laplace import iterations
 from nbln.inference.laplace.stalled import WINDOW, stalled
 from nbln.inference.laplace.update import Change, Info
 from nbln.priors.shrinkage import Phase
@@ -76,14 +76,14 @@ def test_changes_about_the_tolerance_are_none(largest):
 
 @pytest.mark.parametrize("kind", ["horseshoe_sparse", "gaussian", "none"])
 def test_the_engine_says_it_once(monkeypatch, caplog, kind):
-    update = engine.m_step
+    update = iterations.update
 
     def circling(model, state, sums, tails):
         state, info = update(model, state, sums, tails)
         mu = jnp.where(info.phase.iteration % 2, 0.3, 0.2)
         return state, info._replace(change=info.change._replace(mu=mu))
 
-    monkeypatch.setattr(engine, "m_step", circling)
+    monkeypatch.setattr(iterations, "update", circling)
     adata = nbln.datasets.simulate(100, 40, 2, seed=1)
     priors = {"loadings": {"type": kind}}
     with caplog.at_level(logging.WARNING, logger="nbln"):

@@ -7,7 +7,7 @@ import pytest
 
 import nbln
 from nbln.data.counts import Counts
-from nbln.inference.laplace import engine, statistics, update
+from nbln.inference.laplace import engine, iterations, statistics, update
 from nbln.inference.laplace.basis import expand
 from nbln.inference.stream import CellStream
 from nbln.linalg import small
@@ -121,8 +121,8 @@ def test_an_iteration_is_finite_and_says_so(adata):
     stream = CellStream(counts, model.augmentation, 2**31)
     mean = counts.gene_totals / counts.n_cells
     state = engine.first_state(model, stream, mean, np.zeros(counts.n_genes), 0)
-    sums, _ = stream.scan(engine.e_step, stream.zeros(3), state, stream.columns)
-    new, info = engine.m_step(model, state, sums, stream.tails())
+    sums, _ = stream.scan(iterations.e_step, stream.zeros(3), state, stream.columns)
+    new, info = iterations.update(model, state, sums, stream.tails())
     assert int(new.phase.iteration) == 1
     assert all(np.isfinite(x) for x in info.change)
     assert not bool(info.may_stop)

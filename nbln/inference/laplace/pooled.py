@@ -35,19 +35,43 @@ from nbln.posterior import mode, quadrature
 from nbln.posterior.mode import Cells, Columns, Parameters
 from nbln.priors.univariate import Frozen
 
-# Newton steps; the split of simulated data of all regimes stood after eight. Totals alone, which
-# the counts know, need fewer.
-N_STEPS, TOTALS_STEPS = 12, 6
-# Steps in which the split moves by this multiple of a Newton step, since the loadings that hold it
-# back move after it; from then on by 1/1, 1/2, 1/3, ... of one, which averages the noise out.
-FORWARD_STEPS, FORWARD = 6, 1.3
+# Multiple of a Newton step by which the split moves at first, since the loadings that hold it back
+# move after it.
+FORWARD = 1.3
 # Entries of the counts that a step sees, by taking every n-th cell; the last steps see all of them.
 ENTRIES = 1e6
-FINAL_STEPS = 2
 LARGEST_STEP = 0.7  # of a coordinate in one step: a Newton step beyond is an extrapolation
 # Standard deviation of β before the counts, which tell it from some thousand cells on: without it
 # the line of 500 x 200 simulated counts was steeper than the truth by half.
 TREND_SD = 0.15
+
+
+class Schedule(NamedTuple):
+    """How many steps there are, how many of them go forward, and how many, the last, see all cells.
+
+    After the steps forward the split moves by 1/1, 1/2, 1/3, ... of a Newton step, which averages
+    the noise out.
+    """
+
+    n_steps: int
+    n_forward: int
+    n_whole: int
+
+    def stride(self, stream: CellStream, step: int) -> int:
+        """Which cells a step sees: every n-th."""
+        if step >= self.n_steps - self.n_whole:
+            return 1
+        return max(1, min(stream.size, int(stream.n_cells * stream.n_genes / ENTRIES)))
+
+    def gain(self, step: int) -> Float[Array, ""]:
+        """By what multiple of a Newton step the split moves."""
+        late = step - self.n_forward + 1
+        return jnp.asarray(FORWARD if late <= 0 else 1.0 / late)
+
+
+# The split of simulated data of all regimes stood after eight steps; totals alone, which the counts
+# know, need fewer. Where a sample has been learned from, what is left are its errors.
+SPLITS, TOTALS, ERRORS = Schedule(12, 6, 2), Schedule(6, 6, 2), Schedule(4, 0, 1)
 
 
 class Overdispersed(NamedTuple):
@@ -149,18 +173,6 @@ def moved(state: State, overdispersion: Overdispersion, psi: Coordinates) -> Sta
     return state._replace(parameters=parameters)
 
 
-def steps_of(psi: Coordinates) -> int:
-    """How many steps there are."""
-    return N_STEPS if len(psi) > 1 else TOTALS_STEPS
-
-
-def stride_of(stream: CellStream, steps_left: int) -> int:
-    """Which cells a step sees: every n-th."""
-    if steps_left <= FINAL_STEPS:
-        return 1
-    return max(1, min(stream.size, int(stream.n_cells * stream.n_genes / ENTRIES)))
-
-
-def gain_of(step: int) -> Float[Array, ""]:
-    """By what multiple of a Newton step the split moves."""
-    return jnp.asarray(FORWARD if step < FORWARD_STEPS else 1.0 / (step - FORWARD_STEPS + 1))
+def schedule_of(psi: Coordinates) -> Schedule:
+    """The steps of these coordinates."""
+    return SPLITS if len(psi) > 1 else TOTALS

@@ -50,6 +50,12 @@ def orthonormal(sums: Sketch, probes: Float[Array, "gene probe"]) -> Float[Array
     return jnp.linalg.qr(sums.product - jnp.outer(sums.total, _mean_inner(sums, probes)))[0]
 
 
+@jax.jit
+def orthonormal_columns(probes: Float[Array, "gene probe"]) -> Float[Array, "gene probe"]:
+    """Orthonormal basis of what the probes span."""
+    return jnp.linalg.qr(probes)[0]
+
+
 @eqx.filter_jit
 def loadings(
     sums: Sketch, probes: Float[Array, "gene probe"], n_factors: int

@@ -4,13 +4,17 @@ Expectation-conditional maximisation with parameter expansion: rows of the loadi
 variances and channel, scales of the loadings prior, in this order.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from nbln import vocabulary as names
+from nbln.channels.base import Channel
+from nbln.compiled import quickly
 from nbln.data.histogram import CountTails
 from nbln.inference.laplace.basis import Expansion, Rotation, expand
 from nbln.inference.laplace.rows import Damping, regress
@@ -76,14 +80,45 @@ class Info(NamedTuple):
 def update(
     model: LogNormalModel, state: State, sums: Statistics, tails: CountTails
 ) -> tuple[State, Info]:
-    """Parameters, scales and basis that the sums of one pass over the cells determine."""
-    old = state.parameters
+    """Parameters, scales and basis that the sums of one pass over the cells determine.
+
+    It is compiled in two parts, of which the one that takes long knows no prior but that of μ:
+    where others come to be known it need not be compiled again.
+    """
+    own = _genes_own(model, state.parameters, sums, tails)
+    mean = {names.MU: model.priors[names.MU]}
+    return _compiled()(eqx.tree_at(lambda m: m.priors, model, mean), state, sums, own)
+
+
+@lru_cache
+def _compiled():
+    return eqx.filter_jit(_update, **quickly())
+
+
+@eqx.filter_jit
+def _genes_own(
+    model: LogNormalModel, old: Parameters, sums: Statistics, tails: CountTails
+) -> tuple[Float[Array, " gene"], Channel]:
+    """What is each gene's own: d and the channel."""
     priors = priors_at(model.priors, old)
+    d = _residual(priors[names.RESIDUAL], sums)
+    return d, old.channel.maximise(sums.channel, tails, priors)
+
+
+def _update(
+    model: LogNormalModel,
+    state: State,
+    sums: Statistics,
+    own: tuple[Float[Array, " gene"], Channel],
+) -> tuple[State, Info]:
+    """The rest, given `own`; of the model's priors it takes that of μ."""
+    old, (d, channel) = state.parameters, own
+    mean_prior = priors_at(model.priors, old)[names.MU]
     fitted = regress(
         old,
         sums.normal,
         sums.response,
-        priors[names.MU],
+        mean_prior,
         model.effects.precision(state.effects),
         state.precision,
         state.damping,
@@ -95,14 +130,12 @@ def update(
         sums.moments,
         model.loadings,
         state.phase,
-        absorb_mean=not priors[names.MU].frozen,
+        absorb_mean=not mean_prior.frozen,
         depth=model.depth,
         prior_of_effects=model.effects,
         by_dataset=(sums.spreads, old.log_activity) if len(old.log_activity) else None,
     )
     activity = _activity(model, state, sums, turned)
-    d = _residual(priors[names.RESIDUAL], sums)
-    channel = old.channel.maximise(sums.channel, tails, priors)
     log_activity = model.activity.log_activity(activity.effects)
     new = Parameters(turned.mu, turned.W, d, channel, turned.effects, log_activity)
     change = _change(old, new, turned.turn.order)

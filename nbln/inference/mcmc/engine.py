@@ -199,7 +199,7 @@ def sample(
             chain = run.chain + 1
             state = begin(chain) if chain < config.n_chains else run.state
             run = run._replace(state=state, chain=chain, n_done=0)
-    stage.finish(run.snapshot())
+    stage.finish(run.snapshot)
     sites, steps = _stacked(run.kept, config)
     return Samples(sites, steps, time.perf_counter() - began)
 

@@ -162,7 +162,7 @@ def sample(
                 stage.note(run.snapshot)
             moments = *run.moments, _moments(stream, run.cells, config.n_draws)
             run = first._replace(chain=run.chain + 1, kept=run.kept, moments=moments)
-    stage.finish(run.snapshot())
+    stage.finish(run.snapshot)
     chains, moments = run.chains(config)[: config.n_chains], run.moments
     mean, sd = _pooled(moments)
     return Samples(_stacked(chains), mean, sd, time.perf_counter() - began)

@@ -24,6 +24,7 @@ from numpyro.optim import optax_to_numpyro
 
 from nbln.arguments import check_settings, number, one_of, whole
 from nbln.data.counts import Counts
+from nbln.data.kept import Kept
 from nbln.inference.checkpoint import OFF, Saver, Snapshot, Stage
 from nbln.inference.stream import CellStream
 from nbln.inference.svi import regression
@@ -44,7 +45,7 @@ WATCHED = 0.95  # share of the locations of a site that have to stand; a few rar
 
 RULES = {
     "guide": one_of(GUIDES),
-    "n_steps": whole(1),
+    "n_steps": whole(0),
     "batch_size": whole(1),
     "learning_rate": number(open_=True),
     "block_steps": whole(1),
@@ -63,7 +64,8 @@ class SVIConfig:
     guide
         ``"mean_field"`` or ``"low_rank"``.
     n_steps
-        Upper bound on optimiser steps; a fit stops earlier when it has converged.
+        Upper bound on optimiser steps; a fit stops earlier when it has converged. Of none, the
+        posterior is where steps begin: Gaussian at the mode of the regressions, by curvature.
     batch_size
         Cells in a step.
     learning_rate
@@ -76,8 +78,8 @@ class SVIConfig:
         Converged when one more block of steps moves that average by at most this, in posterior
         standard deviations, for 95 % of the locations of each site.
     resident_bytes
-        Largest dense float32 matrix of counts kept in memory; of larger ones and of files opened
-        with ``backed="r"``, each block sees a random part of this size.
+        Largest dense float32 matrix of counts kept in memory; of larger ones and of counts on disk,
+        each block sees a random part of this size. Of those on disk as much is kept sparse.
 
     Raises
     ------
@@ -126,11 +128,15 @@ def fit_svi(
     """
     began = time.perf_counter()
     stage = saver.stage("svi", counts.fingerprint, model, config, seed)
-    guide, effects = _start(model, counts, config)
+    guide, effects, kept = _start(model, counts, config)
+    found = None if effects is None else jax.tree.map(np.asarray, effects)
+    if not config.n_steps:
+        seconds = {"start": time.perf_counter() - began, "steps": 0.0}
+        return SVIFit(guide.posterior(guide.initial()), np.zeros(0), True, 0, seconds, found)
     if effects is not None:
         model = dataclasses.replace(model, effects=effects.mean)
     state, processes = _init(model, guide, config, jax.random.key(seed)), current()
-    pool = _Pool(counts, config, seed)
+    pool = _Pool(kept, config, seed)
     started = time.perf_counter()
     state, blocks, losses = _restored(stage, state)
     n_blocks, converged = -(-config.n_steps // config.block_steps), _settled(blocks, config)
@@ -147,7 +153,7 @@ def fit_svi(
             bar.advance(f"loss {losses[-1]:.4g}", config.block_steps)
             converged = processes.decided(_settled(blocks, config))
             stage.note(partial(_snapshot, state, blocks, losses, len(blocks)))
-    stage.finish(_snapshot(state, blocks, losses, len(blocks)))
+    stage.finish(partial(_snapshot, state, blocks, losses, len(blocks)))
     if not converged:
         log.warning("SVI did not converge in n_steps=%d steps", config.n_steps)
     parameters = processes.agreed(_average(_tail(blocks, config)))
@@ -157,7 +163,7 @@ def fit_svi(
         converged,
         len(blocks) * config.block_steps,
         {"start": started - began, "steps": time.perf_counter() - started},
-        None if effects is None else jax.tree.map(np.asarray, effects),
+        found,
     )
 
 
@@ -177,12 +183,17 @@ def _restored(stage: Stage, state):
 
 def _start(
     model: IndependentGenes, counts: Counts, config: SVIConfig
-) -> tuple[Guide, FoundEffects | None]:
-    """A guide at the mode of negative-binomial regressions, scaled by their curvature; effects."""
+) -> tuple[Guide, FoundEffects | None, Kept]:
+    """A guide at the mode of negative-binomial regressions, scaled by their curvature; effects.
+
+    Also what these passes over the cells have kept of a file.
+    """
     added = model.augment(model.capture)._replace(covariates=model.covariates)
     stream = CellStream(counts, added, config.resident_bytes, processes=current())
     *fitted, effects = regression.fit(model, stream, stream.tails(), counts.gene_totals)
-    return GUIDES[config.guide](*_locations(model, *fitted)), effects
+    # Batches are of all cells, of which a process that is not alone has kept a share.
+    kept = stream.kept if stream.processes.count == 1 else Kept(counts, stream.size, 0)
+    return GUIDES[config.guide](*_locations(model, *fitted)), effects, kept
 
 
 @eqx.filter_jit
@@ -281,8 +292,8 @@ def _shift_gauge(model, guide, svi, state):
 class _Pool:
     """The rows that a block draws its batches from: all of them, or a random part."""
 
-    def __init__(self, counts: Counts, config: SVIConfig, seed: int):
-        self._counts, self._seed = counts, seed
+    def __init__(self, kept: Kept, config: SVIConfig, seed: int):
+        self._kept, self._seed, counts = kept, seed, kept.counts
         n_rows = max(config.batch_size, config.resident_bytes // (4 * counts.n_genes))
         needed = config.batch_size * config.block_steps
         whole = n_rows >= counts.n_cells and not counts.on_disk
@@ -294,11 +305,11 @@ class _Pool:
         if self._all is not None:
             return self._all
         rng = np.random.default_rng((self._seed, number))
-        cells = rng.choice(self._counts.n_cells, self._size, replace=False)
+        cells = rng.choice(self._kept.counts.n_cells, self._size, replace=False)
         return self._read(np.sort(cells))
 
     def _read(self, index):
-        return jnp.asarray(self._counts.rows(index)), jnp.asarray(index, jnp.int32)
+        return jnp.asarray(self._kept.rows(index)), jnp.asarray(index, jnp.int32)
 
 
 def _check_finite(mean, bad_step, first_step):
