@@ -6,8 +6,10 @@ sums is computed by every process, and decisions are those of the first.
 """
 
 import abc
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import jax
@@ -38,11 +40,11 @@ class Processes(abc.ABC):
 
     @abc.abstractmethod
     def total(self, tree: Any) -> Any:
-        """Sums over processes of arrays on devices, the same bits in each of them."""
+        """Sums over processes of arrays, the same bits in each of them."""
 
     @abc.abstractmethod
     def agreed(self, tree: Any) -> Any:
-        """Arrays on devices as the first process has them.
+        """Arrays as the first process has them.
 
         Every process could compute them from the same sums, but processors of two kinds round
         differently, and a process that stopped one iteration early would leave others waiting.
@@ -107,8 +109,8 @@ class Together(Processes):
         mesh = Mesh(np.array([first[i] for i in range(self.count)]), ("process",))
         self._split = NamedSharding(mesh, PartitionSpec("process"))
         whole = NamedSharding(mesh, PartitionSpec())
-        self._sum = jax.jit(lambda tree: jax.tree.map(_sum, tree), out_shardings=whole)
-        self._pick = jax.jit(lambda tree: jax.tree.map(_first, tree), out_shardings=whole)
+        self._sum = jax.jit(lambda x: x.sum(axis=0, dtype=x.dtype), out_shardings=whole)
+        self._pick = jax.jit(lambda x: x[0], out_shardings=whole)
 
     def total(self, tree):
         return self._together(self._sum, tree)
@@ -136,14 +138,25 @@ class Together(Processes):
             )
 
     def _together(self, reduce, tree):
-        """`reduce` arrays of all processes, stacked; the answer lies where the arrays lay."""
-        if not jax.tree.leaves(tree):
-            return tree
-        return jax.tree.map(_placed_like, reduce(jax.tree.map(self._stacked, tree)), tree)
+        """`reduce` arrays of all processes, stacked; the answers lie where the arrays lay.
 
-    def _stacked(self, leaf):
-        own = jax.device_put(leaf, self._own)[None]
-        shape = (self.count, *own.shape[1:])
+        On CPUs what is under way at the same time may be sent in any order, and one process would
+        take for one array what is another. So there is one message for each type of numbers, and
+        the next waits for it.
+        """
+        leaves, structure = jax.tree.flatten(tree)
+        found = list(leaves)
+        for dtype in dict.fromkeys(leaf.dtype for leaf in leaves):
+            places = [i for i, leaf in enumerate(leaves) if leaf.dtype == dtype]
+            some = [leaves[i] for i in places]
+            answer = reduce(self._stacked(_packed(some))).addressable_data(0).block_until_ready()
+            for i, part in zip(places, _unpacked(answer, some), strict=True):
+                found[i] = part
+        return jax.tree.unflatten(structure, found)
+
+    def _stacked(self, vector):
+        own = jax.device_put(vector, self._own)[None]
+        shape = self.count, *own.shape[1:]
         return jax.make_array_from_single_device_arrays(shape, self._split, [own])
 
 
@@ -189,14 +202,21 @@ def part() -> bool:
     return first
 
 
-def _sum(stacked):
-    return jnp.sum(stacked, axis=0, dtype=stacked.dtype)
+@jax.jit
+def _packed(leaves):
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
 
 
-def _first(stacked):
-    return stacked[0]
+def _unpacked(vector, like):
+    """Parts of a vector in the shapes of `like`: arrays of the host where those are."""
+    parts = _shaped(vector, tuple(leaf.shape for leaf in like))
+    for part, leaf in zip(parts, like, strict=True):
+        on_device = isinstance(leaf, jax.Array)
+        yield jax.device_put(part, leaf.sharding) if on_device else np.asarray(part)
 
 
-def _placed_like(found, own):
-    local = found.addressable_data(0)
-    return jax.device_put(local, own.sharding) if isinstance(own, jax.Array) else local
+@partial(jax.jit, static_argnums=1)
+def _shaped(vector, shapes):
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    parts = jnp.split(vector, ends[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -69,12 +69,18 @@ except ConnectionError as error:
 """
 
 
+def devices(n):
+    """What makes a process see `n` devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={n}"
+    return {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+
 def run_both(commands, environment):
     """Exit codes and outputs of the commands of processes 0 and 1."""
     started = [
         subprocess.Popen(
             command,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment(number),
+            env=os.environ | devices(1) | environment(number),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -98,7 +104,7 @@ def run_script(script, *arguments):
         [sys.executable, "-c", SCRIPT + script, str(port), str(number), *map(str, arguments)]
         for number in (0, 1)
     ]
-    return run_both(commands, lambda number: {})
+    return run_both(commands, lambda number: devices(2))
 
 
 def assert_same(fit, other, tol):
@@ -135,7 +141,7 @@ def folder(path, tmp_path_factory):
     return folder
 
 
-def test_two_processes_give_the_numbers_of_one(alone, folder):
+def test_two_processes_of_two_devices_give_the_numbers_of_one(alone, folder):
     first, second = (nbln.load(folder / f"fit{number}.nc") for number in (0, 1))
     assert first.converged
     assert len(first.trace) == len(alone.trace)
@@ -199,10 +205,9 @@ DRAWS = 'fit.sample_posterior(3, n_warmup=3, progress=False).save(f"{folder}/dra
 
 
 def on_four_devices(script, *arguments):
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     done = subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        env=os.environ | devices(4),
         capture_output=True,
         text=True,
         check=False,
