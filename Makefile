@@ -12,7 +12,7 @@ QUICK := $(LESS) --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-slow test-interop lint peers peers-scvi bench bench-scale bench-vae \
-	bench-negbio docs figures package
+	bench-negbio gpu docs figures package
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -53,6 +53,11 @@ peers-scvi: ## make .venv-scvi with scvi-tools, which `make bench-vae` runs besi
 
 bench-scale: $(VENV)/.test ## measure time and memory to 10^6 cells, in SCALE_FOLDER if it is given (4 GB)
 	$(BIN)/python benchmarks/scale.py $(if $(SCALE_FOLDER),--folder $(SCALE_FOLDER))
+
+gpu: $(VENV)/.test ## on a machine with a GPU or TPU: its tests, and how near an iteration comes to its peaks
+	$(BIN)/python -m pytest -q -m gpu
+	$(BIN)/python benchmarks/roofline.py
+	$(BIN)/python benchmarks/recovery.py --sizes S M L
 
 bench-vae: $(VENV)/.test ## measure scVI beside scvi-tools: make bench-vae COUNTS=counts.h5ad
 	$(BIN)/python benchmarks/vae.py $(COUNTS)

@@ -53,7 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     before = peak_bytes()
     began = time.perf_counter()
-    adata = files.read(options.counts, options.on_disk)
+    adata = files.read([options.counts], options.on_disk)
     read = time.perf_counter() - began
     seconds, stages = [], []
     for _ in range(1 + options.runs):

@@ -250,8 +250,9 @@ def _run(built: plan.Plan, adata, strict: bool, checkpoint) -> Result | Drawn:
         )
     data = built.read(adata, strict)
     with processes.telling():
-        asked = f"{data.fingerprint} {built.row.name} {built.seed}"
-        processes.check_same(asked, "data, model or seed")
+        if processes.count > 1:
+            asked = f"{data.fingerprint} {built.row.name} {built.seed}"
+            processes.check_same(asked, "data, model or seed")
         with Saver(checkpoint, processes) as saver:
             return built.run(data, saver)
 

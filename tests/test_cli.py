@@ -66,7 +66,7 @@ def test_demo_reports_and_leaves_three_files(tmp_path):
     assert code == 0, text
     for words in (
         f"{N_CELLS} cells x",
-        "SVI stage: converged after",
+        "first stage: independent genes, at the mode of their regressions",
         "Laplace stage: converged after",
         "Effective rank",
         "Truth 4 programs",

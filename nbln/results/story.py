@@ -28,8 +28,15 @@ def svi_line(result) -> str:
     """A fit of independent genes in one line."""
     return (
         f"SVIResult({result.model} {result.parameterization}, {result.fitted.n_cells} cells x "
-        f"{result.fitted.n_genes} genes, {_state(result)} after {result.n_steps} steps)"
+        f"{result.fitted.n_genes} genes, {_ended(result)})"
     )
+
+
+def _ended(result) -> str:
+    """How a fit of independent genes has ended; as a rule, a first stage takes no step."""
+    if not result.n_steps:
+        return "at the mode of their regressions"
+    return f"{_state(result)} after {result.n_steps:,} steps"
 
 
 def _state(result) -> str:
@@ -145,5 +152,5 @@ def _datasets(result) -> Iterator[Line]:
 
 def _svi_state(result) -> str:
     if result.converged:
-        return f"SVI stage: converged after {result.n_steps:,} steps"
-    return f"SVI stage: NOT converged in {result.n_steps:,} steps; its values are approximate"
+        return f"first stage: independent genes, {_ended(result)}"
+    return f"first stage: NOT converged in {result.n_steps:,} steps; its values are approximate"

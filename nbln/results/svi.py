@@ -371,7 +371,7 @@ class SVIResult(CountedResult):
             "SVI",
             "step",
             "negative evidence bound (nats)",
-            steps * (self.n_steps / n),
+            steps * (self.n_steps / max(n, 1)),
             curves,
             logarithmic=False,
         )

@@ -58,7 +58,9 @@ def begin(
 ) -> tuple[Run, tuple[Info, ...]] | None:
     """The run of all cells, from the end of that of a sample, and what the iterations there did.
 
-    None where that of the sample has not converged.
+    None where that of the sample has not converged, or uses all columns that are offered: which of
+    more programs these are is for all cells to say (of counts of 40,000 K562 cells the evidence was
+    lower by 2,000 nats after a sample).
 
     Parameters
     ----------
@@ -76,6 +78,8 @@ def begin(
     if run.part == STOPPED:
         return None
     columns = used(task.model, run.state)
+    if len(columns) == task.model.latent_dim:
+        return None
     seen = np.asarray(sampled.tails.excess.sum(axis=1)) >= FEWEST_COUNTS
     state = taken(task.model, run.state, columns, jnp.asarray(seen), jnp.asarray(log_mean))
     part = FITTING if run.part == CONVERGED else LEARNING
