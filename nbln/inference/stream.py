@@ -57,6 +57,8 @@ class CellStream:
         Size of one chunk of counts.
     processes
         Those that share the cells. All that is asked of the stream is then asked in each of them.
+    like
+        A stream of more cells, whose programs then need not be compiled again for this one.
 
     Attributes
     ----------
@@ -76,12 +78,16 @@ class CellStream:
         resident_bytes: int,
         chunk_bytes: int = CHUNK_BYTES,
         processes: Processes | None = None,
+        like: "CellStream | None" = None,
     ):
         self.n_cells, self.n_genes = counts.n_cells, counts.n_genes
         self.processes = Alone() if processes is None else processes
         devices = jax.local_devices()
         size = chunk_cells(counts.n_cells, counts.n_genes, chunk_bytes * len(devices))
-        self.size = _chunk_size(counts.n_cells, size, len(devices), self.processes.count)
+        if like is None or self.processes.count > 1:
+            self.size = _chunk_size(counts.n_cells, size, len(devices), self.processes.count)
+        else:
+            self.size = like.size
         self._mesh = Mesh(np.array(devices), ("cell",)) if len(devices) > 1 else None
         self._counts, self._chunk_bytes = counts, chunk_bytes
         self._share = Share.of(counts, self.processes, self.size)
@@ -94,6 +100,11 @@ class CellStream:
         together = max(1, GROUP_BYTES // (4 * self.size * counts.n_genes))
         self._lanes = _lanes(len(devices))
         self._n_groups = max(-(-self.n_chunks // together), min(self._lanes, self.n_chunks))
+        # Chunks of a group, the last of which have no cells; groups are almost equally full.
+        self._per_group = -(-self.n_chunks // self._n_groups)
+        self._room = self._per_group
+        if like is not None and like.size == self.size:
+            self._room = max(self._room, like._room)
         self.kept = Kept(self._share, self.size, resident_bytes)
         own = self._share.n_cells
         resident = not counts.on_disk and 4 * own * counts.n_genes <= resident_bytes
@@ -108,7 +119,7 @@ class CellStream:
         added = jax.tree.map(lambda leaf: leaf[sample.cells], self._of_all)
         added = added._replace(columns=self.columns)
         held = sample.counts.nbytes, self._chunk_bytes
-        return CellStream(sample, added, *held, self.processes)
+        return CellStream(sample, added, *held, self.processes, like=self)
 
     def tails(self) -> CountTails:
         """How far the counts of each gene reach, as channels take it."""
@@ -120,14 +131,9 @@ class CellStream:
         """Number of chunks, of this process."""
         return -(-self._share.n_cells // self.size)
 
-    @property
-    def _per_group(self) -> int:
-        """Chunks of a group; groups are almost equally full, the last with chunks without cells."""
-        return -(-self.n_chunks // self._n_groups)
-
     def zeros(self, n_coordinates: int) -> list[Array]:
         """Coordinates of this process's cells, at zero."""
-        shape = (self._per_group, n_coordinates, self.size)
+        shape = (self._room, n_coordinates, self.size)
         return [self._put(np.zeros(shape, np.float32), axis=2) for _ in range(self._n_groups)]
 
     def split(self, values: Float[np.ndarray, "... cell"]) -> list[Array]:
@@ -137,7 +143,12 @@ class CellStream:
         padded = np.pad(own, (*((0, 0),) * (own.ndim - 1), (0, missing)))
         chunked = padded.reshape(*own.shape[:-1], *shape)
         chunked = np.moveaxis(chunked, (-3, -2), (0, 1))
-        return [self._put(np.ascontiguousarray(group), axis=own.ndim) for group in chunked]
+        return [self._put(self._roomy(group), axis=own.ndim) for group in chunked]
+
+    def _roomy(self, group: np.ndarray) -> np.ndarray:
+        """A group with room for as many chunks as others have."""
+        missing = ((0, self._room - len(group)), *((0, 0),) * (group.ndim - 1))
+        return np.ascontiguousarray(np.pad(group, missing))
 
     def chunks_of(self, coordinates) -> list:
         """The coordinates of each chunk, as `scan` gave them."""
@@ -148,8 +159,11 @@ class CellStream:
         """The reverse of `chunks_of`."""
         spare = self._n_groups * self._per_group - len(coordinates)
         filled = [*coordinates, *[coordinates[-1]] * spare]
+        spare = [coordinates[-1]] * (self._room - self._per_group)
         return [
-            jax.tree.map(lambda *leaves: jnp.stack(leaves), *filled[i : i + self._per_group])
+            jax.tree.map(
+                lambda *leaves: jnp.stack(leaves), *filled[i : i + self._per_group], *spare
+            )
             for i in range(0, len(filled), self._per_group)
         ]
 
@@ -195,7 +209,7 @@ class CellStream:
     def join(self, parts) -> list[np.ndarray]:
         """Arrays with the cells first, as `scan` gave them by chunk, for all cells."""
         joined = (
-            np.concatenate([x for part in of for x in np.asarray(part)])
+            np.concatenate([x for part in of for x in np.asarray(part)[: self._per_group]])
             for of in zip(*parts, strict=True)
         )
         own = (array[: self._share.n_cells] for array in joined)
@@ -209,7 +223,7 @@ class CellStream:
 
     def _read(self, number: int, buffer: np.ndarray) -> Cells:
         """A group on the device, its counts by way of a buffer that must then stay as it is."""
-        for i, rows in enumerate(buffer):
+        for i, rows in enumerate(buffer[: self._per_group]):
             self.kept.fill(number * self._per_group + i, rows)
         cells = self._held[number]._replace(counts=buffer)
         return jax.tree.map(lambda leaf: self._put(leaf, axis=1), cells)
@@ -221,11 +235,12 @@ class CellStream:
         nothing = np.zeros((len(mask), 0), np.float32)
         cells = cells_of(Chunk(nothing, mask, 0), self._augmentation)
         cells = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), cells)
-        return [jax.tree.map(lambda leaf, i=i: leaf[i], cells) for i in range(self._n_groups)]
+        groups = range(self._n_groups)
+        return [jax.tree.map(lambda leaf, i=i: self._roomy(leaf[i]), cells) for i in groups]
 
     def _buffer(self) -> np.ndarray:
         """Room for the counts of a group, which a CPU device shares where it is aligned so."""
-        shape = (self._per_group, self.size, self.n_genes)
+        shape = (self._room, self.size, self.n_genes)
         n_bytes = 4 * int(np.prod(shape))
         raw = np.empty(n_bytes + ALIGNMENT, np.uint8)
         start = -raw.ctypes.data % ALIGNMENT

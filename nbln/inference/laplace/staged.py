@@ -71,15 +71,13 @@ def begin(
     """
     run = iterations.begin(sampled, state, coordinates)
     run = iterations.fitted(sampled, run, coordinates)
+    if run.part == STOPPED or len(used(task.model, run.state)) == task.model.latent_dim:
+        return None
     if run.part == LEARNING:
         assert coordinates is not None, "only what can be learned is"
         run = iterations.learned(sampled, run, coordinates)
     sampled.ended(run)
-    if run.part == STOPPED:
-        return None
     columns = used(task.model, run.state)
-    if len(columns) == task.model.latent_dim:
-        return None
     seen = np.asarray(sampled.tails.excess.sum(axis=1)) >= FEWEST_COUNTS
     state = taken(task.model, run.state, columns, jnp.asarray(seen), jnp.asarray(log_mean))
     part = FITTING if run.part == CONVERGED else LEARNING
