@@ -189,7 +189,7 @@ class CellStream:
             buffers.put(buffer)
             return done
 
-        parts = self._in_lanes(group, _signature(visit, arguments, coordinates[0].shape))
+        parts = self._in_lanes(group, (visit, *_known((arguments, coordinates[0]))))
         (total, first), *others = parts
         for part, _ in others:
             total = _add(total, part)
@@ -280,14 +280,10 @@ def _lanes(n_devices: int) -> int:
 _COMPILED: set[Any] = set()
 
 
-def _signature(visit, arguments, shape) -> Any:
-    """What the program of a scan depends on beside the stream; values of arrays do not."""
-
-    def known(leaf):
-        return (leaf.shape, leaf.dtype.name) if hasattr(leaf, "dtype") else leaf
-
-    leaves, structure = jax.tree.flatten(arguments)
-    return visit, structure, tuple(map(known, leaves)), shape
+def _known(tree) -> tuple:
+    """What a compiled program knows of its arguments; it does not depend on the values of arrays."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, *((x.shape, x.dtype.name) if hasattr(x, "dtype") else x for x in leaves)
 
 
 @eqx.filter_jit

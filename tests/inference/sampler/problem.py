@@ -59,17 +59,19 @@ class Problem:
         )
 
     def cells(self, z=None):
-        """States of all cells, at known factors or at the modes."""
+        """States of all cells, which are one group, at known factors or at the modes."""
         n = 1 + len(self.stream.columns.value)
         start = self.stream.zeros(n)
         if z is None:
             parameters = self.genes.parameters(self.coordinates)
             _, start = self.stream.scan(cell_steps.begin, start, parameters, self.stream.columns)
         else:
-            start = jnp.zeros_like(start).at[0, :, : len(z)].set(z.T)
-        nothing = jnp.zeros_like(start)
-        of_cells = self.stream.split(np.zeros(self.stream.n_cells))
-        return CellState(start, start, of_cells, of_cells, nothing, nothing, jnp.arange(1))
+            start = [start[0].at[0, :, : len(z)].set(z.T)]
+        nothing, (of_cells,) = (
+            jnp.zeros_like(start[0]),
+            self.stream.split(np.zeros(self.stream.n_cells)),
+        )
+        return [CellState(*start, *start, of_cells, of_cells, nothing, nothing, jnp.arange(1))]
 
     def visit(self, genes, cells, rows=False):
         """Sums over all cells."""

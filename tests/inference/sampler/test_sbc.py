@@ -85,8 +85,8 @@ def rank(seed):
     )
     parameters = genes.parameters(coordinates)
     _, start = stream.scan(cell_steps.begin, stream.zeros(1), parameters, stream.columns)
-    of_cells, nothing = stream.split(np.zeros(N_CELLS)), jnp.zeros_like(start)
-    cells = CellState(start, start, of_cells, of_cells, nothing, nothing, jnp.arange(1))
+    (of_cells,), nothing = stream.split(np.zeros(N_CELLS)), jnp.zeros_like(start[0])
+    cells = [CellState(*start, *start, of_cells, of_cells, nothing, nothing, jnp.arange(1))]
     kept = []
     for i in range(N_WARMUP + N_KEPT * THIN):
         warm = jnp.asarray(i < N_WARMUP)
@@ -94,7 +94,7 @@ def rank(seed):
         state, cells, _ = sweep.sweep(key, target, stream, state, cells, warm, jnp.asarray(0.0))
         if i >= N_WARMUP and (i - N_WARMUP) % THIN == THIN - 1:
             d, channel = coordinates.parameters(state.genes.psi)
-            now = (state.genes.mu, state.genes.W, d, channel.log_r, cells.z[0, 0, :N_CELLS])
+            now = (state.genes.mu, state.genes.W, d, channel.log_r, cells[0].z[0, 0, :N_CELLS])
             kept.append(quantities(*(np.asarray(part, float) for part in now)))
     return (np.array(kept) < truth).sum(axis=0)
 

@@ -53,7 +53,7 @@ def draw_cells(problem, n):
         given = problem.genes, problem.coordinates, problem.state.move, *flags
         given = *given, problem.stream.columns
         _, state = problem.stream.scan(cell_steps.draw, state, jax.random.key(i), *given)
-        drawn.append(np.asarray(state.z[0]))
+        drawn.append(np.asarray(state[0].z[0]))
     return np.stack(drawn)
 
 

@@ -82,7 +82,7 @@ def test_draws_are_those_of_nuts(monkeypatch):
         )
         if i >= N_WARMUP:
             genes = state.genes
-            kept.append(quantities(genes.mu, genes.W[:, 0], *genes.psi, cells.z[0, 0]))
+            kept.append(quantities(genes.mu, genes.W[:, 0], *genes.psi, cells[0].z[0, 0]))
     for name in kept[0]:
         ours = np.array([float(draw[name]) for draw in kept])[None]
         their = np.asarray(theirs[name], float)
