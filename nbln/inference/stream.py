@@ -281,7 +281,7 @@ _COMPILED: set[Any] = set()
 
 
 def _known(tree) -> tuple:
-    """What a compiled program knows of its arguments; it does not depend on the values of arrays."""
+    """What a compiled program knows of its arguments, which is not the values of arrays."""
     leaves, structure = jax.tree.flatten(tree)
     return structure, *((x.shape, x.dtype.name) if hasattr(x, "dtype") else x for x in leaves)
 
