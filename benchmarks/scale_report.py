@@ -64,9 +64,12 @@ def exponent(found: list[dict], what: str) -> float:
 
 def figure(found: list[dict], path: Path) -> None:
     """Seconds in the upper row, memory in the lower, against cells, genes and programs offered."""
-    whole, axes = plt.subplots(2, 3, figsize=(10, 5.5), sharex="col", layout="constrained")
-    for (time, memory), (series, key) in zip(axes.T, AXES, strict=True):
-        own = [x for x in found if x["series"] == series and "failed" not in x]
+    fitted = [x for x in found if "failed" not in x]
+    shown = [(series, key) for series, key in AXES if any(x["series"] == series for x in fitted)]
+    size, made = (3.6 * len(shown), 5.5), {"sharex": "col", "layout": "constrained"}
+    whole, axes = plt.subplots(2, len(shown), figsize=size, squeeze=False, **made)
+    for (time, memory), (series, key) in zip(axes.T, shown, strict=True):
+        own = [x for x in fitted if x["series"] == series]
         own.sort(key=lambda x: x[key])
         at = [x[key] for x in own]
         for what, label, colour in (
@@ -83,9 +86,8 @@ def figure(found: list[dict], path: Path) -> None:
         memory.plot(at, imports, "--", color=GREY, label="packages alone")
         time.set(xscale="log", yscale="log", title=f"against {series}")
         memory.set(xlabel=key if key == series else f"programs offered ({key})", ylim=(0, None))
-        if own:
-            time.legend(frameon=False, fontsize="small")
-            memory.legend(frameon=False, fontsize="small")
+        time.legend(frameon=False, fontsize="small")
+        memory.legend(frameon=False, fontsize="small")
     axes[0, 0].set_ylabel("seconds")
     axes[1, 0].set_ylabel("resident memory (GiB)")
     whole.savefig(path, dpi=150)

@@ -105,7 +105,7 @@ class LaplacePlan(Plan):
             raise ValueError(f"fit(svi=): no NBVCP is fitted first, since {why}; leave svi= out")
         if not first_stage:
             return plan
-        asked = {"svi": arguments["svi"] or FIRST_STAGE}
+        asked = {"svi": FIRST_STAGE if arguments["svi"] is None else arguments["svi"]}
         svi = engine_settings(asked, "svi", SVIConfig, svi_engine.RULES, ())
         starting = replace(cascade, tau=np.inf, freeze=(names.ETA,))
         return replace(plan, source=SVIPlan.source_of(plan, svi, plan.formula), cascade=starting)

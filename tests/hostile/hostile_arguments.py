@@ -114,7 +114,8 @@ WRONG = {
         {},
     ),
     "n_steps": (ValueError, r"fit\(n_steps=.*whole number", NO_WHOLE, {}),
-    "n_steps of nbvcp": (ValueError, r"fit\(n_steps=.*whole number", NO_WHOLE, {"model": "nbvcp"}),
+    # Of no steps, the posterior is where they would begin.
+    "n_steps of nbvcp": (ValueError, r"fit\(n_steps=.*whole", NO_WHOLE[1:], {"model": "nbvcp"}),
     "batch_size": (ValueError, r"fit\(batch_size=.*whole", NO_WHOLE, {"model": "nbvcp"}),
     "batch_size of nbln": (ValueError, r"fit\(batch_size=.*does not use", [10], {}),
     "tol": (ValueError, r"fit\(tol=.*number", [-1, NAN, "1", True, [1], {}, -INF, 1j], {}),

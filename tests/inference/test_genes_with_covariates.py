@@ -192,7 +192,7 @@ def test_a_fit_without_formula_has_no_effects(without):
 
 def test_the_cascade_hands_on_what_covariates_leave(fit, adata):
     given = dict(latent_dim=2, progress=False, formula=FORMULA)
-    laplace = nbln.fit(adata, **given)
+    laplace = nbln.fit(adata, svi=nbln.SVIConfig(), **given)
     source = laplace.cascade_source
     assert source.formula.text == FORMULA
     np.testing.assert_allclose(source.eta, fit.eta, atol=1e-3)

@@ -1,6 +1,7 @@
 """Processes that fit together, and devices of one process, give the numbers of one."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -161,8 +162,10 @@ def test_one_process_goes_on_from_the_checkpoint_of_two(adata, alone, folder):
 
 def test_a_process_that_dies_ends_the_others(path, tmp_path):
     codes, said = run_script(DYING, path, tmp_path)
-    assert codes == [4, 3], said
-    assert "process 0 of 2 cannot go on, as a rule because another one has ended" in said[0]
+    # Where JAX hears of it before the sum that waits does, it ends the process itself.
+    assert codes in ([4, 3], [-signal.SIGABRT, 3]), said
+    if codes[0] == 4:
+        assert "process 0 of 2 cannot go on, as a rule because another one has ended" in said[0]
 
 
 def test_a_command_that_fails_ends_those_of_the_job(path, tmp_path):
