@@ -157,15 +157,11 @@ class CellStream:
 
     def together(self, coordinates: list):
         """The reverse of `chunks_of`."""
-        spare = self._n_groups * self._per_group - len(coordinates)
-        filled = [*coordinates, *[coordinates[-1]] * spare]
-        spare = [coordinates[-1]] * (self._room - self._per_group)
-        return [
-            jax.tree.map(
-                lambda *leaves: jnp.stack(leaves), *filled[i : i + self._per_group], *spare
-            )
-            for i in range(0, len(filled), self._per_group)
-        ]
+        per_group, last = self._per_group, coordinates[-1]
+        filled = [*coordinates, *[last] * (self._n_groups * per_group - len(coordinates))]
+        unused = [last] * (self._room - per_group)
+        groups = (filled[i : i + per_group] for i in range(0, len(filled), per_group))
+        return [jax.tree.map(lambda *x: jnp.stack(x), *group, *unused) for group in groups]
 
     def scan(self, visit: Callable, coordinates, *arguments) -> tuple[Any, Any]:
         """Call ``visit(*arguments, cells, z) -> (sums, z)`` for each chunk: total sums, all z.
@@ -183,11 +179,12 @@ class CellStream:
                 return _scan(visit, arguments, self._resident[number], coordinates[number], n)
             # Reading in one lane goes on beside computing in others.
             buffer = buffers.get()
-            cells = self._read(number, buffer)
-            done = _scan(visit, arguments, cells, coordinates[number], n)
-            jax.block_until_ready(done)
-            buffers.put(buffer)
-            return done
+            try:
+                cells = self._read(number, buffer)
+                done = _scan(visit, arguments, cells, coordinates[number], n)
+                return jax.block_until_ready(done)
+            finally:  # another lane may wait for it
+                buffers.put(buffer)
 
         parts = self._in_lanes(group, (visit, *_known((arguments, coordinates[0]))))
         (total, first), *others = parts

@@ -83,6 +83,7 @@ def test_an_error_of_reading_is_that_of_the_scan(stream, monkeypatch):
     def broken(number, rows):
         raise OSError("gone")
 
+    outcome(made)
     monkeypatch.setattr(made.kept, "fill", broken)
     with pytest.raises(OSError, match="gone"):
         outcome(made)
