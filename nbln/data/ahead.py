@@ -35,8 +35,7 @@ def ahead(
     make
         Called in other threads, with the caller's precision of JAX, which is a thread's own.
     threads
-        How many threads instead. With one, the next item is made while the caller works on one; the
-        item after that is begun when the caller asks for the next.
+        How many threads instead.
     """
     wide = bool(jax.config.jax_enable_x64)  # pyright: ignore
 

@@ -11,9 +11,8 @@ from anndata import AnnData, read_h5ad, read_zarr
 
 from nbln import atomic
 from nbln.data.damage import Source
-from nbln.data.shelf import Files, in_memory, is_zarr, zarr_group
+from nbln.data.shelf import Files, in_memory, is_zarr, reading, zarr_group
 from nbln.data.storage import Matrix, open_matrix, shelf_of
-from nbln.text import first_line
 
 
 def read(paths: Sequence[Path], backed: bool = False) -> AnnData:
@@ -32,22 +31,10 @@ def read(paths: Sequence[Path], backed: bool = False) -> AnnData:
     if others or (backed and is_zarr(path)):
         files = Files.of(paths)
         return files if backed else in_memory(files)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    if not path.is_file() and not is_zarr(path):
-        raise ValueError(f"{path}: not a file; give an h5ad file of raw counts, or a zarr store")
-    try:
+    with reading(path):
         if path.is_dir():
             return read_zarr(zarr_group(path))
         return read_h5ad(path, backed="r" if backed else None)
-    except ModuleNotFoundError:
-        raise
-    except Exception as error:
-        # What anndata, h5py and zarr raise for a file of another kind depends on the file.
-        raise ValueError(
-            f"{path}: not a readable h5ad file or zarr store; write one with "
-            f"adata.write_h5ad(path) ({type(error).__name__}: {first_line(error)})"
-        ) from error
 
 
 def write_annotated(annotate: Callable[[AnnData], None], adata: AnnData, target: Path) -> None:

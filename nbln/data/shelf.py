@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -187,13 +188,30 @@ def in_memory(adata: AnnData) -> AnnData:
 
 
 def _opened(path: Path) -> _File:
+    with reading(path):
+        group: Any = zarr_group(path) if path.is_dir() else h5py.File(path, "r")
+        return _File(path, group, read_elem(group["obs"]), read_elem(group["var"]))
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say in plain words why a file of counts, h5ad or zarr, cannot be read.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    ValueError
+        Not a file, or not a readable h5ad file or zarr store.
+    ModuleNotFoundError
+        A zarr store, and no package to read it.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
-    if path.is_dir() and not is_zarr(path):
+    if not path.is_file() and not is_zarr(path):
         raise ValueError(f"{path}: not a file; give an h5ad file of raw counts, or a zarr store")
     try:
-        group: Any = zarr_group(path) if path.is_dir() else h5py.File(path, "r")
-        obs, var = read_elem(group["obs"]), read_elem(group["var"])
+        yield
     except ModuleNotFoundError:
         raise
     except Exception as error:
@@ -202,7 +220,6 @@ def _opened(path: Path) -> _File:
             f"{path}: not a readable h5ad file or zarr store; write one with "
             f"adata.write_h5ad(path) ({type(error).__name__}: {first_line(error)})"
         ) from error
-    return _File(path, group, obs, var)
 
 
 def is_zarr(path: Path) -> bool:

@@ -111,6 +111,13 @@ class Shrinkage:
         """
         return jnp.clip(1 - self.noise_edge * n_genes / n_cells, 0, self.largest_share)
 
+    def carries_signal(
+        self, norms: Float[Array, " factor"], n_genes: int
+    ) -> Bool[Array, " factor"]:
+        """Which columns carry signal, by their squared norms."""
+        least = self.smallest_signal**2 * n_genes
+        return norms > jnp.maximum(self.signal_share**2 * jnp.max(norms), least)
+
     def further_steps(
         self,
         norms: Float[Array, " factor"],

@@ -15,7 +15,6 @@ from nbln.inference.laplace.run import Run
 from nbln.inference.laplace.start import Sketch
 from nbln.inference.laplace.update import State
 from nbln.inference.stream import CellStream
-from nbln.linalg.products import dot
 from nbln.posterior import mode
 from nbln.posterior.mode import Cells, Columns
 
@@ -34,16 +33,15 @@ def programs(stream: CellStream, run: Run, seed: int) -> bool:
 
 def largest_eigenvalue(stream: CellStream, run: Run, seed: int) -> tuple[float, float]:
     """The largest eigenvalue of the scores' correlations, from below, and that of noise."""
-    probes = start.orthonormal_columns(start.first_probes(stream.n_genes, 0, seed))
-    weight, value = jnp.ones(stream.n_genes), 0.0
-    for _ in range(PASSES):
-        given = run.state, weight, probes, stream.columns
-        (sums, squares), _ = stream.scan(visit, run.z, *given)
-        value = float(jnp.linalg.eigvalsh(sums.inner / sums.n_cells)[-1])
+    probes, weight = start.first_probes(stream.n_genes, 0, seed), jnp.ones(stream.n_genes)
+    for _ in range(PASSES - 1):
+        (sums, squares), _ = stream.scan(visit, run.z, run.state, weight, probes, stream.columns)
         probes = start.orthonormal(sums, probes)
         weight = jnp.sqrt(sums.n_cells / jnp.maximum(squares, 1e-12))
+    (sums, _), _ = stream.scan(visit, run.z, run.state, weight, probes, stream.columns)
+    value = jnp.linalg.eigvalsh(sums.inner / sums.n_cells)[-1]
     edge = (1 + np.sqrt(stream.n_genes / stream.n_cells)) ** 2
-    return value, float(edge)
+    return float(value), float(edge)
 
 
 def visit(
@@ -59,6 +57,4 @@ def visit(
     f = mode.conditional_rates(parameters, cells, columns, turned)
     s = parameters.channel.derivatives(cells.counts, f)[0] * cells.mask[:, None]
     e = jnp.clip(weight * s, -LARGEST, LARGEST)
-    inner = dot(e, probes)
-    sums = Sketch(dot(e.T, inner), dot(inner.T, inner), e.sum(axis=0), cells.mask.sum())
-    return (sums, jnp.sum(s**2, axis=0)), z
+    return (Sketch.of(e, probes, cells.mask), jnp.sum(s**2, axis=0)), z

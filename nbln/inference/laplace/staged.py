@@ -90,10 +90,9 @@ def used(model: LogNormalModel, state: State) -> Int[np.ndarray, " used"]:
     Centres of loadings are free, so that a column without signal takes up what capture losses leave
     of the cells' depth: without one of them, programs of simulated counts were smaller by 2 %.
     """
-    limits, W = model.loadings.shrinkage, np.asarray(state.parameters.W)
-    norms = np.asarray(gauge.squared_norms(W))
-    least = limits.smallest_signal**2 * len(W)
-    signal = norms > max(limits.signal_share**2 * norms.max(), least)
+    W = np.asarray(state.parameters.W)
+    norms = gauge.squared_norms(W)
+    signal = np.asarray(model.loadings.shrinkage.carries_signal(norms, len(W)))
     level = np.where(signal, -1.0, np.abs(W.mean(axis=0)))
     kept = np.sort(np.argsort(-level)[:LEVELS])
     return np.union1d(np.flatnonzero(signal), kept)

@@ -26,6 +26,12 @@ class Sketch(eqx.Module):
     total: Float[Array, " gene"]  # Σ ρ
     n_cells: Float[Array, ""]
 
+    @classmethod
+    def of(cls, residual: Float[Array, "cell gene"], probes, mask: Float[Array, " cell"]):
+        """Of residuals of a chunk, which are 0 in padding."""
+        inner = dot(residual, probes)
+        return cls(dot(residual.T, inner), dot(inner.T, inner), residual.sum(axis=0), mask.sum())
+
 
 def sketch(parameters: Parameters, probes: Float[Array, "gene probe"], cells: Cells, z):
     """One chunk's part of a pass; its coordinates `z` pass through.
@@ -37,23 +43,13 @@ def sketch(parameters: Parameters, probes: Float[Array, "gene probe"], cells: Ce
     a = parameters.channel.derivatives(cells.counts, f)[1]
     shrink = SPREAD * a / (1 + SPREAD * a) * cells.mask[:, None]
     residual = shrink * (f - parameters.mean(cells))
-    inner = dot(residual, probes)
-    sums = Sketch(
-        dot(residual.T, inner), dot(inner.T, inner), residual.sum(axis=0), cells.mask.sum()
-    )
-    return sums, z
+    return Sketch.of(residual, probes, cells.mask), z
 
 
 @jax.jit
 def orthonormal(sums: Sketch, probes: Float[Array, "gene probe"]) -> Float[Array, "gene probe"]:
     """Orthonormal basis of the centred product: the next pass's probes."""
     return jnp.linalg.qr(sums.product - jnp.outer(sums.total, _mean_inner(sums, probes)))[0]
-
-
-@jax.jit
-def orthonormal_columns(probes: Float[Array, "gene probe"]) -> Float[Array, "gene probe"]:
-    """Orthonormal basis of what the probes span."""
-    return jnp.linalg.qr(probes)[0]
 
 
 @eqx.filter_jit

@@ -179,9 +179,7 @@ def _activity(model: LogNormalModel, state: State, sums: Statistics, turned: Exp
     stretch = jnp.diag(turned.basis[order])
     squares = sums.spreads.squares[:, order] / stretch**2
     norms = gauge.squared_norms(turned.W)
-    limits = model.loadings.shrinkage
-    least = limits.smallest_signal**2 * turned.W.shape[0]
-    signal = norms > jnp.maximum(limits.signal_share**2 * jnp.max(norms), least)
+    signal = model.loadings.shrinkage.carries_signal(norms, len(turned.W))
     sorted_ = old._replace(effects=old.effects[:, order])
     learned = model.activity.learned(sorted_, Spreads(squares, sums.spreads.n_cells), signal)
     by_axis = state.phase.entry_by_entry
