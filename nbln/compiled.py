@@ -11,10 +11,12 @@ import os
 import platform
 import stat
 import time
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jaxlib
 
@@ -33,14 +35,30 @@ LEAST_SECONDS = 0.1
 MOST_DAYS = 30
 
 
+def quick_jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`equinox.filter_jit` with less optimisation, of what runs a few times on small arrays."""
+
+    @lru_cache
+    def compiled():
+        return eqx.filter_jit(function, **_quickly())
+
+    # XLA is asked when the function is first called, since asking starts JAX.
+    return wraps(function)(lambda *arguments: compiled()(*arguments))
+
+
 @lru_cache
-def quickly() -> dict[str, Any]:
-    """Keywords of `jax.jit` with which XLA optimises less; none where it does not know them."""
+def _quickly() -> dict[str, Any]:
+    """Keywords of `jax.jit` with which XLA optimises less; none where it does not know them.
+
+    What the user has set in ``XLA_FLAGS`` stands.
+    """
+    given = os.environ.get("XLA_FLAGS", "")
+    options = {name: value for name, value in QUICK.items() if name not in given}
     try:
-        jax.jit(lambda: 0, compiler_options=QUICK).lower().compile()
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:
         return {}
-    return {"compiler_options": QUICK}
+    return {"compiler_options": options}
 
 
 def keep() -> Path | None:

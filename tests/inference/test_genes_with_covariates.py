@@ -101,10 +101,11 @@ def _regressed(u, x, eta, theta, precision):
         weak = 0.5 * (theta[-1] - regression.FIRST_LOG_R) ** 2
         return prior + weak - jnp.sum(channel.log_prob(u, f))
 
+    slope, curvature = jax.jit(jax.grad(minus)), jax.jit(jax.hessian(minus))
     for _ in range(60):
-        step = jnp.linalg.solve(jax.hessian(minus)(theta), jax.grad(minus)(theta))
-        theta = theta - jnp.clip(step, -0.5, 0.5)
-    hessian = jax.hessian(minus)(theta)[:-1, :-1]  # the dispersion is held
+        step = np.linalg.solve(curvature(theta), slope(theta))
+        theta = theta - np.clip(step, -0.5, 0.5)
+    hessian = curvature(theta)[:-1, :-1]  # the dispersion is held
     return np.asarray(theta[1:-1]), np.sqrt(np.diag(np.linalg.inv(np.asarray(hessian)))[1:])
 
 

@@ -4,7 +4,6 @@ Expectation-conditional maximisation with parameter expansion: rows of the loadi
 variances and channel, scales of the loadings prior, in this order.
 """
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import equinox as eqx
@@ -14,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from nbln import vocabulary as names
 from nbln.channels.base import Channel
-from nbln.compiled import quickly
+from nbln.compiled import quick_jit
 from nbln.data.histogram import CountTails
 from nbln.inference.laplace.basis import Expansion, Rotation, expand
 from nbln.inference.laplace.rows import Damping, regress
@@ -87,12 +86,7 @@ def update(
     """
     own = _genes_own(model, state.parameters, sums, tails)
     mean = {names.MU: model.priors[names.MU]}
-    return _compiled()(eqx.tree_at(lambda m: m.priors, model, mean), state, sums, own)
-
-
-@lru_cache
-def _compiled():
-    return eqx.filter_jit(_update, **quickly())
+    return _update(eqx.tree_at(lambda m: m.priors, model, mean), state, sums, own)
 
 
 @eqx.filter_jit
@@ -105,6 +99,7 @@ def _genes_own(
     return d, old.channel.maximise(sums.channel, tails, priors)
 
 
+@quick_jit
 def _update(
     model: LogNormalModel,
     state: State,

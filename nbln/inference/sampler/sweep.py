@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from nbln.compiled import quick_jit
 from nbln.data.histogram import CountTails
 from nbln.inference.overdispersion import Overdispersion, OverdispersionPrior, Pool
 from nbln.inference.sampler import cells as cell_steps
@@ -152,7 +153,7 @@ def _rows_at(target: Target, state: State, genes: Genes, sums: Sums) -> Local:
     return Local.of(gradient.at[0].add(slope), N.at[0, 0].add(curvature))
 
 
-@eqx.filter_jit
+@quick_jit
 def propose_rows(key, target: Target, state: State, sums: Sums) -> tuple[State, Proposal]:
     """The state with other rows, of some genes under another membership.
 
@@ -170,7 +171,7 @@ def propose_rows(key, target: Target, state: State, sums: Sums) -> tuple[State, 
     return to._replace(genes=genes), proposal
 
 
-@eqx.filter_jit
+@quick_jit
 def accept_rows(key, target, state: State, sums: Sums, to: State, proposal, new: Sums):
     """The next state, its sums, and the share accepted where memberships stay."""
 
@@ -209,13 +210,13 @@ def _overdispersion_at(target: Target, state: State, genes: Genes, sums: Sums) -
     return Local.of(sums.psi + gradient, precision.at[index, index].add(curvature))
 
 
-@eqx.filter_jit
+@quick_jit
 def propose_overdispersion(key, target, state: State, sums: Sums) -> tuple[Genes, Proposal]:
     proposal = langevin.propose(key, _overdispersion_at(target, state, state.genes, sums))
     return _moved(target, state.genes, state.genes.psi + proposal.move), proposal
 
 
-@eqx.filter_jit
+@quick_jit
 def accept_overdispersion(key, target, state: State, sums: Sums, genes: Genes, proposal, new: Sums):
     def log_prior(genes):
         return target.log_mean(genes.mu) + target.pooling.log_density(genes.psi, state.pool)
@@ -255,14 +256,14 @@ def _shift_at(key, target: Target, genes: Genes, pool: Pool, sums: Sums) -> Loca
     return Local.of(gradient[None, None], precision[None, None, None])
 
 
-@eqx.filter_jit
+@quick_jit
 def propose_shift(key, target, state: State, sums: Sums) -> tuple[Genes, Proposal]:
     at = _shift_at(jax.random.fold_in(key, 2), target, state.genes, state.pool, sums)
     proposal = langevin.propose(key, at)
     return _shifted(target, state.genes, state.pool, proposal.move[0, 0])[0], proposal
 
 
-@eqx.filter_jit
+@quick_jit
 def accept_shift(key, target, state: State, sums: Sums, genes: Genes, proposal, new: Sums):
     pool = state.pool._replace(share=state.pool.share + proposal.move[0, 0])
     # Gene by gene first: float32 does not tell two sums over all genes apart.
@@ -277,7 +278,7 @@ def accept_shift(key, target, state: State, sums: Sums, genes: Genes, proposal, 
     return state, sums, 1.0 * taken
 
 
-@eqx.filter_jit
+@quick_jit
 def finish(key, target: Target, state: State, drawn: Drawn, warm) -> State:
     """Pool, basis, memberships, centres and scales, which depend on genes and factors alone."""
     loadings, genes, centre = target.loadings, state.genes, state.centre
@@ -291,14 +292,20 @@ def finish(key, target: Target, state: State, drawn: Drawn, warm) -> State:
     products = drawn.products - jnp.einsum("kj,hlj->hkl", moved.shift, drawn.cross)
     products = products - dot(moved.cross, moved.shift.T)
     basis = columns.Basis(genes.W, centre, products, jnp.eye(len(centre)))
-    precision, scales, steps = state.precision, state.scales, state.steps
-    for repeat in range(COLUMN_STEPS):
+
+    def again(repeat, at):
+        basis, precision, scales, steps = at
         keys = jax.random.split(jax.random.fold_in(key, repeat), 4)
         basis = columns.mix(keys[0], basis, precision, of_factors, jnp.sum(drawn.n_cells))
         away = basis.W - basis.centre
         scales, steps = columns.draw_scales(keys[1], loadings, scales, steps, away, warm)
         precision = loadings.draw_precision(keys[2], away, scales)
         basis = basis._replace(centre=columns.draw_centre(keys[3], basis.W, precision))
+        return basis, precision, scales, steps
+
+    at = basis, state.precision, state.scales, state.steps
+    # A loop, since three copies take three times as long to compile.
+    basis, precision, scales, steps = jax.lax.fori_loop(0, COLUMN_STEPS, again, at)
     pool = target.pooling.draw(jax.random.fold_in(key, COLUMN_STEPS), genes.psi, state.pool)
     spreads = Spreads(jnp.einsum("hjj->hj", basis.products), drawn.n_cells)
     for_activity = jax.random.fold_in(key, COLUMN_STEPS + 2)
