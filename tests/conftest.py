@@ -16,7 +16,7 @@ import nbln
 SMALL = dict(progress=False, latent_dim=3)
 # Linux gives a process 65,530 memory maps. Compiled programs take several each, and JAX keeps them
 # all: a process that has run most of the tests would die when it compiles one more.
-MOST_MAPS = 25_000
+MOST_MAPS = 45_000
 COMPILED = pytest.StashKey[str]()
 
 

@@ -1,11 +1,12 @@
-"""Cells that are unlike all others, by one count or by their depth: a fit bears with them, but a
-reader should know them. Doublets and droplets of ambient RNA are like cells in both, and not found.
+"""Cells that are unlike all others, by one count, by their depth or since nothing but counting
+varies in them: a fit bears with them, but a reader should know them. Doublets are not found.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import gammaln, xlogy
 
 from nbln.data.counts import Counts
 from nbln.data.fitted import Fitted
@@ -49,6 +50,41 @@ def rows(
     for quantity, cells in zip(("shallow_cells", "deep_cells"), wild_depths(fitted), strict=True):
         named = ", ".join(visible(name) for name in fitted.cell_names[cells[:N_NAMED]])
         yield Row(quantity, len(cells), note=f"totals unlike the others': {named}" if named else "")
+
+
+def ambient(
+    fitted: Fitted, counts: Counts, log_evidence: Float[np.ndarray, " cell"]
+) -> Iterator[Row]:
+    """Droplets of ambient RNA, for a summary; `log_evidence` is the model's, of each cell."""
+    found = flat(counts, log_evidence)
+    named = ", ".join(visible(name) for name in fitted.cell_names[found[:N_NAMED]])
+    note = f"no more than draws from the mean of all cells, as droplets without a cell are: {named}"
+    yield Row("ambient_cells", len(found), note=note if named else "")
+
+
+def flat(counts: Counts, log_evidence: Float[np.ndarray, " cell"]) -> np.ndarray:
+    """Cells whose counts are likelier as draws from the mean profile of all, the clearest first.
+
+    That is by so much that fewer than one cell of the model would be: of cells that the model
+    describes the ratio of these likelihoods is below -t with a probability of at most e^-t.
+    """
+    profile = np.log(np.maximum(counts.gene_totals, 1) / counts.gene_totals.sum())
+    drawn = np.empty(counts.n_cells)
+    for block in slices(counts.n_cells, max(1, BLOCK // counts.n_genes)):
+        values = np.asarray(counts.rows(block), np.float64)
+        total = values.sum(axis=1)
+        many = values > 1  # of 0 and of 1 the logarithm of the factorial is 0
+        which = np.nonzero(many)[0]
+        factorials = np.bincount(which, gammaln(values[many] + 1), len(total))
+        drawn[block] = values @ profile - factorials + gammaln(total + 1) + log_own_total(total)
+    ratio = log_evidence - drawn
+    order = np.argsort(ratio, kind="stable")
+    return order[ratio[order] < -np.log(counts.n_cells)]
+
+
+def log_own_total(total: Float[np.ndarray, " cell"]) -> Float[np.ndarray, " cell"]:
+    """Log-probability of a Poisson count at its own mean: of a total that nothing predicts."""
+    return xlogy(total, total) - total - gammaln(total + 1)
 
 
 def wild_counts(

@@ -21,7 +21,15 @@ from nbln.posterior.totals import Totals, log_shares_constant
 from nbln.priors.activity import FittedActivity
 from nbln.priors.loadings import FittedLoadings, Scales
 from nbln.priors.univariate import Prior
-from nbln.questions import activity, correlation, distributions, effects, moments, programs
+from nbln.questions import (
+    activity,
+    correlation,
+    distributions,
+    effects,
+    moments,
+    outliers,
+    programs,
+)
 from nbln.questions.distributions import Spread
 from nbln.questions.predictive import CellDesign
 from nbln.results.counted import CountedResult
@@ -136,6 +144,13 @@ class LogNormalResult(CountedResult):
     def _score(self, counts, n_samples, seed):
         values = super()._score(counts, n_samples, seed)
         return values if self.totals is None else values + self._of_totals(counts, self.totals)
+
+    def _outliers(self, counts):
+        yield from super()._outliers(counts)
+        evidence, library = self.log_evidence, counts.library_size
+        if self.totals is not None:  # which the means of shares say nothing about
+            evidence = evidence + log_shares_constant(library) + outliers.log_own_total(library)
+        yield from outliers.ambient(self.fitted, counts, evidence)
 
     @property
     def latent_dim(self) -> int:

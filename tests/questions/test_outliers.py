@@ -1,5 +1,6 @@
 """Cells that are unlike all others are named, and recovery does not suffer from them."""
 
+import anndata as ad
 import numpy as np
 import pytest
 
@@ -16,11 +17,11 @@ def clean():
     return adata
 
 
-def fitted(adata, **cells):
+def fitted(adata, model="nbln", **cells):
     adata = adata.copy()
     for cell, (gene, count) in cells.items():
         adata.X[adata.obs_names.get_loc(cell), gene] = count
-    return nbln.fit(adata, latent_dim=3, progress=False)
+    return nbln.fit(adata, model=model, latent_dim=3, progress=False)
 
 
 def truth(adata):
@@ -65,6 +66,28 @@ def test_cells_of_a_wild_depth_are_named(clean):
     adata.X[11, 0] += 1
     table = nbln.fit(adata, model="nbvcp", progress=False).summary()
     assert "cell11" in table.loc["shallow_cells", "note"]
+
+
+@pytest.mark.parametrize("model", ["nbln", "lnm"])
+def test_droplets_of_ambient_rna_are_named(model):
+    """Draws from the mean profile at the usual depth; no cell of the model is like them."""
+    adata = nbln.datasets.simulate(300, 200, 2, seed=1)
+    adata.X = adata.X.toarray()
+    assert fitted(adata, model).summary().loc["ambient_cells", "value"] == 0
+    rng, profile = np.random.default_rng(0), adata.X.sum(axis=0) / adata.X.sum()
+    for cell in (11, 42):
+        adata.X[cell] = rng.multinomial(int(np.median(adata.X.sum(axis=1))), profile)
+    row = fitted(adata, model).summary().loc["ambient_cells"]
+    assert row["value"] == 2
+    assert {"cell11", "cell42"} == set(row["note"].split(": ")[-1].split(", "))
+
+
+def test_cells_that_do_not_differ_are_no_droplets():
+    """Nothing but counting varies in them: the model and a mean profile predict them alike."""
+    rate = np.exp(np.random.default_rng(0).normal(0.5, 1, N_GENES))
+    adata = ad.AnnData(np.random.default_rng(1).poisson(rate, (300, N_GENES)).astype(np.float32))
+    found = fitted(adata).summary()
+    assert found.loc["ambient_cells", "value"] < 3
 
 
 def test_depths_are_judged_by_their_own_spread(clean):

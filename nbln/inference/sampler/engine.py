@@ -28,9 +28,9 @@ from nbln.priors.loadings import FittedLoadings
 from nbln.priors.univariate import Prior
 from nbln.progress import Progress
 
-# A sweep makes a score of arrays of a chunk: smaller than those of the Laplace engine, they stay
-# in the cache of a core.
-CHUNK_BYTES = 2**20
+# A sweep makes a score of arrays of a chunk: half as large as those of the Laplace engine, they
+# stay in the cache of a core. With 1 MiB a sweep over 2,000 x 1,000 counts took a third longer.
+CHUNK_BYTES = 2**19
 RESIDENT_BYTES = 2**31
 # Between sweeps that report how many effective draws there are, which takes a millisecond.
 REPORT_EVERY = 10
