@@ -22,7 +22,7 @@ def adata():
         pytest.param("nbln", {"priors": {"d": (4.0, 0.5)}}, marks=pytest.mark.slow),
         pytest.param("nbln", {"priors": {"loadings": "gaussian"}}, marks=pytest.mark.slow),
         pytest.param("nbln", {"priors": {"capture_efficiency": None}}, marks=pytest.mark.slow),
-        ("nbln", {"informative_priors_from": False}),
+        pytest.param("nbln", {"informative_priors_from": False}, marks=pytest.mark.slow),
     ],
 )
 def test_models_and_priors(adata, model, more):
@@ -35,9 +35,15 @@ def test_models_and_priors(adata, model, more):
 
 
 @pytest.mark.parametrize(
-    "freeze", [pytest.param(("r", "eta"), marks=pytest.mark.slow), ("r", "mu", "eta")]
+    ("freeze", "capture"),
+    [
+        (("r", "mu", "eta"), "source"),
+        pytest.param(("r", "mu", "eta"), "latent", marks=pytest.mark.slow),
+        pytest.param(("r", "eta"), "source", marks=pytest.mark.slow),
+        pytest.param(("r", "eta"), "latent", marks=pytest.mark.slow),
+    ],
 )
-def test_what_a_cascade_froze_stays(adata, freeze):
+def test_what_a_cascade_froze_stays(adata, freeze, capture):
     source = nbln.fit(adata, model="nbvcp", progress=False)
     fit = nbln.fit(
         adata,
@@ -46,13 +52,12 @@ def test_what_a_cascade_froze_stays(adata, freeze):
         informative_priors_freeze=freeze,
         progress=False,
     )
-    for capture in ("latent", "source"):
-        post = fit.sample_posterior(4, 1, n_warmup=2, capture=capture, progress=False)
-        log_r = post.draws.channel["log_r"]
-        np.testing.assert_allclose(np.exp(log_r[0, -1]), fit.r, rtol=1e-4)
-        if "mu" in freeze:
-            np.testing.assert_allclose(post.draws.mu[0, -1], fit.mu, rtol=1e-5)
-        assert post.z_mean.shape[1] == post.reference.shape[1] + (capture == "latent")
+    post = fit.sample_posterior(4, 1, n_warmup=2, capture=capture, progress=False)
+    log_r = post.draws.channel["log_r"]
+    np.testing.assert_allclose(np.exp(log_r[0, -1]), fit.r, rtol=1e-4)
+    if "mu" in freeze:
+        np.testing.assert_allclose(post.draws.mu[0, -1], fit.mu, rtol=1e-5)
+    assert post.z_mean.shape[1] == post.reference.shape[1] + (capture == "latent")
 
 
 @pytest.mark.slow
