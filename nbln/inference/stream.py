@@ -102,6 +102,9 @@ class CellStream:
         self._n_groups = max(-(-self.n_chunks // together), min(self._lanes, self.n_chunks))
         # Chunks of a group, the last of which have no cells; groups are almost equally full.
         self._per_group = -(-self.n_chunks // self._n_groups)
+        first = self._per_group * np.arange(self._n_groups)
+        sizes = np.minimum(self._per_group, self.n_chunks - first).astype(np.int32)
+        self._sizes = [jax.device_put(size) for size in sizes]  # chunks of each group
         self._room = self._per_group
         if like is not None and like.size == self.size:
             self._room = max(self._room, like._room)
@@ -174,7 +177,7 @@ class CellStream:
             buffers.put(self._buffer())
 
         def group(number: int):
-            n = jnp.int32(min(self._per_group, self.n_chunks - number * self._per_group))
+            n = self._sizes[number]
             if self._resident:
                 return _scan(visit, arguments, self._resident[number], coordinates[number], n)
             # Reading in one lane goes on beside computing in others.

@@ -85,7 +85,9 @@ def fit_laplace(
 
     held = config.resident_bytes, config.chunk_bytes
     stream = CellStream(counts, model.augmentation, *held, current())
-    task = Task(model, stream, stream.tails(), config, seed, progress, stages("laplace"))
+    # An update then moves nothing to the device.
+    there = jax.tree.map(lambda x: jax.device_put(x) if isinstance(x, np.ndarray) else x, model)
+    task = Task(there, stream, stream.tails(), config, seed, progress, stages("laplace"))
     coordinates = pooled.coordinates(model.channel.start(jnp.asarray(log_r))) if pool else None
     started = time.perf_counter()
     run, earlier = _run(task, First(mean, log_r, coordinates), stages)
