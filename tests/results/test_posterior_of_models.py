@@ -82,6 +82,7 @@ def test_command_line(adata, tmp_path):
     post = nbln.load(tmp_path / "out" / "draws.nc")
     assert post.n_draws == 20
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "How sure are the correlations?" in page
+    assert "pairs are called: their correlation is beyond" in page
+    assert "Can the draws be trusted?" in page
     assert "carry no interval" not in page
     assert not list((tmp_path / "out").glob("*.checkpoint"))
