@@ -76,7 +76,7 @@ def flat(counts: Counts, log_evidence: Float[np.ndarray, " cell"]) -> np.ndarray
         many = values > 1  # of 0 and of 1 the logarithm of the factorial is 0
         which = np.nonzero(many)[0]
         factorials = np.bincount(which, gammaln(values[many] + 1), len(total))
-        drawn[block] = values @ profile - factorials + gammaln(total + 1) + log_own_total(total)
+        drawn[block] = values @ profile + xlogy(total, total) - total - factorials
     ratio = log_evidence - drawn
     order = np.argsort(ratio, kind="stable")
     return order[ratio[order] < -np.log(counts.n_cells)]
