@@ -6,8 +6,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # The tests compile far more than they compute. Less optimisation takes a fifth of their time away,
 # XLA's older generator of code, in one piece, half of what is left. An XLA that does not know its
-# flags does without. In the order of their files, files of few long tests do not come last, when one
-# worker has nothing left to do.
+# flags does without. A worker that has none left takes half of the tests of the other: files stay
+# together, as their fixtures want it, but for two or three.
 LESS := --xla_backend_optimization_level=0
 QUICK := $(LESS) --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
 
@@ -26,7 +26,7 @@ demo: $(VENV)/.test ## fit simulated data whose truth is known; results in nbln_
 test: $(VENV)/.test ## run the tests on two workers
 	@export XLA_FLAGS="$(QUICK)"; \
 	$(BIN)/python -c "import jax; jax.devices()" 2> /dev/null || export XLA_FLAGS="$(LESS)"; \
-	$(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-slow: $(VENV)/.test ## run the tests that take long: hostile inputs, interruptions, exact arithmetic
 	$(BIN)/python -m pytest -q -n 2 -m slow
