@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nbln.channels.negative_binomial import NegativeBinomial
+from nbln.data.chunks import chunk_cells
 from nbln.inference.laplace import statistics
 from nbln.inference.stream import CHUNK_BYTES
 from nbln.posterior.mode import Cells, Columns, Parameters
@@ -48,7 +49,7 @@ def peaks() -> tuple[float, float]:
 def problem(n_cells: int, n_genes: int, n_programs: int):
     """Parameters, cells in chunks, and coordinates, of simulated counts."""
     rng = np.random.default_rng(0)
-    size = max(64, CHUNK_BYTES // (4 * n_genes))
+    size = chunk_cells(n_cells, n_genes, CHUNK_BYTES)
     shape = -(-n_cells // size), size
     W = rng.normal(0, 0.3, (n_genes, n_programs)).astype(np.float32)
     mu = rng.normal(-1, 1, n_genes).astype(np.float32)
