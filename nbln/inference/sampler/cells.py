@@ -138,18 +138,22 @@ def draw(
     z = centre + (1 - a) * (state.z - centre) + jnp.sqrt(a * (2 - a)) * small.multiply(root, noise)
     inverse = small.inverse_lower(root)
 
-    def log_weight(z):
-        """Of the posterior over the Gaussian of the proposal."""
-        m = mode.rates_without_residual(parameters, cells, columns, z)
-        log = quadrature.log_integral(parameters.channel, cells.counts, m, parameters.d)
+    def weighed(z):
+        """Integrals, and the log-density of the posterior over the Gaussian of the proposal."""
+        given = _integrals(parameters, columns, cells, z)
         away = small.multiply(inverse, z - centre)
         prior = mode.precision(parameters, cells, columns, z.dtype)
         within = jnp.where(_allowed(columns, cells, z), 0.0, -jnp.inf)
-        return jnp.sum(log, axis=1) + 0.5 * jnp.sum(away**2 - prior * z**2, axis=0) + within
+        log = jnp.sum(given.log, axis=1) + 0.5 * jnp.sum(away**2 - prior * z**2, axis=0)
+        return given, log + within
 
-    ratio = log_weight(z) - log_weight(state.z)
+    # Whichever is taken, its derivatives are at hand: they cost less than another pass.
+    proposed, log = weighed(z)
+    present, before = weighed(state.z)
+    ratio = log - before
     taken = (jnp.log(jax.random.uniform(keys[2], ratio.shape)) < ratio) & (cells.mask > 0)
     z = jnp.where(taken, z, state.z)
+    given = jax.tree.map(lambda a, b: jnp.where(taken[:, None], a, b), proposed, present)
     new = state._replace(
         z=z,
         start=jnp.where(warm, step.z, state.start),
@@ -158,7 +162,7 @@ def draw(
         square=state.square + kept * z**2,
     )
     drawn = _drawn(cells, taken, z[:k])
-    sums = _sums(parameters, genes.psi, overdispersion, columns, cells, z, rows=True)
+    sums = _sums(given, genes.psi, overdispersion, cells, z[:k], rows=True)
     return (sums, drawn), new
 
 
@@ -185,8 +189,9 @@ def visit(
 ):
     """Sums of a chunk at other parameters; its cells stay as they are."""
     cells = cells._replace(offset=cells.offset + state.offset)
-    parameters = genes.parameters(overdispersion)
-    return _sums(parameters, genes.psi, overdispersion, columns, cells, state.z, rows), state
+    given = _integrals(genes.parameters(overdispersion), columns, cells, state.z)
+    factors = state.z[: genes.W.shape[1]]
+    return _sums(given, genes.psi, overdispersion, cells, factors, rows), state
 
 
 def _allowed(columns: Columns, cells: Cells, z):
@@ -195,12 +200,14 @@ def _allowed(columns: Columns, cells: Cells, z):
     return loss_at(cells, columns, z) >= 0
 
 
-def _sums(parameters, psi, overdispersion, columns, cells: Cells, z, rows: bool) -> Sums:
-    mask = cells.mask
+def _integrals(parameters: Parameters, columns, cells: Cells, z) -> quadrature.Integral:
     m = mode.rates_without_residual(parameters, cells, columns, z)
-    given = quadrature.integrate(parameters.channel, cells.counts, m, parameters.d)
+    return quadrature.integrate(parameters.channel, cells.counts, m, parameters.d)
+
+
+def _sums(given: quadrature.Integral, psi, overdispersion, cells: Cells, factors, rows) -> Sums:
+    mask = cells.mask
     slopes = slopes_of(overdispersion, psi, given, mask)
-    factors = z[: parameters.W.shape[1]]
     of_rows = _row_sums(given, cells.covariates, factors, mask) if rows else None
     return Sums(dot(mask, given.log), of_rows, slopes.gradient, slopes.products)
 
