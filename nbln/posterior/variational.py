@@ -106,7 +106,7 @@ class Posterior(eqx.Module):
         genes, cells = jax.random.split(key)
         draws = self.sample_genes(genes, n_samples)
         if self.eta is not None:
-            draws[names.ETA] = self.distributions()[names.ETA].sample(cells, (n_samples,))
+            draws[names.ETA] = _losses(cells, *self.eta, n_samples)
         return draws
 
 
@@ -229,6 +229,11 @@ def _joined(whole: Posterior, members: np.ndarray, coordinates: Pool):
     sd = {name: jnp.maximum(jnp.std(x), SMALLEST_SCALE) for name, x in joined.items()}
     at = {name: jnp.mean(x, axis=0) for name, x in drawn.items()}
     return loc, sd, jax.jacobian(coordinates)(at)
+
+
+@eqx.filter_jit
+def _losses(key, loc, scale, n_samples: int) -> Float[Array, "draw cell"]:
+    return dist.TruncatedNormal(loc, scale, low=0.0).sample(key, (n_samples,))
 
 
 def _of_genes(values, genes):

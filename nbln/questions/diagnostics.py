@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import numpy as np
 import pandas as pd
@@ -12,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from nbln import vocabulary as names
 from nbln.arguments import check_whole
+from nbln.compiled import quick_jit
 from nbln.data.fitted import Fitted
 from nbln.posterior import importance, mode
 from nbln.posterior.cells import CellPosterior, CellsAtMode
@@ -254,7 +254,7 @@ def pareto_k(
     )
 
 
-@eqx.filter_jit
+@quick_jit
 def _ratios(key, parameters, cells, columns, z) -> Float[jax.Array, "draw cell"]:
     f = mode.conditional_rates(parameters, cells, columns, z, mode.FULL_ITERATIONS)
     return importance.log_ratios(key, parameters, cells, columns, f, N_DRAWS)

@@ -10,13 +10,14 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from nbln import vocabulary as names
+from nbln.compiled import quick_jit
 from nbln.data.fitted import Fitted
 from nbln.linalg import small
 from nbln.posterior.cells import CellPosterior
 from nbln.posterior.mode import Parameters
 from nbln.posterior.totals import Totals
 from nbln.priors.effects import FittedEffects
-from nbln.priors.loadings import FittedLoadings, Rows
+from nbln.priors.loadings import FittedLoadings, LoadingsPrior, Rows
 
 
 class Spread(NamedTuple):
@@ -97,9 +98,8 @@ def membership(
     W = np.asarray(parameters.W)
     centre = loadings.scales.get("centre", 0.0) + W.mean(axis=0)
     covariance = _row_covariance(spread, loadings)[-W.shape[1] :, -W.shape[1] :]
-    rows = Rows(*map(jnp.asarray, (W, covariance, centre, loadings.precision)))
-    scales = {name: jnp.asarray(value) for name, value in loadings.scales.items()}
-    probability = loadings.prior.membership(scales, rows.entries())
+    rows = Rows(W, covariance, centre, loadings.precision)
+    probability = _membership(loadings.prior, loadings.scales, rows)
     if probability is None:
         return None
     signal = np.arange(W.shape[1]) < rank
@@ -130,14 +130,19 @@ def _row_sd(spread: Spread, loadings: FittedLoadings) -> tuple[Float[np.ndarray,
 
 def _row_covariance(spread: Spread, loadings: FittedLoadings) -> Float[np.ndarray, "row row gene"]:
     """Conditional covariance of [μ, β, w] of each gene, from packed precision and priors."""
-    precision = small.unpack_bordered(jnp.asarray(spread.normal))
-    if spread.effects is not None:
-        certain = spread.effects.precision.T
-        known = jnp.arange(1, 1 + len(certain))
-        precision = precision.at[known, known].add(certain)
-    return np.asarray(_posterior_covariance(precision, jnp.asarray(loadings.precision)))
+    known = None if spread.effects is None else spread.effects.precision.T
+    return np.asarray(_posterior_covariance(spread.normal, known, loadings.precision))
 
 
-@jax.jit
-def _posterior_covariance(normal: Array, precision: Array) -> Array:
+@quick_jit
+def _posterior_covariance(normal, known, precision) -> Float[Array, "row row gene"]:
+    normal = small.unpack_bordered(normal)
+    if known is not None:
+        of_effects = jnp.arange(1, 1 + len(known))
+        normal = normal.at[of_effects, of_effects].add(known)
     return small.inverse_with_diagonal(normal, precision)[0]
+
+
+@quick_jit
+def _membership(prior: LoadingsPrior, scales, rows: Rows) -> Float[Array, "gene factor"] | None:
+    return prior.membership(scales, rows.entries())

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from nbln import vocabulary as names
 from nbln.channels.base import Channel
+from nbln.compiled import quick_jit
 from nbln.inference.laplace.update import State
 from nbln.inference.overdispersion import (
     Coordinates,
@@ -147,6 +148,7 @@ def coordinates(channel: Channel) -> Overdispersion | None:
     return of_channel(channel, held=False) if stand else None
 
 
+@quick_jit
 def first(
     overdispersion: Overdispersion, pooling: Pooling, parameters: Parameters
 ) -> Overdispersed:
@@ -166,11 +168,14 @@ def held(model: LogNormalModel, overdispersion: Overdispersion, psi: Coordinates
 
 def moved(state: State, overdispersion: Overdispersion, psi: Coordinates) -> State:
     """The state with this overdispersion, and the means of counts as they were."""
-    old = state.parameters
+    return state._replace(parameters=_moved(state.parameters, overdispersion, psi))
+
+
+@quick_jit
+def _moved(old: Parameters, overdispersion: Overdispersion, psi: Coordinates) -> Parameters:
     d, channel = overdispersion.parameters(psi)
     mu = old.mu - 0.5 * (d - old.d)
-    parameters = Parameters(mu, old.W, d, channel, old.effects, old.log_activity)
-    return state._replace(parameters=parameters)
+    return Parameters(mu, old.W, d, channel, old.effects, old.log_activity)
 
 
 def schedule_of(psi: Coordinates) -> Schedule:

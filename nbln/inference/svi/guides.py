@@ -8,6 +8,7 @@ import abc
 from typing import ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
@@ -128,5 +129,6 @@ class LowRank(Guide):
 GUIDES = {guide.name: guide for guide in (MeanField, LowRank)}
 
 
+@jax.jit
 def _unwhiten(start, loc, log_scale):
     return start[0] + start[1] * loc, start[1] * jnp.exp(log_scale)
