@@ -7,6 +7,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from nbln.pl.style import BLUE, GREEN, GREY, ORANGE
 
@@ -14,7 +15,12 @@ HEADER = (
     "data", "fit s", "warm s", "Laplace s", "steps", "ns", "peak GiB", "r", "slope", "AUPRC",
     "rank", "moments s", "r", "÷ it", "Laplace ÷ it", "÷ float32", "PlnPCA s", "r", "÷ it",
 )  # fmt: skip
-AXES = (("cells", "cells"), ("genes", "genes"), ("rank", "latent_dim"))
+AXES = {"cells": "cells", "genes": "genes", "rank": "latent_dim"}  # what varies, by series
+TITLES = {
+    "cells": "2,000 genes, on disk",
+    "genes": "5,000 cells",
+    "rank": "5,000 cells x 1,000 genes",
+}
 
 
 def rows(found: list[dict]) -> list[tuple[str, ...]]:
@@ -65,8 +71,13 @@ def exponent(found: list[dict], what: str) -> float:
 def figure(found: list[dict], path: Path) -> None:
     """Seconds in the upper row, memory in the lower, against cells, genes and programs offered."""
     fitted = [x for x in found if "failed" not in x]
-    shown = [(series, key) for series, key in AXES if any(x["series"] == series for x in fitted)]
-    size, made = (3.6 * len(shown), 5.5), {"sharex": "col", "layout": "constrained"}
+    shown = [
+        (series, key) for series, key in AXES.items() if any(x["series"] == series for x in fitted)
+    ]
+    size, made = (
+        (3.6 * len(shown), 5.5),
+        {"sharex": "col", "sharey": "row", "layout": "constrained"},
+    )
     whole, axes = plt.subplots(2, len(shown), figsize=size, squeeze=False, **made)
     for (time, memory), (series, key) in zip(axes.T, shown, strict=True):
         own = [x for x in fitted if x["series"] == series]
@@ -84,7 +95,11 @@ def figure(found: list[dict], path: Path) -> None:
         memory.plot(at, [case["peak"] / 2**30 for case in own], "o-", color=BLUE, label="peak")
         imports = [case["before"] / 2**30 for case in own]
         memory.plot(at, imports, "--", color=GREY, label="packages alone")
-        time.set(xscale="log", yscale="log", title=f"against {series}")
+        time.set(xscale="log", yscale="log", title=TITLES[series])
+        time.set_xticks(at, [f"{x:,}" for x in at])
+        for axis in (time.xaxis, time.yaxis):
+            axis.set_minor_formatter(NullFormatter())
+        time.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
         memory.set(xlabel=key if key == series else f"programs offered ({key})", ylim=(0, None))
         time.legend(frameon=False, fontsize="small")
         memory.legend(frameon=False, fontsize="small")

@@ -98,6 +98,23 @@ def _whole(post, monkeypatch):
     return post.pairs(fdr=0.2)
 
 
+def test_graph_of_draws(post):
+    pairs = post.pairs(0.1, 0.2)
+    graph = post.graph_of(pairs)
+    assert graph.number_of_edges() == len(pairs)
+    few = post.to_graph(0.1, 0.2, most=2)
+    wanted = set()
+    for gene in set(pairs["gene_a"]) | set(pairs["gene_b"]):
+        own = pairs[(pairs["gene_a"] == gene) | (pairs["gene_b"] == gene)]
+        first = own.loc[own["mean"].abs().nlargest(2).index]
+        wanted |= set(map(frozenset, zip(first["gene_a"], first["gene_b"], strict=True)))
+    assert {frozenset(edge) for edge in few.edges} == wanted
+    row = pairs.iloc[0]
+    edge = graph.edges[row["gene_a"], row["gene_b"]]
+    assert edge["correlation"] == row["mean"]
+    assert {"low", "high", "q", "lfsr", "sign"} <= set(edge)
+
+
 def test_programs(post, fit):
     k = fit.w_prior_diagnostics["effective_rank"]
     table = post.get_program_stability()

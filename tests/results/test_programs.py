@@ -192,24 +192,6 @@ def test_graph(fit, tmp_path, monkeypatch):
     assert len(fit.to_graph(min_abs=1.0)) == 0
 
 
-def test_graph_of_draws(fit):
-    post = fit.sample_posterior(6, n_warmup=4, progress=False)
-    pairs = post.pairs(0.1, 0.2)
-    graph = post.graph_of(pairs)
-    assert graph.number_of_edges() == len(pairs)
-    few = post.to_graph(0.1, 0.2, most=2)
-    wanted = set()
-    for gene in set(pairs["gene_a"]) | set(pairs["gene_b"]):
-        own = pairs[(pairs["gene_a"] == gene) | (pairs["gene_b"] == gene)]
-        first = own.loc[own["mean"].abs().nlargest(2).index]
-        wanted |= set(map(frozenset, zip(first["gene_a"], first["gene_b"], strict=True)))
-    assert {frozenset(edge) for edge in few.edges} == wanted
-    row = pairs.iloc[0]
-    edge = graph.edges[row["gene_a"], row["gene_b"]]
-    assert edge["correlation"] == row["mean"]
-    assert {"low", "high", "q", "lfsr", "sign"} <= set(edge)
-
-
 def test_marks(fit):
     pairs = fit.top_pairs(20)
     assert (fit.mark_pairs(pairs)["note"] == "").all()
