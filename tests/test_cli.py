@@ -110,7 +110,7 @@ def test_fit_of_a_file(h5ad, counts, tmp_path, storage):
     assert fitted.uns["nbln"]["converged"]
 
 
-@pytest.mark.parametrize("storage", [(), ("--backed",)])
+@pytest.mark.parametrize("storage", [(), pytest.param(("--backed",), marks=pytest.mark.slow)])
 def test_fit_of_several_files(counts, tmp_path, storage):
     paths = [tmp_path / "early.h5ad", tmp_path / "late.h5ad"]
     counts[:70].write_h5ad(paths[0])

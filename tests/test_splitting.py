@@ -39,10 +39,12 @@ def h5ad(adata, tmp_path_factory):
     return path
 
 
-DRAWN = pytest.param(("--draws", 6), marks=pytest.mark.slow)
+BACKED, DRAWN = (
+    pytest.param(more, marks=pytest.mark.slow) for more in (("--backed",), ("--draws", 6))
+)
 
 
-@pytest.mark.parametrize("more", [(), ("--backed",), DRAWN])
+@pytest.mark.parametrize("more", [(), BACKED, DRAWN])
 def test_each_group_has_a_fit(h5ad, adata, tmp_path, more):
     out = tmp_path / "new" / "out"
     code, text = run("fit", h5ad, "--split-by", "dose", "--out", out, *QUICK, *more)

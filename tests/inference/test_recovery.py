@@ -94,7 +94,7 @@ def test_gaussian_loadings_lose_nothing_by_the_sparse_prior():
     [
         ("nbln", "horseshoe_sparse"),
         pytest.param("nbln", "horseshoe_columnwise", marks=pytest.mark.slow),
-        ("pln", "horseshoe_sparse"),
+        pytest.param("pln", "horseshoe_sparse", marks=pytest.mark.slow),
     ],
 )
 def test_no_fixed_prior_decides_how_large_correlations_are(model, loadings, d):

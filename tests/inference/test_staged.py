@@ -74,7 +74,11 @@ def test_a_program_of_a_few_cells_is_not_lost(sampled, caplog):
 
 @pytest.mark.parametrize(
     ("module", "name", "at"),
-    [(iterations, "update", 5), (hidden, "programs", 0), (pooled, "newton", 13)],
+    [
+        (iterations, "update", 5),
+        pytest.param(hidden, "programs", 0, marks=pytest.mark.slow),
+        pytest.param(pooled, "newton", 13, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_fit_goes_on(adata, result, tmp_path, module, name, at):
     path, function, calls = tmp_path / "run.ckpt", getattr(module, name), iter(range(10_000))

@@ -54,6 +54,7 @@ def test_of_models_that_score_alike_the_smallest_is_chosen(fits, split):
     assert table.index[table["chosen"]].tolist() == ["smaller"], table
 
 
+@pytest.mark.slow
 def test_nbln_is_not_worse_where_counts_are_poisson():
     train, held_out = halves(20.0, 31)
     fits = {model: nbln.fit(train, model=model, **QUIET) for model in ("nbln", "pln")}

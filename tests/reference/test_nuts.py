@@ -62,7 +62,7 @@ def close(draws, mean, sd):
     assert np.all(np.abs(spread / sd - 1) < 3 / np.sqrt(2 * n))
 
 
-@pytest.mark.parametrize("capture", CAPTURE)
+@pytest.mark.parametrize("capture", [pytest.param("known", marks=pytest.mark.slow), "latent"])
 def test_posterior_of_a_cell(capture):
     model = model_of(capture)
     mu, loadings, d, r = (jnp.asarray(x, jnp.float32) for x in (MU, W, D, R))

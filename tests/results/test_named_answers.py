@@ -14,6 +14,19 @@ from nbln.questions import effects
 from nbln.results import log_normal, notebook
 
 
+@pytest.fixture(scope="module")
+def with_formula(adata):
+    given = dict(formula="~ batch + age", random=["donor"], latent_dim=2, progress=False)
+    adata = adata.copy()
+    adata.obs["donor"] = [f"d{i % 5}" for i in range(adata.n_obs)]
+    return nbln.fit(adata, model="pln", informative_priors_from=False, **given)
+
+
+@pytest.fixture(scope="module")
+def draws(with_formula):
+    return with_formula.sample_posterior(4, 1, n_warmup=2, progress=False)
+
+
 def test_parameters_have_accessors(nbln_latent):
     for name in ("mu", "W", "d"):
         xr.testing.assert_identical(
@@ -96,31 +109,26 @@ def test_nothing_in_the_table_acts(nbln_latent, monkeypatch):
     assert page.texts.count("<script>alert('\\x1b')</script>") == 2
 
 
-def test_a_table_of_draws(nbln_latent):
-    draws = nbln_latent.sample_posterior(4, 1, n_warmup=2, progress=False)
+def test_a_table_of_draws(draws):
     page = Tags(draws._repr_html_())
     assert {"PosteriorDraws", "1 chains of 4", "Programs"} <= {*page.texts}
     part = draws[["gene2", "gene7"]]
     texts = Tags(part._repr_html_()).texts
-    assert {"GeneSubset", "2: gene2, gene7", "PosteriorDraws, model nbln"} <= {*texts}
+    assert {"GeneSubset", "2: gene2, gene7", "PosteriorDraws, model pln"} <= {*texts}
     assert part.get_correlation()["mean"].shape == (2, 2)
     assert part.get_W_compositional().sizes["gene"] == 2
     assert {*part.pairs(min_abs=0.0, fdr=0.9)["gene_a"]} <= {"gene2", "gene7"}
     assert dataclasses.is_dataclass(part)
 
 
-def test_a_table_says_the_formula(adata):
-    given = dict(formula="~ batch + age", random=["donor"], latent_dim=2, progress=False)
-    adata = adata.copy()
-    adata.obs["donor"] = [f"d{i % 5}" for i in range(adata.n_obs)]
-    fit = nbln.fit(adata, model="pln", informative_priors_from=False, **given)
+def test_a_table_says_the_formula(with_formula, draws):
+    fit = with_formula
     assert fit.formula_words == (
         "~ batch + age",
         "batch: 2 categories, compared with one",
         "age: a number, mean 44.5, standard deviation 26",
         "donor: random, 5 levels",
     )
-    draws = fit.sample_posterior(4, 1, n_warmup=2, progress=False)
     for asked in (fit, draws, fit[["gene2"]], draws[["gene2"]]):
         texts = Tags(asked._repr_html_()).texts
         assert texts[texts.index("Formula") + 1] == "~ batch + age"

@@ -18,7 +18,7 @@ def adata():
 @pytest.mark.parametrize(
     ("model", "more"),
     [
-        ("pln", {}),
+        pytest.param("pln", {}, marks=pytest.mark.slow),
         pytest.param("nbln", {"priors": {"d": (4.0, 0.5)}}, marks=pytest.mark.slow),
         pytest.param("nbln", {"priors": {"loadings": "gaussian"}}, marks=pytest.mark.slow),
         pytest.param("nbln", {"priors": {"capture_efficiency": None}}, marks=pytest.mark.slow),
