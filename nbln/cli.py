@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
 from typing import Annotated, Any
 
 import pandas as pd
@@ -14,7 +13,7 @@ from nbln import atomic, report, splitting, terminal
 from nbln import cli_options as options
 from nbln.data import files, symbols
 from nbln.data.shelf import in_memory
-from nbln.outputs import DRAWS, FIT, SAID, Asked, Leaving, import_later_parts, targets
+from nbln.outputs import DRAWS, FIT, SAID, Asked, Leaving, targets
 from nbln.questions import enrichment
 from nbln.session import Outputs, say, session
 from nbln.text import to_csv
@@ -159,7 +158,6 @@ def _fit(
     """Fit, and leave what there is to leave; the fit, and draws or None."""
     say("Fitting; each stage begins with a compilation of some seconds.")
     kept = outputs.checkpoint(places[FIT]) if asked.checkpoint else None
-    Thread(target=import_later_parts).start()
     with outputs.fitting():
         result = nbln.fit(adata, **given, seed=asked.seed, progress=asked.progress, checkpoint=kept)
     leaving = Leaving(result, adata, outputs, places, asked)

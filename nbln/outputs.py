@@ -1,9 +1,7 @@
 """What a fit leaves in a directory: files of results, tables, a report."""
 
-import importlib
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +36,6 @@ SAID = {
     splitting.COMPARED: "pairs of genes whose correlation differs between two groups",
 }
 NAMES = (FIT, FITTED, PAIRS, REPORT, DRAWS, CALLS, EFFECTS, ACTIVITIES, PROGRAMS, SETS)
-LATER = "matplotlib.pyplot", "arviz", "networkx", "umap"
 PARTNERS = 10  # strongest pairs of each gene in a network of called pairs
 DRAWN_COUNTS = 2e8  # of the predictive checks in the report: half a minute
 
@@ -57,13 +54,6 @@ class Asked(NamedTuple):
     gene_sets: NamedSets | None = None
     symbols: str | None = None
     halves: int = 0
-
-
-def import_later_parts() -> None:
-    """Import what only outputs need: seconds, in which a fit mostly waits for its compilation."""
-    for name in LATER:
-        with suppress(ImportError):
-            importlib.import_module(name)
 
 
 def targets(out: Path, originals: Sequence[Path] = (), network: Path | None = None):
