@@ -15,11 +15,11 @@ HEADER = (
     "data", "fit s", "warm s", "Laplace s", "steps", "ns", "peak GiB", "r", "slope", "AUPRC",
     "rank", "moments s", "r", "÷ it", "Laplace ÷ it", "÷ float32", "PlnPCA s", "r", "÷ it",
 )  # fmt: skip
-AXES = {"cells": "cells", "genes": "genes", "rank": "latent_dim"}  # what varies, by series
-TITLES = {
-    "cells": "2,000 genes, on disk",
-    "genes": "5,000 cells",
-    "rank": "5,000 cells x 1,000 genes",
+# What varies in each series, and what does not.
+PANELS = {
+    "cells": ("cells", "2,000 genes, on disk"),
+    "genes": ("genes", "5,000 cells"),
+    "rank": ("latent_dim", "5,000 cells x 1,000 genes"),
 }
 
 
@@ -71,15 +71,12 @@ def exponent(found: list[dict], what: str) -> float:
 def figure(found: list[dict], path: Path) -> None:
     """Seconds in the upper row, memory in the lower, against cells, genes and programs offered."""
     fitted = [x for x in found if "failed" not in x]
-    shown = [
-        (series, key) for series, key in AXES.items() if any(x["series"] == series for x in fitted)
-    ]
-    size, made = (
-        (3.6 * len(shown), 5.5),
-        {"sharex": "col", "sharey": "row", "layout": "constrained"},
-    )
-    whole, axes = plt.subplots(2, len(shown), figsize=size, squeeze=False, **made)
-    for (time, memory), (series, key) in zip(axes.T, shown, strict=True):
+    shown = [series for series in PANELS if any(x["series"] == series for x in fitted)]
+    size = 3.6 * len(shown), 5.5
+    shared = {"sharex": "col", "sharey": "row", "layout": "constrained"}
+    whole, axes = plt.subplots(2, len(shown), figsize=size, squeeze=False, **shared)
+    for (time, memory), series in zip(axes.T, shown, strict=True):
+        key, title = PANELS[series]
         own = [x for x in fitted if x["series"] == series]
         own.sort(key=lambda x: x[key])
         at = [x[key] for x in own]
@@ -95,7 +92,7 @@ def figure(found: list[dict], path: Path) -> None:
         memory.plot(at, [case["peak"] / 2**30 for case in own], "o-", color=BLUE, label="peak")
         imports = [case["before"] / 2**30 for case in own]
         memory.plot(at, imports, "--", color=GREY, label="packages alone")
-        time.set(xscale="log", yscale="log", title=TITLES[series])
+        time.set(xscale="log", yscale="log", title=title)
         time.set_xticks(at, [f"{x:,}" for x in at])
         for axis in (time.xaxis, time.yaxis):
             axis.set_minor_formatter(NullFormatter())
