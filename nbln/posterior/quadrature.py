@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from nbln.channels.base import Channel
 from nbln.posterior import mode
+from nbln.posterior.mode import Cells, Columns, Parameters
 
 Matrix = Float[Array, "cell gene"]
 
@@ -83,6 +84,14 @@ def integrate(channel: Channel, u: Matrix, m: Matrix, d: Float[Array, " gene"]) 
         0.5 * (away**2 + spread - d) / d**2,
         channel.own_slope(u, nodes.centre, slope, move, risen / total),
     )
+
+
+def at_factors(
+    parameters: Parameters, cells: Cells, columns: Columns, z: Float[Array, "coordinate cell"]
+) -> Integral:
+    """L of cells at these coordinates, each gene's own residual integrated out."""
+    m = mode.rates_without_residual(parameters, cells, columns, z)
+    return integrate(parameters.channel, cells.counts, m, parameters.d)
 
 
 def _evaluate(channel: Channel, u: Matrix, m: Matrix, d: Float[Array, " gene"]) -> _Nodes:

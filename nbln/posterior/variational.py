@@ -83,7 +83,7 @@ class Posterior(eqx.Module):
                 else dist.TransformedDistribution(base, transform(name))
             )
         if self.eta is not None:
-            result[names.ETA] = dist.TruncatedNormal(*self.eta, low=0.0)
+            result[names.ETA] = _losses(*self.eta)
         return result
 
     def map(self) -> Values:
@@ -106,7 +106,7 @@ class Posterior(eqx.Module):
         genes, cells = jax.random.split(key)
         draws = self.sample_genes(genes, n_samples)
         if self.eta is not None:
-            draws[names.ETA] = _losses(cells, *self.eta, n_samples)
+            draws[names.ETA] = _drawn_losses(cells, *self.eta, n_samples)
         return draws
 
 
@@ -231,9 +231,13 @@ def _joined(whole: Posterior, members: np.ndarray, coordinates: Pool):
     return loc, sd, jax.jacobian(coordinates)(at)
 
 
+def _losses(loc, scale) -> dist.Distribution:
+    return dist.TruncatedNormal(loc, scale, low=0.0)
+
+
 @eqx.filter_jit
-def _losses(key, loc, scale, n_samples: int) -> Float[Array, "draw cell"]:
-    return dist.TruncatedNormal(loc, scale, low=0.0).sample(key, (n_samples,))
+def _drawn_losses(key, loc, scale, n_samples: int):
+    return _losses(loc, scale).sample(key, (n_samples,))
 
 
 def _of_genes(values, genes):

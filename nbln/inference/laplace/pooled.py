@@ -104,8 +104,7 @@ def visit(
     centre = mode.corrected(step, parameters, some, columns).step.z
     noise = jax.random.normal(for_noise, centre.shape)
     drawn = centre + small.multiply(small.cholesky(step.covariance), noise)
-    m = mode.rates_without_residual(parameters, some, columns, drawn)
-    given = quadrature.integrate(parameters.channel, some.counts, m, parameters.d)
+    given = quadrature.at_factors(parameters, some, columns, drawn)
     slopes = slopes_of(overdispersion, psi, given, some.mask)
     return jax.tree.map(lambda leaf: leaf * stride, slopes), z
 

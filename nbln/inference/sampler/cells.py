@@ -140,7 +140,7 @@ def draw(
 
     def weighed(z):
         """Integrals, and the log-density of the posterior over the Gaussian of the proposal."""
-        given = _integrals(parameters, columns, cells, z)
+        given = quadrature.at_factors(parameters, cells, columns, z)
         away = small.multiply(inverse, z - centre)
         prior = mode.precision(parameters, cells, columns, z.dtype)
         within = jnp.where(_allowed(columns, cells, z), 0.0, -jnp.inf)
@@ -189,7 +189,8 @@ def visit(
 ):
     """Sums of a chunk at other parameters; its cells stay as they are."""
     cells = cells._replace(offset=cells.offset + state.offset)
-    given = _integrals(genes.parameters(overdispersion), columns, cells, state.z)
+    parameters = genes.parameters(overdispersion)
+    given = quadrature.at_factors(parameters, cells, columns, state.z)
     factors = state.z[: genes.W.shape[1]]
     return _sums(given, genes.psi, overdispersion, cells, factors, rows), state
 
@@ -198,11 +199,6 @@ def _allowed(columns: Columns, cells: Cells, z):
     if not any(columns.truncated):
         return jnp.ones(cells.mask.shape, bool)
     return loss_at(cells, columns, z) >= 0
-
-
-def _integrals(parameters: Parameters, columns, cells: Cells, z) -> quadrature.Integral:
-    m = mode.rates_without_residual(parameters, cells, columns, z)
-    return quadrature.integrate(parameters.channel, cells.counts, m, parameters.d)
 
 
 def _sums(given: quadrature.Integral, psi, overdispersion, cells: Cells, factors, rows) -> Sums:
