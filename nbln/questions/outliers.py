@@ -1,5 +1,5 @@
 """Cells that are unlike all others, by one count, by their depth or since nothing but counting
-varies in them: a fit bears with them, but a reader should know them. Doublets are not found.
+varies in them: a fit bears with them, but a reader should know them.
 """
 
 from collections.abc import Iterator
@@ -60,6 +60,18 @@ def ambient(
     named = ", ".join(visible(name) for name in fitted.cell_names[found[:N_NAMED]])
     note = f"no more than draws from the mean of all cells, as droplets without a cell are: {named}"
     yield Row("ambient_cells", len(found), note=note if named else "")
+
+
+def doublets(fitted: Fitted, probability: Float[np.ndarray, " cell"]) -> Row:
+    """Cells that are likelier two than one, the likeliest first, for a summary."""
+    order = np.argsort(-probability, kind="stable")
+    found = order[probability[order] > 0.5]
+    if not len(found):
+        return Row("doublet_cells", 0)
+    named = ", ".join(visible(name) for name in fitted.cell_names[found[:N_NAMED]])
+    single = np.sum(1 - probability[found])
+    note = f"likelier the sum of two cells than one, though {single:.1f} may be one cell: {named}"
+    return Row("doublet_cells", len(found), note=note)
 
 
 def flat(counts: Counts, log_evidence: Float[np.ndarray, " cell"]) -> np.ndarray:

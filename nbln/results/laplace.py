@@ -20,6 +20,8 @@ from nbln.questions import (
     denoised,
     diagnostics,
     distributions,
+    doublets,
+    outliers,
     predictive,
 )
 from nbln.questions.convergence import Convergence
@@ -180,6 +182,30 @@ class LaplaceResult(FittedPrograms):
         given = self.fitted, self.parameters, self._at_mode(counts), n_cells, seed
         make = partial(diagnostics.pareto_k, *given)
         return self._kept.once(("pareto_k", n_cells, seed), make).copy()
+
+    def get_doublet_probability(self, counts=None) -> xr.DataArray:
+        """Probability that a cell is two, (cell,): that its counts are the sum of two of the model.
+
+        Before the counts two cells in a hundred are. A doublet is seen by its depth, by programs
+        of two cells, and by genes that vary less than in one cell; where cells form no types, the
+        first and the last are all there is. Of cells no deeper than the median it is 0, and with
+        more than 5,000,000 counts of the 1,000 most abundant genes in the others, of all but the
+        deepest.
+
+        Parameters
+        ----------
+        counts
+            The AnnData of the fit; needed after loading.
+        """
+        data, real = self.fitted.data(counts), np.flatnonzero(self.fitted.real_genes)
+        given = data, self.parameters, self._losses, self.design, real
+        found = self._kept.once("doublets", partial(doublets.probabilities, *given))
+        return self.fitted.label(found, (names.CELL,), "doublet_probability")
+
+    def _outliers(self, counts):
+        yield from super()._outliers(counts)
+        probability = self.get_doublet_probability(counts)
+        yield outliers.doublets(self.fitted, probability.to_numpy())
 
     def _located(self):
         return self.parameters, self.search

@@ -18,7 +18,9 @@ def test_summary(results, kind):
     warned = table["status"] == "warning"
     assert (table.loc[warned, "note"].str.len() > 10).all()
     # Nothing is wrong with rows that only name cells, or say why there is no number.
-    told = table.index.isin(["shallow_cells", "deep_cells", "gauge_contamination_ratio"])
+    told = table.index.isin(
+        ["shallow_cells", "deep_cells", "doublet_cells", "gauge_contamination_ratio"]
+    )
     assert (table.loc[~warned & ~told, "note"] == "").all()
     assert table.loc["cells", "value"] == 90
     short = results[kind].summary(checks=False)

@@ -96,3 +96,28 @@ def test_depths_are_judged_by_their_own_spread(clean):
 
     shallow, deep = outliers.wild_depths(Depths)
     assert len(shallow) + len(deep) < 10
+
+
+def with_doublets(adata, n_doublets, seed):
+    """Other cells at the end, each the sum of two; names of these begin with a d."""
+    rng = np.random.default_rng(seed)
+    pairs = np.array([rng.choice(adata.n_obs, 2, replace=False) for _ in range(n_doublets)])
+    counts = np.vstack([adata.X, adata.X[pairs[:, 0]] + adata.X[pairs[:, 1]]])
+    names = [*adata.obs_names, *(f"d{i}" for i in range(n_doublets))]
+    return ad.AnnData(counts, {"name": names}, {"name": adata.var_names}), np.array(names)
+
+
+def test_doublets_are_named():
+    """In 200 genes half of those that could be; of cells alone hardly one."""
+    adata = nbln.datasets.simulate(400, 200, 3, mean_log_dispersion=1.5, seed=1)
+    adata.X = adata.X.toarray()
+    together, names = with_doublets(adata, 8, seed=2)
+    together.obs_names = names
+    result = fitted(together)
+    probability = result.get_doublet_probability()
+    found = set(names[probability.to_numpy() > 0.5])
+    row = result.summary().loc["doublet_cells"]
+    assert row["value"] == len(found)
+    assert row["note"].split(": ")[-1].split(", ")[0] == names[np.argmax(probability.to_numpy())]
+    assert sum(name.startswith("d") for name in found) >= 4
+    assert sum(not name.startswith("d") for name in found) <= 1
