@@ -72,6 +72,10 @@ def test_summary_is_finite(name, tmp_path):
         assert np.isfinite(value.to_array() if hasattr(value, "data_vars") else value).all()
 
 
+def test_every_quick_answer_is_finite(nbln_latent):
+    assert not_finite(nbln_latent, but=("sample_posterior", "rank_stability")) == {}
+
+
 @pytest.mark.parametrize("model", ["nbvcp", "pln", "nbln"])
 @pytest.mark.parametrize("name", COUNTS)
 @pytest.mark.slow
