@@ -145,7 +145,7 @@ def _visit(profile: Profile, counts, known, sd, second, p: Float[Array, "2 colum
     cross = block(first, other)
     rows = [[block(first, first), cross], [cross, block(other, other)]]
     precision = jnp.concatenate([jnp.concatenate(row, axis=1) for row in rows])
-    precision = precision + jnp.eye(len(precision))[..., None]
+    precision = precision + jnp.eye(len(precision), dtype=p.dtype)[..., None]
     gradient = jnp.swapaxes(dot(slope, profile.columns) * sd, 1, 2) - p
     n = len(precision)
     return _At(log - 0.5 * jnp.sum(p**2, axis=(0, 1)), gradient.reshape(n, -1), precision)
@@ -168,5 +168,5 @@ def _evidence(profile: Profile, counts, known, sd, second, start) -> Float[Array
 
     p = jnp.broadcast_to(start[..., None], (*start.shape, len(counts)))
     at = _visit(profile, counts, known, sd, second, p)
-    _, at, _ = jax.lax.fori_loop(0, N_STEPS, again, (p, at, jnp.ones(len(counts))))
+    _, at, _ = jax.lax.fori_loop(0, N_STEPS, again, (p, at, jnp.ones_like(at.log)))
     return at.log - 0.5 * small.inverse_and_log_det(at.precision)[1]
