@@ -25,8 +25,9 @@ from nbln.questions.predictive import CellDesign
 
 SHARE = 0.02  # of doublets among cells, before the counts: that of a droplet run of 2,500 cells
 CALM, CALMER = 0.1, 0.5  # share of single cells with less noise between genes, and how much of it
-# Of the genes the most abundant are looked at, of very many cells the deepest: 20 seconds at most.
-MOST_GENES, MOST_ENTRIES = 1000, 5e6
+# Of the genes the most abundant are looked at; of the cells, unless more are asked for, the deepest
+# with so many counts together, which takes half a minute at most.
+MOST_GENES, MOST_ENTRIES = 1000, 2e6
 # The modes of a pair are looked for from so many places: of 500 simulated cells and sums of two,
 # eight found no more. Where it decides, that log-ratio is .3 above one by importance sampling.
 N_STARTS, START_SD = 4, 0.8
@@ -52,10 +53,12 @@ def probabilities(
     losses: Float[np.ndarray, " cell"],
     design: CellDesign,
     genes: Int[np.ndarray, " gene"],
+    n_cells: int | None = None,
 ) -> Float[np.ndarray, " cell"]:
     """Posterior probability that each cell is a doublet; 0 of cells that are not looked at.
 
-    Those are cells no deeper than the median and, of very many, all but the deepest.
+    Those are cells no deeper than the median, and all but the deepest where these are more than
+    `n_cells`; see `LaplaceResult.get_doublet_probability`.
 
     Parameters
     ----------
@@ -70,7 +73,9 @@ def probabilities(
     norms = np.sqrt(np.asarray(gauge.squared_norms(parameters.W)))
     used = norms > SIGNAL * norms.max()
     profile = _profile(parameters, used, middle, np.median(np.abs(depth - middle)), genes)
-    deepest = np.argsort(-depth, kind="stable")[: int(MOST_ENTRIES / len(genes))]
+    if n_cells is None:
+        n_cells = int(MOST_ENTRIES / len(genes))
+    deepest = np.argsort(-depth, kind="stable")[:n_cells]
     cells = np.sort(deepest[depth[deepest] > middle])
     effects, found = np.asarray(parameters.effects)[genes], np.zeros(counts.n_cells)
     size = max(1, min(len(cells), BLOCK // len(genes)))

@@ -12,6 +12,7 @@ import xarray as xr
 
 from nbln import registry
 from nbln import vocabulary as names
+from nbln.arguments import check_whole
 from nbln.inference.sampler.engine import SamplerConfig
 from nbln.posterior.cells import CellsAtMode
 from nbln.posterior.totals import Totals
@@ -183,28 +184,33 @@ class LaplaceResult(FittedPrograms):
         make = partial(diagnostics.pareto_k, *given)
         return self._kept.once(("pareto_k", n_cells, seed), make).copy()
 
-    def get_doublet_probability(self, counts=None) -> xr.DataArray:
+    def get_doublet_probability(self, n_cells: int | None = None, counts=None) -> xr.DataArray:
         """Probability that a cell is two, (cell,): that its counts are the sum of two of the model.
 
         Before the counts two cells in a hundred are. A doublet is seen by its depth, by programs
         of two cells, and by genes that vary less than in one cell; where cells form no types, the
-        first and the last are all there is. Of cells no deeper than the median it is 0, and with
-        more than 5,000,000 counts of the 1,000 most abundant genes in the others, of all but the
-        deepest.
+        first and the last are all there is. It is 0 of cells no deeper than the median, and of
+        those that are not looked at; the 1,000 most abundant genes are.
 
         Parameters
         ----------
+        n_cells
+            How many of the deepest cells are looked at. By default as many as have 2,000,000
+            counts, zeros included: half a minute's work.
         counts
             The AnnData of the fit; needed after loading.
         """
+        if n_cells is not None:
+            n_cells = check_whole("get_doublet_probability(n_cells", n_cells)
         data, real = self.fitted.data(counts), np.flatnonzero(self.fitted.real_genes)
-        given = data, self.parameters, self._losses, self.design, real
-        found = self._kept.once("doublets", partial(doublets.probabilities, *given))
+        given = data, self.parameters, self._losses, self.design, real, n_cells
+        make = partial(doublets.probabilities, *given)
+        found = self._kept.once(("doublets", n_cells), make).copy()
         return self.fitted.label(found, (names.CELL,), "doublet_probability")
 
     def _outliers(self, counts):
         yield from super()._outliers(counts)
-        probability = self.get_doublet_probability(counts)
+        probability = self.get_doublet_probability(counts=counts)
         yield outliers.doublets(self.fitted, probability.to_numpy())
 
     def _located(self):

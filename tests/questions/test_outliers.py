@@ -108,7 +108,7 @@ def with_doublets(adata, n_doublets, seed):
 
 
 def test_doublets_are_named():
-    """In 200 genes half of those that could be; of cells alone hardly one."""
+    """Four of eight at least, by 200 genes and without types; of single cells hardly one."""
     adata = nbln.datasets.simulate(400, 200, 3, mean_log_dispersion=1.5, seed=1)
     adata.X = adata.X.toarray()
     together, names = with_doublets(adata, 8, seed=2)
@@ -121,3 +121,8 @@ def test_doublets_are_named():
     assert row["note"].split(": ")[-1].split(", ")[0] == names[np.argmax(probability.to_numpy())]
     assert sum(name.startswith("d") for name in found) >= 4
     assert sum(not name.startswith("d") for name in found) <= 1
+    few = result.get_doublet_probability(n_cells=20)
+    assert (few > 0).sum() == 20
+    np.testing.assert_allclose(few[few > 0], probability[few > 0], rtol=1e-2)
+    with pytest.raises(ValueError, match="get_doublet_probability\\(n_cells=0"):
+        result.get_doublet_probability(n_cells=0)

@@ -11,11 +11,12 @@ from scipy.special import gammaln
 
 from nbln.inference.sampler import cells as cell_steps
 from nbln.inference.sampler import columns, sweep
+from nbln.linalg.dtypes import strong
 from nbln.posterior.mode import Columns
 from nbln.priors.activity import DEGREES, TYPICAL, ActivityPrior, Spreads
 from nbln.priors.sparse import HorseshoeSparse
 
-NODES = np.linspace(-6, 6, 241)
+NODES = np.linspace(-6, 6, 81)  # three times as many move moments of a grid by 1e-8
 WEIGHTS = np.exp(-0.5 * NODES**2) * (NODES[1] - NODES[0]) / np.sqrt(2 * np.pi)
 
 
@@ -46,15 +47,33 @@ def agree(draws, means, sds, ess_share=0.2):
         assert abs(values.std() / sd - 1) < 5 / np.sqrt(2 * n), (values.std(), sd)
 
 
+def chain(step, at, n, record):
+    """What `record` takes of n states, each ``step(key, state)`` after another, and the last.
+
+    Compiled as a whole: a thousand steps of so few genes take less time than to call them.
+    """
+
+    def another(at, i):
+        at = step(jax.random.key(i), at)
+        return at, record(at)
+
+    last, drawn = jax.jit(lambda at: jax.lax.scan(another, at, jnp.arange(n)))(strong(at))
+    return np.asarray(drawn), last
+
+
+def inner(function):
+    """What `quick_jit` compiles, which JAX does not take as a part of another program."""
+    return function.__wrapped__
+
+
 def draw_cells(problem, n):
-    state, drawn = problem.cells(), []
-    flags = jnp.asarray(False), jnp.asarray(1.0)
-    for i in range(n):
-        given = problem.genes, problem.coordinates, problem.state.move, *flags
-        given = *given, problem.stream.columns
-        _, state = problem.stream.scan(cell_steps.draw, state, jax.random.key(i), *given)
-        drawn.append(np.asarray(state[0].z[0]))
-    return np.stack(drawn)
+    given = problem.genes, problem.coordinates, problem.state.move
+    given = *given, jnp.asarray(False), jnp.asarray(1.0), problem.stream.columns
+
+    def step(key, state):
+        return problem.stream.scan(cell_steps.draw, state, key, *given)[1]
+
+    return chain(step, problem.cells(), n, lambda state: state[0].z[0])[0]
 
 
 def test_factors_of_cells():
@@ -83,10 +102,20 @@ def test_capture_losses_that_cannot_be_negative():
         agree(drawn[:, :, cell], *moments(log, z, zeta))
 
 
-def draw_rows(problem, cells, key, state, sums):
-    to, proposal = sweep.propose_rows(key, problem.target, state, sums)
-    new = problem.visit(to.genes, cells, rows=True)
-    return sweep.accept_rows(key, problem.target, state, sums, to, proposal, new)[:2]
+def draw_rows(problem, state, n):
+    """μ, the loading and its prior precision, by draw and gene."""
+    cells = problem.cells(problem.z)
+
+    def step(key, at):
+        to, proposal = inner(sweep.propose_rows)(key, problem.target, *at)
+        new = problem.visit(to.genes, cells, rows=True)
+        return inner(sweep.accept_rows)(key, problem.target, *at, to, proposal, new)[:2]
+
+    def record(at):
+        return jnp.stack([at[0].genes.mu, at[0].genes.W[:, 0], at[0].precision[:, 0]])
+
+    sums = problem.visit(state.genes, cells, rows=True)
+    return chain(step, (state, sums), n, record)[0]
 
 
 def grid_of_rows(problem, gene, mu, w):
@@ -98,33 +127,23 @@ def grid_of_rows(problem, gene, mu, w):
 
 def test_rows_of_genes():
     problem = Problem()
-    cells, state, drawn = problem.cells(problem.z), problem.state, []
-    sums = problem.visit(state.genes, cells, rows=True)
-    for i in range(1500):
-        state, sums = draw_rows(problem, cells, jax.random.key(i), state, sums)
-        drawn.append(np.stack([state.genes.mu, state.genes.W[:, 0]]))
-    drawn = np.stack(drawn)
+    drawn = draw_rows(problem, problem.state, 1500)
     for gene in (0, 1):
         mu, w = np.linspace(-1.2, 2.2, 69), np.linspace(-2, 2, 81)
         log = grid_of_rows(problem, gene, mu, w) - 0.5 * w**2 / 0.8**2
-        agree(drawn[:, :, gene], *moments(log, mu, w), ess_share=0.4)
+        agree(drawn[:, :2, gene], *moments(log, mu, w), ess_share=0.4)
 
 
 def test_memberships_with_their_loadings():
     """Spike or slab, switched with the loading that follows, at known scales."""
     prior = HorseshoeSparse()
     problem = Problem(n_cells=12, prior=prior)
-    cells, state, drawn = problem.cells(problem.z), problem.state, []
     scales = {"lambda": 0.6, "inclusion": 0.4, "spike": 0.05, "tau": 1.0}
     scales = {name: jnp.array([x], jnp.float32) for name, x in scales.items()}
     slab, spike = (float(x[0]) for x in prior.variances(scales))
-    state = state._replace(scales=scales, precision=jnp.full((2, 1), 1 / slab))
-    sums = problem.visit(state.genes, cells, rows=True)
-    for i in range(3000):
-        state, sums = draw_rows(problem, cells, jax.random.key(i), state, sums)
-        member = state.precision[:, 0] < 0.5 * (1 / slab + 1 / spike)
-        drawn.append(np.stack([state.genes.mu, state.genes.W[:, 0], member]))
-    drawn = np.stack(drawn)
+    state = problem.state._replace(scales=scales, precision=jnp.full((2, 1), 1 / slab))
+    drawn = draw_rows(problem, state, 3000)
+    member = drawn[:, 2] < 0.5 * (1 / slab + 1 / spike)
     for gene in (0, 1):
         mu, w = np.linspace(-1.5, 2.5, 61), np.linspace(-3, 3, 401)
         log = grid_of_rows(problem, gene, mu, w)
@@ -136,22 +155,21 @@ def test_memberships_with_their_loadings():
         weights = [np.exp(part - np.max(parts)).sum() for part in parts]
         probability = weights[0] / sum(weights)
         assert 0.2 < probability < 0.98
-        assert abs(drawn[:, 2, gene].mean() - probability) < 0.05
+        assert abs(member[:, gene].mean() - probability) < 0.05
 
 
 def test_overdispersion_of_genes():
     """Total and split move with μ, such that μ + d/2 stays: there the grid is."""
     problem = Problem()
-    cells, state, drawn = problem.cells(problem.z), problem.state, []
-    target, pool = problem.target, problem.state.pool
-    sums = problem.visit(state.genes, cells)
-    for i in range(3000):
-        key = jax.random.key(i)
-        genes, proposal = sweep.propose_overdispersion(key, target, state, sums)
+    cells, target, pool = problem.cells(problem.z), problem.target, problem.state.pool
+
+    def step(key, at):
+        genes, proposal = inner(sweep.propose_overdispersion)(key, target, *at)
         new = problem.visit(genes, cells)
-        state, sums, _ = sweep.accept_overdispersion(key, target, state, sums, genes, proposal, new)
-        drawn.append(np.asarray(state.genes.psi))
-    drawn = np.stack(drawn)
+        return inner(sweep.accept_overdispersion)(key, target, *at, genes, proposal, new)[:2]
+
+    start = problem.state, problem.visit(problem.genes, cells)
+    drawn, _ = chain(step, start, 3000, lambda at: at[0].genes.psi)
     for gene in (0, 1):
         phi, split = np.linspace(-5.5, 2.5, 81), np.linspace(-5, 5, 81)
         total, share = np.exp(phi)[:, None], 1 / (1 + np.exp(-split))
@@ -167,15 +185,15 @@ def test_overdispersion_of_genes():
 
 def test_splits_of_all_genes_at_once():
     problem = Problem()
-    cells, state, drawn = problem.cells(problem.z), problem.state, []
-    target, first = problem.target, problem.state
-    sums = problem.visit(state.genes, cells)
-    for i in range(3000):
-        key = jax.random.key(i)
-        genes, proposal = sweep.propose_shift(key, target, state, sums)
+    cells, target, first = problem.cells(problem.z), problem.target, problem.state
+
+    def step(key, at):
+        genes, proposal = inner(sweep.propose_shift)(key, target, *at)
         new = problem.visit(genes, cells)
-        state, sums, _ = sweep.accept_shift(key, target, state, sums, genes, proposal, new)
-        drawn.append(float(state.pool.share))
+        return inner(sweep.accept_shift)(key, target, *at, genes, proposal, new)[:2]
+
+    start = first, problem.visit(first.genes, cells)
+    drawn, (state, _) = chain(step, start, 3000, lambda at: at[0].pool.share)
     np.testing.assert_allclose(
         state.genes.psi[1] - state.pool.share, first.genes.psi[1] - first.pool.share, atol=1e-4
     )
@@ -190,7 +208,7 @@ def test_splits_of_all_genes_at_once():
         log = log + log_marginal(problem.counts[:, gene], m, d[:, None], r[:, None]).sum(axis=-1)
         log = log - 0.5 * mu**2 / 4
     log = log - 0.5 * (axis / target.pooling.share_width) ** 2
-    agree(np.array(drawn)[:, None], *moments(log, axis))
+    agree(drawn[:, None], *moments(log, axis))
 
 
 def test_a_change_of_basis_leaves_priors_invariant():
@@ -298,12 +316,15 @@ def test_scales_follow_their_conditional_posterior():
     away = jnp.float32(rng.normal(size=(60, 1)) * np.where(rng.random((60, 1)) < 0.3, 1.0, 0.1))
     scales = prior.start(jnp.sum(away**2, axis=0), 60)
     steps = columns.first_steps(prior, 1)
-    draw = jax.jit(columns.draw_scales)
-    drawn = []
-    for i in range(4000):
-        scales, steps = draw(jax.random.key(i), prior, scales, steps, away, jnp.asarray(i < 200))
-        drawn.append([float(scales[n].ravel()[0]) for n in ("lambda", "inclusion", "spike")])
-    drawn = np.array(drawn[200:])
+
+    def record(at):
+        return jnp.stack([at[0][n].ravel()[0] for n in ("lambda", "inclusion", "spike")])
+
+    def draw(warm):
+        return lambda key, at: columns.draw_scales(key, prior, *at, away, jnp.asarray(warm))
+
+    _, at = chain(draw(True), (scales, steps), 200, record)
+    drawn, _ = chain(draw(False), at, 3800, record)
     assert (drawn[:, 1] <= 0.5).all()
     lam, share = np.linspace(0.05, 2.5, 90), np.linspace(0.001, 0.499, 50)
     spike = np.linspace(1e-3, 0.999, 120) ** 2
