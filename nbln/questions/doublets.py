@@ -21,6 +21,7 @@ from nbln.distributions import nb_log_prob
 from nbln.linalg import gauge, small
 from nbln.linalg.products import dot
 from nbln.posterior.mode import Parameters
+from nbln.questions.outliers import robust_sd
 from nbln.questions.predictive import CellDesign
 
 SHARE = 0.02  # of doublets among cells, before the counts: that of a droplet run of 2,500 cells
@@ -72,7 +73,8 @@ def probabilities(
     middle = float(np.median(depth))
     norms = np.sqrt(np.asarray(gauge.squared_norms(parameters.W)))
     used = norms > SIGNAL * norms.max()
-    profile = _profile(parameters, used, middle, np.median(np.abs(depth - middle)), genes)
+    spread = max(LEAST_SPREAD, robust_sd(depth - middle))
+    profile = _profile(parameters, used, middle, spread, genes)
     if n_cells is None:
         n_cells = int(MOST_ENTRIES / len(genes))
     deepest = np.argsort(-depth, kind="stable")[:n_cells]
@@ -91,11 +93,10 @@ def probabilities(
     return found
 
 
-def _profile(parameters: Parameters, used, middle: float, distance: float, genes) -> Profile:
-    """The columns `used`, some genes; `middle` and median `distance` from it are of log-depths."""
+def _profile(parameters: Parameters, used, middle: float, spread: float, genes) -> Profile:
+    """The columns `used`, some genes; `middle` and `spread` are those of log-depths."""
     at_rest = (np.asarray(x, np.float64) for x in (parameters.mu, parameters.d))
     mean, variance = parameters.channel.moments(*at_rest)
-    spread = max(LEAST_SPREAD, 1.4826 * distance)  # the sd of a Gaussian with this median distance
     W = np.asarray(parameters.W)[:, used]
     columns = np.column_stack([W, np.full(len(W), spread)])
     noise = np.clip((variance - mean) / mean**2, LEAST_NOISE, MOST_NOISE)
@@ -129,23 +130,20 @@ class _At(NamedTuple):
 def _visit(profile: Profile, counts, known, sd, second, p: Float[Array, "2 column cell"]) -> _At:
     """Counts are taken for negative binomial, with mean and variance of the sum."""
 
-    def rates(f):
-        first, other = jnp.exp(f[0]), second * jnp.exp(f[1])
-        return first, other, first + other, profile.noise * (first**2 + other**2)
-
     def log_prob(f):
-        _, _, mean, extra = rates(f)
-        return jnp.sum(nb_log_prob(counts, jnp.log(mean), mean**2 / extra), axis=1)
+        first, other = jnp.exp(f[0]), second * jnp.exp(f[1])
+        mean, extra = first + other, profile.noise * (first**2 + other**2)
+        log = nb_log_prob(counts, jnp.log(mean), mean**2 / extra)
+        return jnp.sum(log, axis=1), (first, other, mean + extra)
 
     f = profile.log_mean + known + dot(jnp.swapaxes(p, 1, 2) * sd, profile.columns.T)
-    log, pull = jax.vjp(log_prob, f)
+    log, pull, (first, other, variance) = jax.vjp(log_prob, f, has_aux=True)
     (slope,) = pull(jnp.ones_like(log))
-    first, other, mean, extra = rates(f)
     products = small.row_products(profile.columns)
     scale = sd.T[:, None] * sd.T
 
     def block(a, b):
-        return scale * small.unpack(dot(a * b / (mean + extra), products).T)
+        return scale * small.unpack(dot(a * b / variance, products).T)
 
     cross = block(first, other)
     rows = [[block(first, first), cross], [cross, block(other, other)]]

@@ -5,7 +5,7 @@ varies in them: a fit bears with them, but a reader should know them.
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.special import gammaln, xlogy
 
 from nbln.data.counts import Counts
@@ -48,30 +48,30 @@ def rows(
     note = f"counts that no cell should have: {named}; look at these cells, or leave them out"
     yield Row.judged("wild_count_cells", len({cell for cell, _, _ in found}), bool(found), note)
     for quantity, cells in zip(("shallow_cells", "deep_cells"), wild_depths(fitted), strict=True):
-        named = ", ".join(visible(name) for name in fitted.cell_names[cells[:N_NAMED]])
-        yield Row(quantity, len(cells), note=f"totals unlike the others': {named}" if named else "")
+        yield _naming(quantity, "totals unlike the others'", fitted, cells)
 
 
 def ambient(
     fitted: Fitted, counts: Counts, log_evidence: Float[np.ndarray, " cell"]
 ) -> Iterator[Row]:
     """Droplets of ambient RNA, for a summary; `log_evidence` is the model's, of each cell."""
-    found = flat(counts, log_evidence)
-    named = ", ".join(visible(name) for name in fitted.cell_names[found[:N_NAMED]])
-    note = f"no more than draws from the mean of all cells, as droplets without a cell are: {named}"
-    yield Row("ambient_cells", len(found), note=note if named else "")
+    what = "no more than draws from the mean of all cells, as droplets without a cell are"
+    yield _naming("ambient_cells", what, fitted, flat(counts, log_evidence))
 
 
 def doublets(fitted: Fitted, probability: Float[np.ndarray, " cell"]) -> Row:
     """Cells that are likelier two than one, the likeliest first, for a summary."""
     order = np.argsort(-probability, kind="stable")
     found = order[probability[order] > 0.5]
-    if not len(found):
-        return Row("doublet_cells", 0)
-    named = ", ".join(visible(name) for name in fitted.cell_names[found[:N_NAMED]])
     single = np.sum(1 - probability[found])
-    note = f"likelier the sum of two cells than one, though {single:.1f} may be one cell: {named}"
-    return Row("doublet_cells", len(found), note=note)
+    what = f"likelier the sum of two cells than one, though {single:.1f} may be one cell"
+    return _naming("doublet_cells", what, fitted, found)
+
+
+def _naming(quantity: str, what: str, fitted: Fitted, cells: Int[np.ndarray, " some"]) -> Row:
+    """How many cells there are of which one says `what`, and the names of the first."""
+    named = ", ".join(visible(name) for name in fitted.cell_names[cells[:N_NAMED]])
+    return Row(quantity, len(cells), note=f"{what}: {named}" if named else "")
 
 
 def flat(counts: Counts, log_evidence: Float[np.ndarray, " cell"]) -> np.ndarray:
@@ -145,7 +145,11 @@ def wild_depths(fitted: Fitted) -> tuple[np.ndarray, np.ndarray]:
     """Cells with far fewer counts than the others, and with far more, the extreme ones first."""
     depth = np.log(fitted.library_size)
     away = depth - np.median(depth)
-    sd = 1.4826 * np.median(np.abs(away))  # of a normal distribution with this median distance
-    least = max(np.log(FACTOR), DEVIATIONS * sd)
+    least = max(np.log(FACTOR), DEVIATIONS * robust_sd(away))
     order = np.argsort(away, kind="stable")
     return order[away[order] < -least], order[away[order] > least][::-1]
+
+
+def robust_sd(away: Float[np.ndarray, " any"]) -> float:
+    """Standard deviation of the Gaussian with this median distance from the middle."""
+    return 1.4826 * float(np.median(np.abs(away)))

@@ -103,16 +103,17 @@ def with_doublets(adata, n_doublets, seed):
     rng = np.random.default_rng(seed)
     pairs = np.array([rng.choice(adata.n_obs, 2, replace=False) for _ in range(n_doublets)])
     counts = np.vstack([adata.X, adata.X[pairs[:, 0]] + adata.X[pairs[:, 1]]])
-    names = [*adata.obs_names, *(f"d{i}" for i in range(n_doublets))]
-    return ad.AnnData(counts, {"name": names}, {"name": adata.var_names}), np.array(names)
+    together = ad.AnnData(counts)
+    together.obs_names = [*adata.obs_names, *(f"d{i}" for i in range(n_doublets))]
+    return together
 
 
 def test_doublets_are_named():
     """Four of eight at least, by 200 genes and without types; of single cells hardly one."""
     adata = nbln.datasets.simulate(400, 200, 3, mean_log_dispersion=1.5, seed=1)
     adata.X = adata.X.toarray()
-    together, names = with_doublets(adata, 8, seed=2)
-    together.obs_names = names
+    together = with_doublets(adata, 8, seed=2)
+    names = together.obs_names.to_numpy()
     result = fitted(together)
     probability = result.get_doublet_probability()
     found = set(names[probability.to_numpy() > 0.5])
