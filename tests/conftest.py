@@ -8,10 +8,12 @@ from pathlib import Path
 
 import anndata
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 import nbln
+from nbln.webpage import parts
 
 SMALL = dict(progress=False, latent_dim=3)
 # Linux gives a process 65,530 memory maps. Compiled programs take several each, and JAX keeps them
@@ -64,6 +66,17 @@ def _let_go():
     if maps.exists() and maps.read_text().count("\n") > MOST_MAPS:
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pages hold their figures as they are made, not drawn, which takes longer than a small fit."""
+
+    def empty(figure):
+        plt.close(figure)
+        return b""
+
+    monkeypatch.setattr(parts, "to_png", empty)
 
 
 @pytest.fixture(scope="session")

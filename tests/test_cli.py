@@ -19,6 +19,7 @@ import nbln
 from nbln.cli import app
 
 N_CELLS, N_GENES = 150, 80  # one shape, so that what one test compiles serves the others
+undrawn = pytest.mark.usefixtures("undrawn")
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -94,6 +95,7 @@ def test_the_log_is_left_as_it_was(h5ad, tmp_path):
     assert (log.level, list(log.handlers)) == before
 
 
+@undrawn
 @pytest.mark.parametrize("storage", [(), ("--backed",)])
 def test_fit_of_a_file(h5ad, counts, tmp_path, storage):
     before = h5ad.read_bytes()
@@ -110,6 +112,7 @@ def test_fit_of_a_file(h5ad, counts, tmp_path, storage):
     assert fitted.uns["nbln"]["converged"]
 
 
+@undrawn
 @pytest.mark.parametrize("storage", [(), pytest.param(("--backed",), marks=pytest.mark.slow)])
 def test_fit_of_several_files(counts, tmp_path, storage):
     paths = [tmp_path / "early.h5ad", tmp_path / "late.h5ad"]
@@ -125,6 +128,16 @@ def test_fit_of_several_files(counts, tmp_path, storage):
     assert fitted.obs["file"].value_counts().to_dict() == {"early": 70, "late": 80}
     if storage:
         assert nbln.load(out / "fit.nc").fitted.settings["files"] == list(map(str, paths))
+
+
+@undrawn
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", [(), ("--backed",)])
+def test_a_fit_of_each_of_several_files(counts, tmp_path, storage):
+    paths = [tmp_path / "early.h5ad", tmp_path / "late.h5ad"]
+    counts[:70].write_h5ad(paths[0])
+    counts[70:, ::-1].write_h5ad(paths[1])
+    model = ("--model", "nbvcp", "--n-steps", 100, "--no-progress")
     parts = tmp_path / "parts"
     code, text = run("fit", *paths, "--split-by", "file", "--out", parts, *model, *storage)
     assert code == 0, text
@@ -139,6 +152,7 @@ def test_no_input_is_overwritten(h5ad, tmp_path):
     assert "is the input file, which would be overwritten" in text
 
 
+@undrawn
 @pytest.mark.parametrize("storage", [(), ("--backed",)])
 def test_fit_of_a_zarr_store(counts, tmp_path, storage):
     pytest.importorskip("zarr")
@@ -154,6 +168,7 @@ def test_fit_of_a_zarr_store(counts, tmp_path, storage):
     assert (fitted.obsm["X_map"] == 1).all()
 
 
+@undrawn
 def test_a_fit_without_programs_says_so_in_place_of_pairs(tmp_path):
     nbln.datasets.simulate(N_CELLS, N_GENES, 0, seed=1).write_h5ad(tmp_path / "counts.h5ad")
     code, text = run("fit", tmp_path / "counts.h5ad", "--out", tmp_path / "fit")
@@ -162,6 +177,7 @@ def test_a_fit_without_programs_says_so_in_place_of_pairs(tmp_path):
     assert "correlations of all pairs of genes are 0" in text
 
 
+@undrawn
 def test_fit_of_independent_genes_has_no_pairs(h5ad, tmp_path):
     code, text = run("fit", h5ad, "--out", tmp_path, "--model", "nbvcp")
     assert code == 0, text
@@ -194,12 +210,14 @@ def test_options_of_an_auto_encoder(h5ad, tmp_path, monkeypatch):
     assert "n_epochs=0): must be a whole number, at least 1" in text
 
 
+@undrawn
 def test_a_fit_that_stops_too_early_says_so(h5ad, tmp_path):
     code, text = run("fit", h5ad, "--out", tmp_path, "--n-steps", 2)
     assert code == 0, text
     assert "NOT converged in 2 iterations" in text
 
 
+@undrawn
 def test_pooled_genes_are_no_genes(h5ad, tmp_path):
     code, text = run(
         "fit", h5ad, "--out", tmp_path, "--gene-coverage", 0.8, "--latent-dim", 3, "--model", "pln"
@@ -330,6 +348,7 @@ def test_quickstart(tmp_path, monkeypatch, capsys):
     assert nbln.load("fit.nc").fitted.n_cells == N_CELLS
 
 
+@undrawn
 def test_effects_of_a_formula_are_a_table(h5ad, tmp_path):
     adata = ad.read_h5ad(h5ad)
     adata.obs["side"] = np.array(["left", "right"])[np.arange(adata.n_obs) % 2]
@@ -358,6 +377,7 @@ def test_effects_of_a_formula_are_a_table(h5ad, tmp_path):
     assert set(activity["dataset"]) == {"left", "right"}
 
 
+@undrawn
 def test_symbols_gene_sets_colours_and_a_network(counts, tmp_path):
     """Genes are called by a column of var everywhere; each option leaves what it promises."""
     named = counts.copy()
@@ -388,6 +408,7 @@ def test_symbols_gene_sets_colours_and_a_network(counts, tmp_path):
     assert fitted.var["nbln_gene_id"].tolist() == counts.var_names.tolist()
 
 
+@undrawn
 def test_symbols_of_a_file_left_on_disk(counts, tmp_path):
     named = counts.copy()
     named.var["symbol"] = [f"S{i}" for i in range(N_GENES)]

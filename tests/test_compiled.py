@@ -43,7 +43,7 @@ def test_programs_are_kept_for_the_user_alone(tmp_path):
 @pytest.mark.parametrize(
     ("variables", "used"),
     [
-        ({"JAX_ENABLE_COMPILATION_CACHE": "false"}, "None"),
+        pytest.param({"JAX_ENABLE_COMPILATION_CACHE": "false"}, "None", marks=pytest.mark.slow),
         ({"JAX_COMPILATION_CACHE_DIR": "{}/mine"}, "{}/mine"),
     ],
 )

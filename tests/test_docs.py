@@ -118,7 +118,11 @@ def test_sources_are_listed():
 
 @pytest.mark.parametrize(
     ("page", "n_blocks"),
-    [("likelihoods.md", 4), ("models/scvi.md", 3), ("models/negbio_vae.md", 2)],
+    [
+        ("likelihoods.md", 4),
+        ("models/scvi.md", 3),
+        pytest.param("models/negbio_vae.md", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_examples(page, n_blocks, tmp_path, monkeypatch):
     """All blocks in order, in one namespace, as a reader would type them."""

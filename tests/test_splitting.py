@@ -10,6 +10,7 @@ import nbln
 from nbln import cli, splitting
 
 N_CELLS, N_GENES = 160, 30
+pytestmark = pytest.mark.usefixtures("undrawn")
 QUICK = ("--no-progress", "--latent-dim", 2, "--n-steps", 3, "--model", "pln")
 
 
@@ -82,6 +83,7 @@ def test_a_group_that_fails_takes_no_other_along(h5ad, tmp_path):
     assert not (tmp_path / "alone" / "fit.nc").exists()
 
 
+@pytest.mark.slow
 def test_a_group_that_was_fitted_is_not_fitted_again(h5ad, tmp_path, monkeypatch):
     """Where a second group fails, the same command takes the first from its checkpoint."""
     command = ["fit", h5ad, "--split-by", "dose", "--out", tmp_path, *QUICK]

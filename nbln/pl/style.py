@@ -143,9 +143,15 @@ def principal_plane(place: np.ndarray) -> np.ndarray:
 def to_png(figure, dpi: int = 110) -> bytes:
     """The figure as a PNG file; it is closed."""
     import matplotlib.pyplot as plt
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
 
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # `savefig` would draw twice, the first time for the layout alone
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=dpi, format="png")
+    pixels = Image.fromarray(np.asarray(canvas.buffer_rgba()))
+    pixels.save(buffer, format="png", dpi=(dpi, dpi))
     plt.close(figure)
     return buffer.getvalue()
 

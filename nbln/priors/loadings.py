@@ -181,18 +181,18 @@ class LoadingsPrior(eqx.Module):
         del key
         return self.column_precision(scales, away.shape)
 
-    def switch(self, key: jax.Array, scales: Scales, precision: Loadings) -> Loadings:
-        """Precisions with one membership of each gene, drawn uniformly, changed."""
-        del key, scales
+    def switched(self, scales: Scales, precision: Loadings) -> Loadings:
+        """Precisions of the entries had each the other membership; as they are without any."""
+        del scales
         return precision
 
-    def log_choice(self, scales: Scales, precision: Loadings) -> Float[Array, " gene"]:
-        """Log-probability of each gene's memberships, and the widths of its Gaussians' densities.
+    def log_choice(self, scales: Scales, precision: Loadings) -> Loadings:
+        """Log-probability of each membership, and of the width of its Gaussian's density.
 
-        As far as `switch` changes them: 0 where there are no memberships.
+        As far as `switched` changes them: 0 where there are no memberships.
         """
         del scales
-        return jnp.zeros(len(precision))
+        return jnp.zeros_like(precision)
 
     def member_probability(self, away: Loadings, scales: Scales) -> Loadings | None:
         """Probability that each known loading comes from the slab; None where all genes do."""

@@ -172,17 +172,14 @@ class HorseshoeSparse(LoadingsPrior):
         member = jax.random.bernoulli(key, self.member_probability(away, scales))
         return jnp.where(member, 1 / slab, 1 / spike)
 
-    def switch(self, key, scales, precision):
+    def switched(self, scales, precision):
         slab, spike = self.variances(scales)
-        n_genes, k = precision.shape
-        chosen = jax.random.randint(key, (n_genes, 1), 0, k) == jnp.arange(k)
-        other = jnp.where(self._in_slab(scales, precision), 1 / spike, 1 / slab)
-        return jnp.where(chosen, other, precision)
+        return jnp.where(self._in_slab(scales, precision), 1 / spike, 1 / slab)
 
     def log_choice(self, scales, precision):
         share = scales["inclusion"]
         chosen = jnp.where(self._in_slab(scales, precision), jnp.log(share), jnp.log1p(-share))
-        return jnp.sum(chosen + 0.5 * jnp.log(precision), axis=1)
+        return chosen + 0.5 * jnp.log(precision)
 
     def _in_slab(self, scales, precision):
         slab, spike = self.variances(scales)

@@ -130,7 +130,7 @@ def summary(posterior) -> Iterator[Row]:
         note = "the fit that the chains started from had not converged; fit with more n_steps"
         yield Row("fit_converged", False, WARNING, note)
     accepted = posterior.draws.accepted.mean(axis=(0, 1))
-    for step, share in zip(("cells", "rows", "overdispersion"), accepted, strict=False):
+    for step, share in zip(("cells", "genes"), accepted, strict=False):
         low = share < LEAST_ACCEPTED
         note = "few proposals are accepted: draws are correlated; sample more of them"
         yield Row.judged(f"accepted_{step}", round(float(share), 3), low, note)

@@ -8,6 +8,7 @@ import numpy as np
 from nbln import registry
 from nbln import vocabulary as names
 from nbln.inference.sampler.engine import Draws
+from nbln.inference.sampler.sweep import Taken
 from nbln.posterior.cells import CellPosterior
 from nbln.posterior.mode import Augmentation, Columns, Parameters, Search
 from nbln.posterior.totals import Totals
@@ -205,7 +206,7 @@ def draws_parts(groups: io.Groups) -> dict:
             arrays["centre"],
             io.arrays(groups["scales"]),
             arrays["pool"],
-            arrays["accepted"],
+            _accepted(arrays["accepted"]),
             design.activity,
         ),
         "prior": prior_of(io.values(groups["prior"])),
@@ -214,6 +215,12 @@ def draws_parts(groups: io.Groups) -> dict:
         "datasets": design.datasets,
         **io.arrays(groups["prior"]),
     }
+
+
+def _accepted(shares: np.ndarray) -> np.ndarray:
+    """Shares of accepted proposals; nbln 0.2.0 had those of rows and of overdispersions apart."""
+    apart = shares.shape[-1] > len(Taken._fields)
+    return np.delete(shares, 2, axis=-1) if apart else shares
 
 
 def mcmc_groups(result) -> io.Groups:

@@ -12,12 +12,12 @@ from nbln.data.datasets import Datasets
 from nbln.data.fitted import Fitted
 from nbln.data.formula import Formula
 from nbln.inference.sampler.engine import Draws
+from nbln.inference.sampler.sweep import Taken
 from nbln.priors.loadings import LoadingsPrior
 from nbln.questions import sampling
 from nbln.results import files, io
 from nbln.results.activity_draws import ActivityDraws
 
-STEPS = ("cells", "rows", "overdispersion", "shift")  # whose proposals are accepted or not
 POOL = ("log_phi_mean", "log_phi_sd", "logit_share_mean")
 
 
@@ -90,7 +90,8 @@ class PosteriorDraws(ActivityDraws):
             posterior["activity"] = (*shape, names.DATASET, names.FACTOR), s
         posterior |= {name: (shape, self.draws.pool[..., i]) for i, name in enumerate(POOL)}
         stats = {
-            f"accepted_{step}": (shape, self.draws.accepted[..., i]) for i, step in enumerate(STEPS)
+            f"accepted_{step}": (shape, self.draws.accepted[..., i])
+            for i, step in enumerate(Taken._fields)
         }
         coords = {
             names.CHAIN: np.arange(self.n_chains),

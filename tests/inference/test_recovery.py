@@ -33,6 +33,7 @@ def test_independent_genes_have_no_programs(seed):
     assert result.w_prior_diagnostics["effective_rank"] <= 2
 
 
+@pytest.mark.slow
 def test_overdispersed_programs_are_kept():
     """Loadings whose signal-to-noise ratio is low one by one, and not all together."""
     adata = nbln.datasets.simulate(1200, 150, 3, mean_log_dispersion=0.0, seed=21)
@@ -88,7 +89,7 @@ def test_gaussian_loadings_lose_nothing_by_the_sparse_prior():
     assert sparse > columns - 0.01
 
 
-@pytest.mark.parametrize("d", [0.02, 0.6])
+@pytest.mark.parametrize("d", [pytest.param(0.02, marks=pytest.mark.slow), 0.6])
 @pytest.mark.parametrize(
     ("model", "loadings"),
     [

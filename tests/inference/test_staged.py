@@ -57,6 +57,7 @@ def test_columns_that_were_left_out_come_back_empty(result):
     assert result.transform(nbln.datasets.simulate(20, N_GENES, 2, seed=4)) is not None
 
 
+@pytest.mark.slow
 def test_a_program_of_a_few_cells_is_not_lost(sampled, caplog):
     adata = nbln.datasets.simulate(2 * N_CELLS, N_GENES, 2, seed=3)
     counts, rng = adata.X.toarray(), np.random.default_rng(0)
@@ -75,7 +76,7 @@ def test_a_program_of_a_few_cells_is_not_lost(sampled, caplog):
 @pytest.mark.parametrize(
     ("module", "name", "at"),
     [
-        (iterations, "update", 5),
+        pytest.param(iterations, "update", 5, marks=pytest.mark.slow),
         pytest.param(hidden, "programs", 0, marks=pytest.mark.slow),
         pytest.param(pooled, "newton", 13, marks=pytest.mark.slow),
     ],

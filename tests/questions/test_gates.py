@@ -62,6 +62,7 @@ def test_held_out_cells_prefer_the_model_of_the_data(fits, gated):
     assert table.loc["nbvcp", "difference"] < -2 * table.loc["nbvcp", "standard_error"]
 
 
+@pytest.mark.slow
 def test_p_values_hold_where_there_are_no_gates():
     """At most 5 % of them are below .05, chance allowed for, and none is called."""
     p = []

@@ -228,6 +228,7 @@ def test_embedding(fit):
         fit.get_embedding(power=2)
 
 
+@pytest.mark.slow
 def test_types_that_differ_less_than_all_cells_do():
     """Clusters of the embedding are the types where principal components miss them."""
     from sklearn.cluster import KMeans

@@ -79,7 +79,7 @@ class Sums(NamedTuple):
     """Sums over cells at some parameters: log-likelihood and its derivatives, genes last."""
 
     log: Float[Array, " gene"]  # without the channel's constants
-    rows: RowSums | None  # None where nobody asks
+    rows: RowSums
     psi: Coordinates  # slope in the overdispersion, at fixed μ + d/2
     psi_products: Float[Array, "moments gene"]  # products of the cells' slopes, packed
 
@@ -162,7 +162,7 @@ def draw(
         square=state.square + kept * z**2,
     )
     drawn = _drawn(cells, taken, z[:k])
-    sums = _sums(given, genes.psi, overdispersion, cells, z[:k], rows=True)
+    sums = _sums(given, genes.psi, overdispersion, cells, z[:k])
     return (sums, drawn), new
 
 
@@ -182,7 +182,6 @@ def _drawn(cells: Cells, taken, factors: Float[Array, "factor cell"]) -> Drawn:
 def visit(
     genes: Genes,
     overdispersion: Overdispersion,
-    rows: bool,
     columns: Columns,
     cells: Cells,
     state: CellState,
@@ -192,7 +191,7 @@ def visit(
     parameters = genes.parameters(overdispersion)
     given = quadrature.at_factors(parameters, cells, columns, state.z)
     factors = state.z[: genes.W.shape[1]]
-    return _sums(given, genes.psi, overdispersion, cells, factors, rows), state
+    return _sums(given, genes.psi, overdispersion, cells, factors), state
 
 
 def _allowed(columns: Columns, cells: Cells, z):
@@ -201,10 +200,10 @@ def _allowed(columns: Columns, cells: Cells, z):
     return loss_at(cells, columns, z) >= 0
 
 
-def _sums(given: quadrature.Integral, psi, overdispersion, cells: Cells, factors, rows) -> Sums:
+def _sums(given: quadrature.Integral, psi, overdispersion, cells: Cells, factors) -> Sums:
     mask = cells.mask
     slopes = slopes_of(overdispersion, psi, given, mask)
-    of_rows = _row_sums(given, cells.covariates, factors, mask) if rows else None
+    of_rows = _row_sums(given, cells.covariates, factors, mask)
     return Sums(dot(mask, given.log), of_rows, slopes.gradient, slopes.products)
 
 

@@ -189,7 +189,7 @@ def draw_scales(
         return columns, shared
 
     def walk(i, carry):
-        scales, steps = carry
+        scales, steps, present = carry
         for j, site in enumerate(sites):
             for_move, for_choice = jax.random.split(jax.random.fold_in(key, len(sites) * i + j))
             old = scales[site.name]
@@ -197,20 +197,23 @@ def draw_scales(
             y = transform.inv(old)
             moved = y + steps[site.name] * jax.random.normal(for_move, y.shape)
             new = transform(moved)
-            rise = [
-                b - a
-                for a, b in zip(density(scales), density(scales | {site.name: new}), strict=True)
-            ]
-            rise = rise[0] if site.dims == FACTORS else jnp.sum(rise[0]) + rise[1]
+            proposed = density(scales | {site.name: new})
+            by_column, shared = (b - a for a, b in zip(present, proposed, strict=True))
+            rise = by_column if site.dims == FACTORS else jnp.sum(by_column) + shared
             rise = rise + transform.log_abs_det_jacobian(moved, new)
             rise = rise - transform.log_abs_det_jacobian(y, old)
             taken = jnp.log(jax.random.uniform(for_choice, y.shape)) < rise
             scales = scales | {site.name: jnp.where(taken, new, old)}
+            # A scale of columns is no part of the density of what they share.
+            present = (
+                jnp.where(taken, proposed[0], present[0]),
+                present[1] if site.dims == FACTORS else jnp.where(taken, proposed[1], present[1]),
+            )
             factor = jnp.where(warm, jnp.where(taken, GROW, SHRINK), 1.0)
             steps = steps | {site.name: steps[site.name] * factor}
-        return scales, steps
+        return scales, steps, present
 
-    return jax.lax.fori_loop(0, REPEATS, walk, (scales, steps))
+    return jax.lax.fori_loop(0, REPEATS, walk, (scales, steps, density(scales)))[:2]
 
 
 def _sites(prior: LoadingsPrior, n_factors: int):

@@ -91,7 +91,7 @@ class Draws(NamedTuple):
     centre: Float[Array, " factor"]
     scales: dict[str, Array]
     pool: Float[Array, " quantity"]  # mean and sd of log φ, mean of logit s
-    accepted: Float[Array, " step"]  # shares of cells, rows, overdispersions, shifts
+    accepted: Float[Array, " step"]  # shares, as `Taken` has them
     activity: Activity
 
 
@@ -147,7 +147,7 @@ def sample(
     )
     state = _first_state(start, genes)
     first = Run(state, _first_cells(stream, start, genes))
-    like = _draw(target, state, Taken(*[jnp.zeros(())] * 4))
+    like = _draw(target, state, Taken(*[jnp.zeros(())] * len(Taken._fields)))
     stage = saver.stage("sampler", counts.fingerprint, config, start)
     run = _restored(stage, first, like)
     sweeps = config.n_warmup + config.n_draws

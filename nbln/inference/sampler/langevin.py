@@ -55,13 +55,24 @@ def propose(key: Array, local: Local) -> Proposal:
     return Proposal(move, a, 0.5 * local.log_det - 0.5 * jnp.sum(noise**2, axis=0))
 
 
+def log_ratio(proposal: Proposal, back: Local) -> Float[Array, " gene"]:
+    """Log-density of the way back over that of the proposal; `back` is the other end."""
+    a = proposal.length
+    away = -proposal.move - a * back.step
+    square = jnp.sum(away * small.multiply(back.precision, away), axis=0) / (a * (2 - a))
+    return 0.5 * back.log_det - 0.5 * square - proposal.log_density
+
+
+def taken(key: Array, log_odds: Float[Array, " gene"]) -> Bool[Array, " gene"]:
+    """Which genes go, given the log of what Metropolis and Hastings compare with 1.
+
+    NaN compares false: a proposal that leaves the finite numbers is refused.
+    """
+    return jnp.log(jax.random.uniform(key, log_odds.shape)) < log_odds
+
+
 def accept(
     key: Array, proposal: Proposal, back: Local, rise: Float[Array, " gene"]
 ) -> Bool[Array, " gene"]:
     """Which genes go; `rise` is the change of the log-posterior, `back` the other end."""
-    a = proposal.length
-    away = -proposal.move - a * back.step
-    square = jnp.sum(away * small.multiply(back.precision, away), axis=0) / (a * (2 - a))
-    ratio = rise + 0.5 * back.log_det - 0.5 * square - proposal.log_density
-    # NaN compares false: a proposal that leaves the finite numbers is refused.
-    return jnp.log(jax.random.uniform(key, rise.shape)) < ratio
+    return taken(key, rise + log_ratio(proposal, back))

@@ -37,9 +37,9 @@ class Problem:
         added = Augmentation(np.zeros(n_cells, np.float32), scale, columns_)
         data = Counts.from_anndata(ad.AnnData(counts))
         self.stream = CellStream(data, added, 2**30, CHUNK_BYTES)
-        channel = NegativeBinomial(jnp.full(2, np.log(R), jnp.float32))
-        self.coordinates = of_channel(channel, held=False)
-        psi = self.coordinates.of(jnp.float32(D), channel)
+        self.channel = NegativeBinomial(jnp.full(2, np.log(R), jnp.float32))
+        self.coordinates = of_channel(self.channel, held=False)
+        psi = self.coordinates.of(jnp.float32(D), self.channel)
         none = FittedEffects.none(2)
         same = FittedActivity.none(1)
         nothing = jnp.zeros((2, 0)), jnp.float32(W), psi, same.log_activity
@@ -73,8 +73,8 @@ class Problem:
         )
         return [CellState(*start, *start, of_cells, of_cells, nothing, nothing, jnp.arange(1))]
 
-    def visit(self, genes, cells, rows=False):
+    def visit(self, genes, cells):
         """Sums over all cells."""
         return self.stream.scan(
-            cell_steps.visit, cells, genes, self.coordinates, rows, self.stream.columns
+            cell_steps.visit, cells, genes, self.coordinates, self.stream.columns
         )[0]

@@ -1,5 +1,7 @@
 """Each step of a sweep leaves its conditional posterior invariant: against brute-force grids."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from problem import MU, D, Problem, R, W
 from scipy import stats
 from scipy.special import gammaln
 
+from nbln.inference.overdispersion import Pool, Pooling
 from nbln.inference.sampler import cells as cell_steps
 from nbln.inference.sampler import columns, sweep
 from nbln.linalg.dtypes import strong
@@ -16,6 +19,7 @@ from nbln.posterior.mode import Columns
 from nbln.priors.activity import DEGREES, TYPICAL, ActivityPrior, Spreads
 from nbln.priors.sparse import HorseshoeSparse
 
+KNOWN_D = 0.2
 NODES = np.linspace(-6, 6, 81)  # three times as many move moments of a grid by 1e-8
 WEIGHTS = np.exp(-0.5 * NODES**2) * (NODES[1] - NODES[0]) / np.sqrt(2 * np.pi)
 
@@ -102,32 +106,42 @@ def test_capture_losses_that_cannot_be_negative():
         agree(drawn[:, :, cell], *moments(log, z, zeta))
 
 
-def draw_rows(problem, state, n):
-    """μ, the loading and its prior precision, by draw and gene."""
+def draw_genes(problem, state, n):
+    """μ, the loading, its prior precision and the overdispersion, by draw and gene."""
     cells = problem.cells(problem.z)
 
     def step(key, at):
-        to, proposal = inner(sweep.propose_rows)(key, problem.target, *at)
-        new = problem.visit(to.genes, cells, rows=True)
-        return inner(sweep.accept_rows)(key, problem.target, *at, to, proposal, new)[:2]
+        proposal = inner(sweep.propose_genes)(key, problem.target, *at)
+        new = problem.visit(proposal.to.genes, cells)
+        return inner(sweep.accept_genes)(key, problem.target, *at, proposal, new)[:2]
 
     def record(at):
-        return jnp.stack([at[0].genes.mu, at[0].genes.W[:, 0], at[0].precision[:, 0]])
+        genes = at[0].genes
+        return jnp.stack([genes.mu, genes.W[:, 0], at[0].precision[:, 0], *genes.psi])
 
-    sums = problem.visit(state.genes, cells, rows=True)
+    sums = problem.visit(state.genes, cells)
     return chain(step, (state, sums), n, record)[0]
+
+
+def with_known_overdispersion(problem):
+    """The problem and its first state; d is 0.2 in both genes, as their pool has it."""
+    psi = problem.coordinates.of(jnp.full(2, KNOWN_D, jnp.float32), problem.channel)
+    pool = Pool(psi[0, 0], jnp.float32(1e-3), psi[1, 0])
+    pooling = Pooling(deviation=1e-3)
+    problem.target = dataclasses.replace(problem.target, pooling=pooling)
+    return problem.state._replace(genes=problem.genes._replace(psi=psi), pool=pool)
 
 
 def grid_of_rows(problem, gene, mu, w):
     """Log-posterior on a grid, but for the prior of the loading."""
     m = mu[:, None, None] + w[:, None] * problem.z[:, 0]
-    log = log_marginal(problem.counts[:, gene], m, D[gene], R).sum(axis=-1)
+    log = log_marginal(problem.counts[:, gene], m, KNOWN_D, R).sum(axis=-1)
     return log - 0.5 * mu[:, None] ** 2 / 4
 
 
 def test_rows_of_genes():
     problem = Problem()
-    drawn = draw_rows(problem, problem.state, 1500)
+    drawn = draw_genes(problem, with_known_overdispersion(problem), 1500)
     for gene in (0, 1):
         mu, w = np.linspace(-1.2, 2.2, 69), np.linspace(-2, 2, 81)
         log = grid_of_rows(problem, gene, mu, w) - 0.5 * w**2 / 0.8**2
@@ -141,8 +155,9 @@ def test_memberships_with_their_loadings():
     scales = {"lambda": 0.6, "inclusion": 0.4, "spike": 0.05, "tau": 1.0}
     scales = {name: jnp.array([x], jnp.float32) for name, x in scales.items()}
     slab, spike = (float(x[0]) for x in prior.variances(scales))
-    state = problem.state._replace(scales=scales, precision=jnp.full((2, 1), 1 / slab))
-    drawn = draw_rows(problem, state, 3000)
+    state = with_known_overdispersion(problem)
+    state = state._replace(scales=scales, precision=jnp.full((2, 1), 1 / slab))
+    drawn = draw_genes(problem, state, 3000)
     member = drawn[:, 2] < 0.5 * (1 / slab + 1 / spike)
     for gene in (0, 1):
         mu, w = np.linspace(-1.5, 2.5, 61), np.linspace(-3, 3, 401)
@@ -158,29 +173,32 @@ def test_memberships_with_their_loadings():
         assert abs(member[:, gene].mean() - probability) < 0.05
 
 
-def test_overdispersion_of_genes():
-    """Total and split move with μ, such that μ + d/2 stays: there the grid is."""
-    problem = Problem()
-    cells, target, pool = problem.cells(problem.z), problem.target, problem.state.pool
-
-    def step(key, at):
-        genes, proposal = inner(sweep.propose_overdispersion)(key, target, *at)
-        new = problem.visit(genes, cells)
-        return inner(sweep.accept_overdispersion)(key, target, *at, genes, proposal, new)[:2]
-
-    start = problem.state, problem.visit(problem.genes, cells)
-    drawn, _ = chain(step, start, 3000, lambda at: at[0].genes.psi)
+def test_means_and_overdispersion_of_genes():
+    """Total and split move with μ, such that μ + d/2 stays; loadings are known."""
+    problem = Problem(n_cells=20)
+    known = jnp.full((2, 1), 0.9)
+    state, pool = problem.state, problem.state.pool
+    state = state._replace(genes=state.genes._replace(W=known), precision=jnp.full((2, 1), 1e8))
+    drawn = draw_genes(problem, state._replace(centre=known[0]), 6000)
+    np.testing.assert_allclose(drawn[:, 1], 0.9, atol=1e-3)
     for gene in (0, 1):
-        phi, split = np.linspace(-5.5, 2.5, 81), np.linspace(-5, 5, 81)
+        shifted = np.linspace(-1.5, 2.5, 33)
+        phi, split = np.linspace(-5.5, 2.5, 41), np.linspace(-5, 5, 41)
         total, share = np.exp(phi)[:, None], 1 / (1 + np.exp(-split))
         d, r = total * share, 1 / np.expm1(total * (1 - share))
-        mu = MU[gene] + 0.5 * (D[gene] - d)
-        m = mu[..., None] + W[gene, 0] * problem.z[:, 0]
-        log = log_marginal(problem.counts[:, gene], m, d[..., None], r[..., None]).sum(axis=-1)
-        log = log - 0.5 * mu**2 / 4
+        log = np.zeros((len(shifted), *d.shape))
+        for i, of_mean in enumerate(shifted):
+            mu = of_mean - 0.5 * d
+            m = mu[..., None] + 0.9 * problem.z[:, 0]
+            counts = problem.counts[:, gene]
+            log[i] = log_marginal(counts, m, d[..., None], r[..., None]).sum(axis=-1)
+            log[i] -= 0.5 * mu**2 / 4
         log = log - 0.5 * ((phi - float(pool.mean)) / float(pool.sd))[:, None] ** 2
-        log = log - 0.5 * ((split - float(pool.share)) / target.pooling.deviation) ** 2
-        agree(drawn[:, :, gene], *moments(log, phi, split))
+        log = log - 0.5 * ((split - float(pool.share)) / problem.target.pooling.deviation) ** 2
+        mu, (phi_drawn, split_drawn) = drawn[:, 0, gene], drawn[:, 3:, gene].T
+        own = np.exp(phi_drawn) / (1 + np.exp(-split_drawn))
+        values = np.stack([mu + 0.5 * own, phi_drawn, split_drawn], axis=1)
+        agree(values, *moments(log, shifted, phi, split))
 
 
 def test_splits_of_all_genes_at_once():
