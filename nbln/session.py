@@ -245,9 +245,15 @@ def _signals() -> Iterator[None]:
     hook, sys.unraisablehook = sys.unraisablehook, once_more
     for number in old:
         signal.signal(number, stop)
+    ended = False
     try:
         yield
+        ended = _alone()
+    except typer.Exit:
+        ended = _alone()
+        raise
     finally:
         sys.unraisablehook = hook
         for number, handler in old.items():
-            signal.signal(number, handler)
+            # All is said and done: what a signal would still stop is the interpreter's own end.
+            signal.signal(number, signal.SIG_IGN if ended else handler)

@@ -106,7 +106,8 @@ def test_what_a_stopped_command_says(tmp_path):
 
 # A test that runs in the background inherits that Ctrl-C is to be ignored.
 HEEDFUL = """
-import runpy, signal
+import runpy, signal, sys
+sys.argv[0] = "nbln"  # as the shell names it
 signal.signal(signal.SIGINT, signal.default_int_handler)
 runpy.run_module("nbln.cli", run_name="__main__")
 """
@@ -143,6 +144,26 @@ def test_ctrl_c_is_one_line(h5ad, tmp_path):
     assert process.returncode == 130
     assert "Stopped by SIGINT" in rest
     assert "Traceback" not in rest
+
+
+ENDING = """
+import atexit, time
+atexit.register(time.sleep, 1.5)
+"""
+
+
+def test_a_signal_after_all_is_written_changes_nothing(h5ad, tmp_path):
+    python, flag, code, *arguments = command(h5ad, tmp_path / "out")
+    arguments = [*arguments[: arguments.index("--latent-dim")], "--model", "nbvcp"]
+    with started([python, flag, ENDING + code, *arguments]) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "The command took" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.returncode == 0
+    assert not rest
 
 
 @pytest.mark.slow

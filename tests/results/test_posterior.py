@@ -39,6 +39,14 @@ def test_correlations_are_those_of_every_draw(post, kind):
     np.testing.assert_allclose(pairs, values[:, 0, 1:], atol=1e-5)
 
 
+def test_files_whose_rows_and_overdispersions_were_accepted_apart_load(post):
+    apart = np.insert(post.draws.accepted, 2, 0.5, axis=-1)
+    groups = files.draws_groups(post)
+    groups["draws"]["accepted"] = (("chain", "draw", "step"), apart)
+    again = files.draws_parts(groups)["draws"].accepted
+    np.testing.assert_array_equal(again, post.draws.accepted)
+
+
 def test_intervals_hold_the_truth(post, adata):
     """Nine in ten of them do, over all pairs; fewer draws and one data set leave some slack."""
     truth = adata.varm["W"] - adata.varm["W"].mean(axis=0)

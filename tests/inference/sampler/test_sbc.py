@@ -5,8 +5,10 @@ nothing can be drawn from: it is held at 0, and so is the basis, which moves wit
 """
 
 import itertools
+from typing import ClassVar
 
 import anndata as ad
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,13 +23,14 @@ from nbln.inference.sampler import columns, sweep
 from nbln.inference.sampler.cells import CellState, Genes, Move
 from nbln.inference.sampler.sweep import State, Target
 from nbln.inference.stream import CHUNK_BYTES, CellStream
-from nbln.posterior.mode import Augmentation
+from nbln.linalg.dtypes import strong
+from nbln.posterior.mode import Augmentation, Cells, Columns
 from nbln.priors.activity import FittedActivity
 from nbln.priors.columnwise import Gaussian
 from nbln.priors.effects import FittedEffects
 from nbln.priors.univariate import Normal
 
-N_SIMULATIONS, N_CELLS, N_GENES, SD = 200, 40, 3, 0.8
+N_SIMULATIONS, N_CELLS, N_GENES, SD = 1000, 40, 3, 0.8
 N_WARMUP, N_KEPT, THIN = 40, 19, 12
 POOLING = Pooling()
 QUANTITIES = ("mu", "log d", "log r", "W_⊥W_⊥ᵀ, off the diagonal", "W_⊥W_⊥ᵀ, diagonal", "z², mean")
@@ -49,6 +52,38 @@ def quantities(mu, W, d, log_r, z):
     centred = W - W.mean(axis=0)
     covariance = centred @ centred.T
     return [mu[0], np.log(d[0]), log_r[0], covariance[0, 1], covariance[2, 2], np.mean(z**2)]
+
+
+class OneChunk(eqx.Module):
+    """What a sweep asks of a stream, of cells that a compiled program takes as its argument."""
+
+    cells: Cells
+    n_cells: int = eqx.field(static=True)
+    n_genes: int = eqx.field(static=True)
+    columns: ClassVar = Columns()
+
+    def scan(self, visit, of_cells, *arguments):
+        sums, new = visit(*arguments, self.cells, of_cells[0])
+        return sums, [new]
+
+
+def known_cells(cells, z):
+    return jnp.zeros(()), cells
+
+
+@eqx.filter_jit
+def chain(key, target, stream, state, cells):
+    """What is recorded of every sweep; compiled once for all simulations."""
+
+    def another(at, i):
+        one = jax.random.fold_in(key, i)
+        given = *at, i < N_WARMUP, jnp.zeros(())
+        state, cells, _ = sweep.sweep(one, target, stream, *given)
+        d, channel = target.overdispersion.parameters(state.genes.psi)
+        return (state, cells), (state.genes.mu, state.genes.W, d, channel.log_r, cells[0].z[0])
+
+    sweeps = jnp.arange(N_WARMUP + N_KEPT * THIN)
+    return jax.lax.scan(another, (state, cells), sweeps)[1]
 
 
 def rank(seed):
@@ -86,16 +121,15 @@ def rank(seed):
     parameters = genes.parameters(coordinates)
     _, start = stream.scan(cell_steps.begin, stream.zeros(1), parameters, stream.columns)
     (of_cells,), nothing = stream.split(np.zeros(N_CELLS)), jnp.zeros_like(start[0])
-    cells = [CellState(*start, *start, of_cells, of_cells, nothing, nothing, jnp.arange(1))]
-    kept = []
-    for i in range(N_WARMUP + N_KEPT * THIN):
-        warm = jnp.asarray(i < N_WARMUP)
-        key = jax.random.fold_in(jax.random.key(seed), i)
-        state, cells, _ = sweep.sweep(key, target, stream, state, cells, warm, jnp.asarray(0.0))
-        if i >= N_WARMUP and (i - N_WARMUP) % THIN == THIN - 1:
-            d, channel = coordinates.parameters(state.genes.psi)
-            now = (state.genes.mu, state.genes.W, d, channel.log_r, cells[0].z[0, 0, :N_CELLS])
-            kept.append(quantities(*(np.asarray(part, float) for part in now)))
+    cells = CellState(*start, *start, of_cells, of_cells, nothing, nothing, jnp.arange(1))
+    cells = jax.tree.map(lambda leaf: leaf[0], cells)
+    (known,) = stream.scan(known_cells, stream.zeros(1))[1]
+    chunk = OneChunk(jax.tree.map(lambda leaf: leaf[0], known), N_CELLS, N_GENES)
+    drawn = chain(jax.random.key(seed), target, chunk, strong(state), strong([cells]))
+    drawn = [np.asarray(x, float)[N_WARMUP + THIN - 1 :: THIN] for x in drawn]
+    kept = [
+        quantities(mu, W, d, log_r, z[:N_CELLS]) for mu, W, d, log_r, z in zip(*drawn, strict=True)
+    ]
     return (np.array(kept) < truth).sum(axis=0)
 
 
@@ -103,6 +137,9 @@ def rank(seed):
 def test_ranks_are_uniform(monkeypatch):
     monkeypatch.setattr(columns, "mix", lambda key, basis, *given: basis)
     monkeypatch.setattr(columns, "draw_centre", lambda key, W, precision: jnp.zeros(1))
+    for name in ("propose_genes", "accept_genes", "propose_shift", "accept_shift", "finish"):
+        # What is compiled with options of its own is no part of another program.
+        monkeypatch.setattr(sweep, name, getattr(sweep, name).__wrapped__)
     # What is asked of the counts, not of the truth, leaves ranks uniform.
     seen = (r for r in map(rank, itertools.count()) if r is not None)
     ranks = np.array(list(itertools.islice(seen, N_SIMULATIONS)))
