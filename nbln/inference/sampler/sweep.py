@@ -141,8 +141,8 @@ def _rows_at(target: Target, state: State, genes: Genes, sums: Sums) -> Local:
     return Local.of(gradient.at[0].add(slope), N.at[0, 0].add(curvature))
 
 
-def _log_switches(target: Target, state: State, genes: Genes, sums: Sums) -> Array:
-    """Log-probabilities that a gene keeps its memberships, or switches one: (gene, 1 + factor).
+def _log_switches(target: Target, state: State, sums: Sums) -> Float[Array, "gene choice"]:
+    """Log-probabilities that a gene keeps its memberships, choice 0, or switches that of one factor.
 
     Drawn given the loadings alone a membership hardly moves, since a loading that has the size of
     a member's is improbable under the spike, and the reverse. So it is weighed with the loading
@@ -150,8 +150,8 @@ def _log_switches(target: Target, state: State, genes: Genes, sums: Sums) -> Arr
     (1 + δ C)^-½ exp(-½ δ m²/(1 + δ C)), times those of the prior. Odds ρ are proposed as
     ρ/(1 + ρ), with which Metropolis and Hastings refuse little (Zanella 2020).
     """
-    near, k = _rows_at(target, state, genes, sums), genes.W.shape[1]
-    mean = genes.W - state.centre + near.step[-k:].T
+    near, k = _rows_at(target, state, state.genes, sums), state.genes.W.shape[1]
+    mean = state.genes.W - state.centre + near.step[-k:].T
     variance = jnp.einsum("jjg->gj", near.covariance)[:, -k:]
     prior, other = target.loadings, target.loadings.switched(state.scales, state.precision)
     more = other - state.precision
@@ -162,7 +162,8 @@ def _log_switches(target: Target, state: State, genes: Genes, sums: Sums) -> Arr
     return jax.nn.log_softmax(weights, axis=1)
 
 
-def _at(log_switches, switch):
+def _at(log_switches, switch) -> Float[Array, " gene"]:
+    """Of the choice of each gene."""
     return jnp.take_along_axis(log_switches, switch[:, None], axis=1)[:, 0]
 
 
@@ -202,7 +203,7 @@ class GenesProposal(NamedTuple):
 def propose_genes(key, target: Target, state: State, sums: Sums) -> GenesProposal:
     """The state with other rows and another overdispersion of every gene."""
     keys, genes = jax.random.split(key, 3), state.genes
-    log_switches = _log_switches(target, state, genes, sums)
+    log_switches = _log_switches(target, state, sums)
     switch = jax.random.categorical(keys[0], log_switches)
     changed = switch[:, None] == jnp.arange(1, log_switches.shape[1])
     other = target.loadings.switched(state.scales, state.precision)
@@ -231,7 +232,7 @@ def accept_genes(key, target, state: State, sums: Sums, proposal: GenesProposal,
     to = proposal.to
     rise = new.log - sums.log + target.constant(to.genes, state.genes)
     rise = rise + log_prior(to) - log_prior(state)
-    log_back = _at(_log_switches(target, to, to.genes, new), proposal.switch)
+    log_back = _at(_log_switches(target, to, new), proposal.switch)
     rise = rise + log_back - proposal.log_switch
     rise = rise + langevin.log_ratio(proposal.rows, _rows_at(target, state, to.genes, new))
     back = _overdispersion_at(target, state, to.genes, new)
