@@ -142,7 +142,7 @@ def _rows_at(target: Target, state: State, genes: Genes, sums: Sums) -> Local:
 
 
 def _log_switches(target: Target, state: State, sums: Sums) -> Float[Array, "gene choice"]:
-    """Log-probabilities that a gene keeps its memberships, choice 0, or switches that of one factor.
+    """Log-probabilities that a gene keeps its memberships, choice 0, or switches one of them.
 
     Drawn given the loadings alone a membership hardly moves, since a loading that has the size of
     a member's is improbable under the spike, and the reverse. So it is weighed with the loading
