@@ -222,6 +222,7 @@ def test_a_model_that_is_not_there_is_named_when_loaded(shared, tmp_path):
         registry.MODELS["shared"] = row
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_summary_and_report(shared):
     summary = shared.summary()
     assert summary.loc["converged", "value"]

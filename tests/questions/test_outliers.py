@@ -68,7 +68,8 @@ def test_cells_of_a_wild_depth_are_named(clean):
     assert "cell11" in table.loc["shallow_cells", "note"]
 
 
-@pytest.mark.parametrize("model", ["nbln", pytest.param("lnm", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["nbln", "lnm"])
 def test_droplets_of_ambient_rna_are_named(model):
     """Draws from the mean profile at the usual depth; no cell of the model is like them."""
     adata = nbln.datasets.simulate(300, 200, 2, seed=1)
