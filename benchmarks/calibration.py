@@ -137,7 +137,7 @@ def run(name: str, seed: int, arguments, console: Console) -> None:
     for kind in KINDS:
         truth = of_kind(kind, *parts).correlation_block(rows, rows)
         t = truth[first, second]
-        mean, coverage = judge(post._correlations(kind), t, first, second)
+        mean, coverage = judge(post.correlation_draws(kind), t, first, second)
         fitted = fit.get_correlation(kind).values[first, second]
         rates = [false_discoveries(post, kind, truth, limit) for limit in (0.1, 0.3)]
         console.print(

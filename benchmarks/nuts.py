@@ -35,7 +35,7 @@ def explicit(model: str, n_cells: int) -> dict[str, tuple[float, float]]:
 
 def of_draws(result, kind: str, pairs: np.ndarray):
     """Mean, sd and Monte Carlo standard error of the correlations of pairs."""
-    values = result._correlations(kind).of_pairs(*pairs)
+    values = result.correlation_draws(kind).of_pairs(*pairs)
     chains = values.reshape(result.n_chains, result.n_draws, -1).astype(float)
     sd = values.std(axis=0)
     return values.mean(axis=0), sd, sd / np.sqrt(effective_sample_size(chains))
