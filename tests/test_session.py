@@ -134,15 +134,21 @@ def stopped_after(arguments, seconds, number):
     return process.returncode, text
 
 
-def test_ctrl_c_is_one_line(h5ad, tmp_path):
-    with started(command(h5ad, tmp_path / "out")) as process:
+def interrupted_at(arguments, word):
+    """Exit code of a command that gets Ctrl-C when it says `word`, and what it says after it."""
+    with started(arguments) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if "Fitting" in line:
+            if word in line:
                 break
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
-    assert process.returncode == 130
+    return process.returncode, rest
+
+
+def test_ctrl_c_is_one_line(h5ad, tmp_path):
+    code, rest = interrupted_at(command(h5ad, tmp_path / "out"), "Fitting")
+    assert code == 130
     assert "Stopped by SIGINT" in rest
     assert "Traceback" not in rest
 
@@ -161,15 +167,7 @@ atexit.register(end)
 def test_a_signal_after_all_is_written_changes_nothing(h5ad, tmp_path):
     python, flag, code, *arguments = command(h5ad, tmp_path / "out")
     arguments = [*arguments[: arguments.index("--latent-dim")], "--model", "nbvcp"]
-    with started([python, flag, ENDING + code, *arguments]) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "ending" in line:
-                break
-        process.send_signal(signal.SIGINT)
-        rest = process.stdout.read()
-    assert process.returncode == 0
-    assert not rest
+    assert interrupted_at([python, flag, ENDING + code, *arguments], "ending") == (0, "")
 
 
 @pytest.mark.slow

@@ -89,7 +89,9 @@ def test_draws_say_which_genes_differ(post, donors):
     # Where most genes do not change, changes are shrunken, those that are called hardly.
     effects = post.get_covariate_effects()["mean"].sel(covariate="group[T.drug]")
     drawn = effects.sel(gene=table.index).values / np.log(2)
-    np.testing.assert_allclose(drawn[:3], table["lfc_mean"].iloc[:3], rtol=0.3)
+    called = table["lfc_mean"].to_numpy()[:3]
+    assert (called / drawn[:3] > 0.85).all()
+    np.testing.assert_allclose(drawn[:3], called, rtol=0.3)  # the learned prior moves some outwards
     rest = ~table["is_de_fdr"].to_numpy()
     assert np.abs(table["lfc_mean"][rest]).mean() < np.abs(drawn[rest]).mean()
     with pytest.raises(ValueError, match="unknown category of group.*did you mean 'drug'"):
