@@ -233,7 +233,7 @@ def _draw(target: Target, state: State, taken: Taken) -> Draws:
 
 def _first_state(start: Start, genes: Genes) -> State:
     k = genes.W.shape[1]
-    return State(
+    state = State(
         genes,
         start.loadings.precision,
         jnp.mean(genes.W, axis=0),
@@ -244,6 +244,8 @@ def _first_state(start: Start, genes: Genes) -> State:
         start.activity.activity,
         Move(jnp.eye(k), jnp.zeros((k, genes.effects.shape[1]))),
     )
+    # A sweep returns strong types: weak ones in the first state would have all compiled twice.
+    return jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)
 
 
 def _first_cells(stream: CellStream, start: Start, genes: Genes):
@@ -255,7 +257,7 @@ def _first_cells(stream: CellStream, start: Start, genes: Genes):
     for number, (start_z, sd) in enumerate(zip(stream.chunks_of(z), split, strict=True)):
         of_cells = start_z, start_z, sd, jnp.zeros_like(sd)
         nothing = jnp.zeros_like(start_z)
-        states.append(CellState(*of_cells, nothing, nothing, jnp.asarray(number)))
+        states.append(CellState(*of_cells, nothing, nothing, jnp.asarray(number, jnp.int32)))
     return stream.together(states)
 
 

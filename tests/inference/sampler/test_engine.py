@@ -34,6 +34,21 @@ def same(a, b, **tolerance):
         np.testing.assert_allclose(x, y, **tolerance)
 
 
+def test_every_sweep_is_the_same_program(fit, start, monkeypatch):
+    """Types that change in the first sweep would have each of its steps compiled twice."""
+    seen = set()
+    sweep = engine.sweep
+
+    def noted(key, target, stream, state, cells, *flags):
+        leaves = jax.tree.leaves((state, cells, flags))
+        seen.add(tuple((x.shape, x.dtype, x.weak_type) for x in leaves))
+        return sweep(key, target, stream, state, cells, *flags)
+
+    monkeypatch.setattr(engine, "sweep", noted)
+    engine.sample(fit.fitted.data(None), start, SHORT)
+    assert len(seen) == 1
+
+
 def test_shapes(plain, start):
     n_genes, k = start.parameters.W.shape
     assert plain.draws.mu.shape == (2, 4, n_genes)
