@@ -27,6 +27,8 @@ QUICK = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
 }
+# Compiles in a quarter of the time of that; loops over entries then take up to eight times as long.
+ONCE = {**QUICK, "xla_backend_optimization_level": 0}
 # Seconds of compilation from which a program is kept. JAX's 1 would leave out most of those of a
 # small data set, which take 0.1 to 1 each; an entry is read in a hundredth of that.
 LEAST_SECONDS = 0.1
@@ -37,23 +39,31 @@ MOST_DAYS = 30
 
 def quick_jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """`equinox.filter_jit` with less optimisation, of what runs a few times on small arrays."""
+    return _jit(function, QUICK)
 
+
+def once_jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`equinox.filter_jit` without optimisation, of what runs once or twice on small arrays."""
+    return _jit(function, ONCE)
+
+
+def _jit(function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
     @lru_cache
     def compiled():
-        return eqx.filter_jit(function, **_quickly())
+        return eqx.filter_jit(function, **_known(**options))
 
     # XLA is asked when the function is first called, since asking starts JAX.
     return wraps(function)(lambda *arguments: compiled()(*arguments))
 
 
 @lru_cache
-def _quickly() -> dict[str, Any]:
-    """Keywords of `jax.jit` with which XLA optimises less; none where it does not know them.
+def _known(**options: Any) -> dict[str, Any]:
+    """Keywords of `jax.jit` with these options of XLA; none where it does not know them.
 
     What the user has set in ``XLA_FLAGS`` stands.
     """
     given = os.environ.get("XLA_FLAGS", "")
-    options = {name: value for name, value in QUICK.items() if name not in given}
+    options = {name: value for name, value in options.items() if name not in given}
     try:
         jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:

@@ -16,6 +16,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
+from nbln.compiled import once_jit
 from nbln.data.ahead import ahead, n_cores
 from nbln.data.chunks import Chunk, chunk_cells
 from nbln.data.counts import Counts
@@ -36,6 +37,9 @@ CHUNK_BYTES = 2**20
 GROUP_BYTES = 64 * 2**20
 # Cores that compute a group each. XLA shares an operation out too, but not one that is this small.
 MOST_LANES = 16
+# Counts up to which a pass that a fit makes once is not optimised: of so many it takes a tenth of a
+# second longer, and its compilation two seconds less.
+FEW_ENTRIES = 1e6
 # XLA takes an array of the host without a copy where its address is a multiple of so many bytes.
 ALIGNMENT = 64
 
@@ -172,6 +176,14 @@ class CellStream:
         In place of z, `visit` may give anything that has an axis of cells; see `join`. It must be
         a module-level function: it is compiled once for its identity.
         """
+        return self._scan(_scan, visit, coordinates, arguments)
+
+    def scan_once(self, visit: Callable, coordinates, *arguments) -> tuple[Any, Any]:
+        """The same of a visit that a fit pays once or twice: of few counts it is not optimised."""
+        few = self.n_cells * self.n_genes <= FEW_ENTRIES
+        return self._scan(_scan_once if few else _scan, visit, coordinates, arguments)
+
+    def _scan(self, scan: Callable, visit: Callable, coordinates, arguments) -> tuple[Any, Any]:
         buffers = SimpleQueue()
         for _ in range(0 if self._resident else min(self._lanes, self._n_groups)):
             buffers.put(self._buffer())
@@ -179,17 +191,17 @@ class CellStream:
         def group(number: int):
             n = self._sizes[number]
             if self._resident:
-                return _scan(visit, arguments, self._resident[number], coordinates[number], n)
+                return scan(visit, arguments, self._resident[number], coordinates[number], n)
             # Reading in one lane goes on beside computing in others.
             buffer = buffers.get()
             try:
                 cells = self._read(number, buffer)
-                done = _scan(visit, arguments, cells, coordinates[number], n)
+                done = scan(visit, arguments, cells, coordinates[number], n)
                 return jax.block_until_ready(done)
             finally:  # another lane may wait for it
                 buffers.put(buffer)
 
-        parts = self._in_lanes(group, (visit, *_known((arguments, coordinates[0]))))
+        parts = self._in_lanes(group, (scan, visit, *_known((arguments, coordinates[0]))))
         (total, first), *others = parts
         for part, _ in others:
             total = _add(total, part)
@@ -286,8 +298,7 @@ def _known(tree) -> tuple:
     return structure, *((x.shape, x.dtype.name) if hasattr(x, "dtype") else x for x in leaves)
 
 
-@eqx.filter_jit
-def _scan(visit, arguments, cells, z, n):
+def _over_chunks(visit, arguments, cells, z, n):
     """Sums over the first n chunks of a group, and the z of all its chunks."""
 
     def chunk(i):
@@ -304,6 +315,9 @@ def _scan(visit, arguments, cells, z, n):
     n_chunks = len(cells.mask)
     start = jax.tree.map(lambda leaf: jnp.zeros((n_chunks, *leaf.shape), leaf.dtype), of_z)
     return lax.fori_loop(0, n, body, (nothing, start))
+
+
+_scan, _scan_once = eqx.filter_jit(_over_chunks), once_jit(_over_chunks)
 
 
 @jax.jit

@@ -104,5 +104,5 @@ def effective_rank(
     times the largest and also `floor`. Call it in the principal-axis basis: in any other, the
     count depends on an arbitrary rotation.
     """
-    largest = float(jnp.max(column_norms))
-    return int(jnp.sum(column_norms > max(threshold * largest, floor)))
+    norms = np.asarray(column_norms)
+    return int(np.sum(norms > max(threshold * norms.max(), floor)))

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions.transforms import ExpTransform
 
 from nbln import vocabulary as names
+from nbln.compiled import quick_jit
 from nbln.distributions.truncated import truncated_at_zero
 from nbln.priors.coordinates import transform
 
@@ -138,7 +139,7 @@ class MeanFieldPosterior(Posterior):
         genes = {n: (arrays[f"{n}_loc"], arrays[f"{n}_scale"]) for n in sites}
         return cls(_saved_eta(arrays), genes)
 
-    @eqx.filter_jit
+    @quick_jit
     def sample_genes(self, key, n_samples):
         keys = jax.random.split(key, len(self.genes))
         return {
@@ -208,7 +209,7 @@ class LowRankPosterior(Posterior):
         sd = self.unflatten(jnp.sqrt(jnp.sum(self.factor**2, axis=1) + self.scale**2))
         return {name: (loc, sd[name]) for name, loc in self.loc.items()}
 
-    @eqx.filter_jit
+    @quick_jit
     def sample_genes(self, key, n_samples):
         common, own = jax.random.split(key)
         noise = jax.random.normal(common, (n_samples, self.factor.shape[1])) @ self.factor.T
@@ -235,7 +236,7 @@ def _losses(loc, scale) -> dist.Distribution:
     return dist.TruncatedNormal(loc, scale, low=0.0)
 
 
-@eqx.filter_jit
+@quick_jit
 def _drawn_losses(key, loc, scale, n_samples: int):
     return _losses(loc, scale).sample(key, (n_samples,))
 

@@ -77,6 +77,23 @@ def test_coordinates_by_chunk_and_back(stream, resident):
     jax.tree.map(np.testing.assert_array_equal, again, chunks)
 
 
+def test_a_pass_that_is_made_once_is_another_program_with_the_same_sums(stream, monkeypatch):
+    made, weights, used = stream(), jnp.linspace(0.0, 1.0, N_GENES), []
+
+    def noted(*given):
+        used.append("once")
+        return streams._over_chunks(*given)
+
+    monkeypatch.setattr(streams, "_scan_once", noted)
+    once, _ = made.scan_once(visit, made.zeros(1), weights)
+    usual, _ = made.scan(visit, made.zeros(1), weights)
+    np.testing.assert_allclose(once, usual, rtol=1e-5)
+    assert len(used) == made._n_groups
+    monkeypatch.setattr(streams, "FEW_ENTRIES", 0)  # of many, what is optimised pays
+    made.scan_once(visit, made.zeros(1), weights)
+    assert len(used) == made._n_groups
+
+
 def test_an_error_of_reading_is_that_of_the_scan(stream, monkeypatch):
     made = stream(on_disk=True)
 

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from nbln import vocabulary as names
+from nbln.compiled import once_jit
 from nbln.data.counts import Counts
 from nbln.inference.checkpoint import OFF, Saver, Stage
 from nbln.inference.laplace import hidden, pooled, staged, start, statistics
@@ -167,13 +167,13 @@ def first_state(model, stream: CellStream, mean, log_r, seed: int) -> State:
     plain = Parameters(log_mean, W, d, channel, effects, log_activity)
     probes, nothing = start.first_probes(n_genes, k, seed), stream.zeros(0)
     for _ in range(start.POWER_ITERATIONS):
-        sums, _ = stream.scan(start.sketch, nothing, plain, probes)
+        sums, _ = stream.scan_once(start.sketch, nothing, plain, probes)
         probes = start.orthonormal(sums, probes)
-    sums, _ = stream.scan(start.sketch, nothing, plain, probes)
+    sums, _ = stream.scan_once(start.sketch, nothing, plain, probes)
     return _first_state(model, plain, sums, probes)
 
 
-@eqx.filter_jit
+@once_jit
 def _first_state(model, plain: Parameters, sums, probes) -> State:
     n_genes, k = plain.W.shape
     W = start.loadings(sums, probes, k)
@@ -202,7 +202,7 @@ def _first_state(model, plain: Parameters, sums, probes) -> State:
     )
 
 
-@eqx.filter_jit
+@once_jit
 def _channel_sd(model, parameters: Parameters, sums, tails) -> dict[str, Array]:
     priors = priors_at(model.priors, parameters)
     return parameters.channel.conditional_sd(sums, tails, priors)
@@ -210,7 +210,7 @@ def _channel_sd(model, parameters: Parameters, sums, tails) -> dict[str, Array]:
 
 def _finish(stream: CellStream, state: State, z, config: LaplaceConfig):
     """The sums, and each cell's mode, evidence and capture loss, at the final parameters."""
-    sums, parts = stream.scan(finish_step, z, state, stream.columns, config.search)
+    sums, parts = stream.scan_once(finish_step, z, state, stream.columns, config.search)
     assert sums is not None, "counts have at least one chunk"
     return sums, CellPosterior(*stream.join(parts))
 

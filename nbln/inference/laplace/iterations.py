@@ -66,7 +66,7 @@ def at_modes(task: Task, run: Run) -> Run:
     run = run._replace(z=z)
     if (saved := run.restored(task.stage, task.stream)) is not None:
         return saved
-    return run._replace(z=task.stream.scan(first_step, z, parameters, columns)[1])
+    return run._replace(z=task.stream.scan_once(first_step, z, parameters, columns)[1])
 
 
 def go_on(task: Task, run: Run, coordinates: Overdispersion | None) -> Run:
@@ -154,7 +154,7 @@ def learned(task: Task, run: Run, coordinates: Overdispersion) -> Run:
             sums, z = stream.scan(e_step, z, state, stream.columns)
             state, info = stream.processes.agreed(update(known, state, sums, task.tails))
             history, _ = _record(history, info, task.config)
-            bar.advance(f"d about {float(jnp.median(state.parameters.d)):.2f}")
+            bar.advance(f"d about {np.median(state.parameters.d):.2f}")
             run = Run(state, z, at, history, (), LEARNING, i + 1)
             task.stage.note(partial(run.snapshot, stream))
     return run.next(REFITTING)

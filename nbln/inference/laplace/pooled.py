@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from nbln import vocabulary as names
 from nbln.channels.base import Channel
-from nbln.compiled import quick_jit
+from nbln.compiled import once_jit, quick_jit
 from nbln.inference.laplace.update import State
 from nbln.inference.overdispersion import (
     Coordinates,
@@ -109,7 +109,7 @@ def visit(
     return jax.tree.map(lambda leaf: leaf * stride, slopes), z
 
 
-@eqx.filter_jit
+@quick_jit
 def newton(pooling: Pooling, at: Overdispersed, slopes: Slopes, gain: float) -> Overdispersed:
     """Totals, their pool, and the line of the splits where there are any, after a step."""
     psi, pool, trend = at
@@ -159,10 +159,14 @@ def first(
 
 def held(model: LogNormalModel, overdispersion: Overdispersion, psi: Coordinates) -> LogNormalModel:
     """The model at this overdispersion, which is known."""
-    d, channel = overdispersion.parameters(psi)
-    values = {names.RESIDUAL: d, **channel.values()}
-    known = {site: Frozen(value) for site, value in values.items()}
+    known = {site: Frozen(value) for site, value in _values(overdispersion, psi).items()}
     return eqx.tree_at(lambda m: m.priors, model, model.priors | known)
+
+
+@once_jit
+def _values(overdispersion: Overdispersion, psi: Coordinates) -> dict[str, Array]:
+    d, channel = overdispersion.parameters(psi)
+    return {names.RESIDUAL: d, **channel.values()}
 
 
 def moved(state: State, overdispersion: Overdispersion, psi: Coordinates) -> State:

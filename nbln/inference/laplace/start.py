@@ -1,11 +1,11 @@
 """Where the Laplace engine starts: the leading principal axes of shrunken log-counts."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from nbln.compiled import once_jit
 from nbln.linalg import gauge
 from nbln.linalg.products import dot
 from nbln.posterior.mode import Cells, Parameters
@@ -46,7 +46,7 @@ def sketch(parameters: Parameters, probes: Float[Array, "gene probe"], cells: Ce
     return Sketch.of(residual, probes, cells.mask), z
 
 
-@jax.jit
+@once_jit
 def orthonormal(sums: Sketch, probes: Float[Array, "gene probe"]) -> Float[Array, "gene probe"]:
     """Orthonormal basis of the centred product: the next pass's probes."""
     return jnp.linalg.qr(sums.product - jnp.outer(sums.total, _mean_inner(sums, probes)))[0]

@@ -89,7 +89,7 @@ def update(
     return _update(eqx.tree_at(lambda m: m.priors, model, mean), state, sums, own)
 
 
-@eqx.filter_jit
+@quick_jit
 def _genes_own(
     model: LogNormalModel, old: Parameters, sums: Statistics, tails: CountTails
 ) -> tuple[Float[Array, " gene"], Channel]:

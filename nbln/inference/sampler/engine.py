@@ -21,6 +21,7 @@ from nbln.inference.sampler.cells import CellState, Genes, Move
 from nbln.inference.sampler.sweep import State, Taken, Target, sweep
 from nbln.inference.stream import CellStream
 from nbln.linalg import gauge
+from nbln.linalg.dtypes import strong
 from nbln.posterior.mode import Augmentation, Parameters
 from nbln.priors.activity import Activity, FittedActivity
 from nbln.priors.effects import EffectScales, FittedEffects
@@ -245,13 +246,13 @@ def _first_state(start: Start, genes: Genes) -> State:
         Move(jnp.eye(k), jnp.zeros((k, genes.effects.shape[1]))),
     )
     # A sweep returns strong types: weak ones in the first state would have all compiled twice.
-    return jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)
+    return strong(state)
 
 
 def _first_cells(stream: CellStream, start: Start, genes: Genes):
     k = genes.W.shape[1] + len(stream.columns.value)
     parameters = genes.parameters(start.overdispersion)
-    _, z = stream.scan(cell_steps.begin, stream.zeros(k), parameters, stream.columns)
+    _, z = stream.scan_once(cell_steps.begin, stream.zeros(k), parameters, stream.columns)
     split = stream.chunks_of(stream.split(np.asarray(start.offset_sd, np.float32)))
     states = []
     for number, (start_z, sd) in enumerate(zip(stream.chunks_of(z), split, strict=True)):

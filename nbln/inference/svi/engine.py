@@ -23,6 +23,7 @@ from numpyro.infer import SVI, Trace_ELBO
 from numpyro.optim import optax_to_numpyro
 
 from nbln.arguments import check_settings, number, one_of, whole
+from nbln.compiled import once_jit
 from nbln.data.counts import Counts
 from nbln.data.kept import Kept
 from nbln.inference.checkpoint import OFF, Saver, Snapshot, Stage
@@ -196,7 +197,7 @@ def _start(
     return GUIDES[config.guide](*_locations(model, *fitted)), effects, kept
 
 
-@eqx.filter_jit
+@once_jit
 def _locations(model: IndependentGenes, coordinates, sd, z):
     """Location and standard deviation of the genes' sites and of η, as a guide takes them."""
     eta = None

@@ -13,7 +13,6 @@ integrated out and capture losses, dispersions and τ held.
 import math
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +20,7 @@ from jaxtyping import Array, Float
 
 from nbln import vocabulary as names
 from nbln.channels.negative_binomial import LOG_R_MAX, LOG_R_MIN, TYPICAL_R, NegativeBinomial
+from nbln.compiled import once_jit, quick_jit
 from nbln.data.histogram import CountTails
 from nbln.inference import inflation
 from nbln.inference.stream import CellStream
@@ -122,7 +122,7 @@ def visit(genes: Genes, columns: Columns, cells: Cells, z: Float[Array, "2 cell"
     return sums, z
 
 
-@eqx.filter_jit
+@quick_jit
 def newton(
     genes: Genes,
     sums: Sums,
@@ -194,7 +194,7 @@ def fit(
     return coordinates | gates.get("loc", {}), sd | gates.get("sd", {}), losses, found
 
 
-@eqx.filter_jit
+@quick_jit
 def _learned(prior: EffectsPrior, scales: EffectScales, effects, variance) -> EffectScales:
     if not prior.n_covariates:
         return scales
@@ -225,7 +225,7 @@ def _gates(prior: Beta, stream: CellStream, tails: CountTails, genes: Genes, z):
     return *strong(at), strong(gates)
 
 
-@eqx.filter_jit
+@once_jit
 def _coordinates(parameterization, genes: Genes, curvatures: Genes):
     coordinates = parameterization.contract(genes.log_mean, genes.channel.log_r)
     # Log mean and log dispersion are sums of coordinates, so their curvatures add up.
