@@ -176,14 +176,14 @@ class CellStream:
         In place of z, `visit` may give anything that has an axis of cells; see `join`. It must be
         a module-level function: it is compiled once for its identity.
         """
-        return self._scan(_scan, visit, coordinates, arguments)
+        return self._scan(_often, visit, coordinates, arguments)
 
     def scan_once(self, visit: Callable, coordinates, *arguments) -> tuple[Any, Any]:
         """The same of a visit that a fit pays once or twice: of few counts it is not optimised."""
         few = self.n_cells * self.n_genes <= FEW_ENTRIES
-        return self._scan(_scan_once if few else _scan, visit, coordinates, arguments)
+        return self._scan(_once if few else _often, visit, coordinates, arguments)
 
-    def _scan(self, scan: Callable, visit: Callable, coordinates, arguments) -> tuple[Any, Any]:
+    def _scan(self, program: Callable, visit: Callable, coordinates, arguments) -> tuple[Any, Any]:
         buffers = SimpleQueue()
         for _ in range(0 if self._resident else min(self._lanes, self._n_groups)):
             buffers.put(self._buffer())
@@ -191,17 +191,17 @@ class CellStream:
         def group(number: int):
             n = self._sizes[number]
             if self._resident:
-                return scan(visit, arguments, self._resident[number], coordinates[number], n)
+                return program(visit, arguments, self._resident[number], coordinates[number], n)
             # Reading in one lane goes on beside computing in others.
             buffer = buffers.get()
             try:
                 cells = self._read(number, buffer)
-                done = scan(visit, arguments, cells, coordinates[number], n)
+                done = program(visit, arguments, cells, coordinates[number], n)
                 return jax.block_until_ready(done)
             finally:  # another lane may wait for it
                 buffers.put(buffer)
 
-        parts = self._in_lanes(group, (scan, visit, *_known((arguments, coordinates[0]))))
+        parts = self._in_lanes(group, (program, visit, *_known((arguments, coordinates[0]))))
         (total, first), *others = parts
         for part, _ in others:
             total = _add(total, part)
@@ -288,7 +288,7 @@ def _lanes(n_devices: int) -> int:
     return min(n_cores(), MOST_LANES) if jax.default_backend() == "cpu" else 2
 
 
-# Calls of `_scan` that have been compiled, by what it depends on.
+# Calls of `_often` and `_once` that have been compiled, by what it depends on.
 _COMPILED: set[Any] = set()
 
 
@@ -317,7 +317,7 @@ def _over_chunks(visit, arguments, cells, z, n):
     return lax.fori_loop(0, n, body, (nothing, start))
 
 
-_scan, _scan_once = eqx.filter_jit(_over_chunks), once_jit(_over_chunks)
+_often, _once = eqx.filter_jit(_over_chunks), once_jit(_over_chunks)
 
 
 @jax.jit

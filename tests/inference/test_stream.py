@@ -84,7 +84,7 @@ def test_a_pass_that_is_made_once_is_another_program_with_the_same_sums(stream, 
         used.append("once")
         return streams._over_chunks(*given)
 
-    monkeypatch.setattr(streams, "_scan_once", noted)
+    monkeypatch.setattr(streams, "_once", noted)
     once, _ = made.scan_once(visit, made.zeros(1), weights)
     usual, _ = made.scan(visit, made.zeros(1), weights)
     np.testing.assert_allclose(once, usual, rtol=1e-5)
