@@ -18,7 +18,7 @@ from nbln.webpage import parts
 SMALL = dict(progress=False, latent_dim=3)
 # Linux gives a process 65,530 memory maps. Compiled programs take several each, and JAX keeps them
 # all: a process that has run most of the tests would die when it compiles one more. A file of tests
-# adds up to 8,000.
+# adds up to 10,000.
 MOST_MAPS = 45_000
 COMPILED = pytest.StashKey[str]()
 
