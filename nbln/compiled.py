@@ -43,7 +43,7 @@ def quick_jit(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def once_jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`equinox.filter_jit` without optimisation, of what runs once or twice on small arrays."""
+    """`equinox.filter_jit` without optimisation, of what a fit runs once, or a few times."""
     return _jit(function, ONCE)
 
 

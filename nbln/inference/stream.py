@@ -37,8 +37,8 @@ CHUNK_BYTES = 2**20
 GROUP_BYTES = 64 * 2**20
 # Cores that compute a group each. XLA shares an operation out too, but not one that is this small.
 MOST_LANES = 16
-# Counts up to which a pass that a fit makes once is not optimised: of so many a first fit takes 11
-# for 14 s, and each further one of that shape 2.4 for 2.2.
+# Counts up to which a pass that a fit makes a few times is not optimised: a first fit of so many
+# takes 11 for 14 s, and each further one of that shape 2.4 for 2.2.
 FEW_ENTRIES = 1e6
 # XLA takes an array of the host without a copy where its address is a multiple of so many bytes.
 ALIGNMENT = 64
@@ -179,7 +179,7 @@ class CellStream:
         return self._scan(_often, visit, coordinates, arguments)
 
     def scan_once(self, visit: Callable, coordinates, *arguments) -> tuple[Any, Any]:
-        """The same of a visit that a fit pays once or twice: of few counts it is not optimised."""
+        """The same of a visit that a fit pays once to four times: not optimised for few counts."""
         few = self.n_cells * self.n_genes <= FEW_ENTRIES
         return self._scan(_once if few else _often, visit, coordinates, arguments)
 
